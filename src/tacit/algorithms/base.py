@@ -1,0 +1,145 @@
+"""What an algorithm is, and what an engine hands it in each round.
+
+An algorithm says how rounds follow each other, and nothing about where nodes live: an engine gives
+it ``train`` (nodes' start vectors to end vectors) and ``exchange`` (who receives what, aggregated).
+The state between rounds is a dict of plain tensors, so that it can be saved and resumed.
+"""
+
+from typing import Any, ClassVar, Literal, Protocol
+
+from torch import Tensor
+
+from tacit.errors import InputError
+from tacit.layout import Layout
+from tacit.training.optimizers import Training
+from tacit.training.plan import Ints
+
+State = dict[str, Tensor]
+Metrics = dict[str, float]
+
+
+class Updates(Protocol):
+    """The models that a cohort trained, computed when they are asked for.
+
+    Attributes:
+        nodes: (k,) node ids.
+    """
+
+    nodes: Ints
+
+    def sum(self, weight: Tensor) -> Tensor:
+        """(d,) the models' weighted sum, in O(d) memory; weight is (k,)."""
+        ...
+
+    def matrix(self) -> Tensor:
+        """(k, d) every model."""
+        ...
+
+
+class Train(Protocol):
+    """Local training in one round.
+
+    Attributes:
+        nodes: (k,) ids of the nodes that take part: the cohort, or all.
+        rows: (k,) training rows of each.
+        steps: (k,) steps that each takes.
+        training: optimiser and settings.
+        lr: learning rate in this round.
+        layout: where the model's tensors lie in its vector.
+    """
+
+    nodes: Ints
+    rows: Ints
+    steps: Ints
+    training: Training
+    lr: float
+    layout: Layout
+
+    def __call__(
+        self,
+        start: Tensor,
+        *,
+        prox: float = 0.0,
+        anchor: Tensor | None = None,
+        correction: Tensor | None = None,
+        frozen: Tensor | None = None,
+    ) -> Updates:
+        """Train every node from ``start`` on its loss + prox/2 ||w - anchor||^2 + <correction, w>.
+
+        Args:
+            start: (d,) for all, or (k, d).
+            anchor: (d,) or (k, d); ``start`` if None.
+            correction: (p,) or (k, p), p the trained coordinates.
+            frozen: (p,) bool, coordinates that stay as they are.
+        """
+        ...
+
+    def weights(self, uniform: bool = False) -> Tensor:
+        """(k,) each node's share of the cohort's rows, or 1/k; all zero for an empty cohort."""
+        ...
+
+
+class ServerExchange(Protocol):
+    """The cohort sends to the server, which aggregates and sends the result back."""
+
+    def __call__(self, own: Tensor, received: "Updates | Tensor", weight: Tensor) -> Tensor:
+        """Aggregate what the cohort sends.
+
+        Args:
+            own: (d,) what the server had.
+            received: updates, or (k, d).
+            weight: (k,).
+        """
+        ...
+
+
+class PeerExchange(Protocol):
+    """Every node sends to its neighbours, and aggregates what it receives with its own."""
+
+    def __call__(self, models: Tensor, *, push: bool = False) -> Tensor:
+        """Mix (n, d) models; ``push`` uses column-stochastic weights, which directed graphs need."""
+        ...
+
+
+class Algorithm:
+    """Base of all algorithms; each is a frozen dataclass of its settings.
+
+    Attributes:
+        exchanges: with a "server", with "peers" (needs a graph), or with "nobody".
+        pools: whether all rows are laid together as one node's, which is what the others avoid.
+    """
+
+    exchanges: ClassVar[Literal["server", "peers", "nobody"]]
+    pools: ClassVar[bool] = False
+
+    def local(self, training: Training) -> Training:
+        """The local training that the algorithm makes of the experiment's."""
+        return training
+
+    def check(self, layout: Layout, training: Training) -> None:
+        """Refuse a model or training that the algorithm cannot work with, by ``InputError``."""
+
+    def init(self, start: Tensor, nodes: int, layout: Layout) -> State:
+        """The state before the first round, from the (d,) initial model."""
+        raise NotImplementedError
+
+    def round(self, state: State, train: Train, exchange: Any) -> tuple[State, Metrics]:
+        """One round; returns the new state and what is worth reporting."""
+        raise NotImplementedError
+
+    def model(self, state: State) -> Tensor:
+        """(d,) the model that all share, or the mean of the nodes' models."""
+        raise NotImplementedError
+
+    def models(self, state: State, train: Train) -> Tensor | None:
+        """(n, d) each node's own model, or None where all use the shared one.
+
+        ``train`` trains all nodes.
+        """
+        return None
+
+
+def require(condition: bool, field: str, given: object, allowed: str) -> None:
+    """Refuse a setting with one sentence."""
+    if not condition:
+        raise InputError(f"{field}: {given!r} was given; allowed is {allowed}")

@@ -1,0 +1,1 @@
+"""What carries an experiment out: in this process and its workers."""

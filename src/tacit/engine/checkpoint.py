@@ -1,0 +1,105 @@
+"""Checkpoints: the algorithm's state as safetensors, the rest as JSON, replaced atomically.
+
+``checkpoint.json`` names the tensor file that belongs to it and is written last, so that a crash at
+any moment leaves the previous checkpoint or the new one, never a mixture.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from tacit.errors import CheckpointError
+
+_NAME = "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after some rounds.
+
+    Attributes:
+        experiment: digest of the experiment.
+        round: rounds done.
+        engine: "batched" or "sequential": a resumed run goes on the same way.
+        metrics: one row per round so far.
+        state: the algorithm's tensors.
+    """
+
+    experiment: str
+    round: int
+    engine: str
+    metrics: list[dict[str, Any]]
+    state: dict[str, Tensor]
+
+    def write(self, folder: Path) -> None:
+        """Write into ``folder``; the previous checkpoint there stays valid until this one is whole.
+
+        Raises:
+            CheckpointError: the disk is full, or the folder cannot be written.
+        """
+        tensors = folder / f"checkpoint-{self.round:06d}.safetensors"
+        record = {
+            "experiment": self.experiment,
+            "round": self.round,
+            "engine": self.engine,
+            "metrics": self.metrics,
+            "tensors": tensors.name,
+        }
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            state = {name: tensor.contiguous() for name, tensor in self.state.items()}
+            _replace(tensors, save(state))
+            _replace(folder / _NAME, json.dumps(record).encode())
+        except OSError as error:
+            tensors.unlink(missing_ok=True)
+            raise CheckpointError(
+                f"checkpoint: {folder} cannot be written ({error.strerror});"
+                " the last good checkpoint is kept"
+            ) from error
+        for old in folder.glob("checkpoint-*.safetensors"):
+            if old != tensors:
+                old.unlink()
+
+    @classmethod
+    def read(cls, folder: Path, experiment: str) -> "Checkpoint | None":
+        """The checkpoint in ``folder``, or None if there is none.
+
+        Raises:
+            CheckpointError: it is damaged, or another experiment's.
+        """
+        try:
+            record = json.loads((folder / _NAME).read_text())
+            state = load_file(folder / record.pop("tensors"))
+            checkpoint = cls(state=state, **record)
+        except FileNotFoundError:
+            if not (folder / _NAME).exists():
+                return None
+            raise CheckpointError(f"checkpoint: the tensors of {folder / _NAME} are gone") from None
+        except (ValueError, TypeError, KeyError, SafetensorError) as error:
+            raise CheckpointError(f"checkpoint: {folder / _NAME} is damaged ({error})") from error
+        if checkpoint.experiment != experiment:
+            raise CheckpointError(
+                f"checkpoint: {folder} holds another experiment's run; resume that one unchanged,"
+                " or start anew in another folder"
+            )
+        return checkpoint
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file so that it is either the old one or the whole new one, even after a crash."""
+    part = path.with_suffix(path.suffix + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise

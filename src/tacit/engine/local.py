@@ -1,0 +1,138 @@
+"""Local training in this process or its workers, as algorithms see it."""
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tacit.data.federation import Split
+from tacit.engine.workers import Workers
+from tacit.errors import DivergenceError
+from tacit.layout import Layout
+from tacit.randomness import key
+from tacit.training.job import Job, Lowering
+from tacit.training.optimizers import Training
+from tacit.training.plan import Ints, Plan
+
+
+class Trainer:
+    """Carries out jobs on the federation's rows, whatever the round.
+
+    Attributes:
+        names: of the nodes, for error messages.
+        least: rows of the smallest batch that the model can train on.
+        workers: processes that train, or None to train in this one.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        names: tuple[str, ...],
+        layout: Layout,
+        training: Training,
+        lowering: Lowering,
+        workers: Workers | None,
+        *,
+        seed: int,
+        rounds: int,
+        least: int,
+    ) -> None:
+        self.split, self.names, self.layout, self.training = split, names, layout, training
+        self.lowering, self.workers = lowering, workers
+        self.seed, self.rounds, self.least = seed, rounds, least
+
+    def run(self, job: Job, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(k, d) end vectors, or their (d,) sum by ``weight``, and (k,) mean losses."""
+        if self.workers is not None:
+            return self.workers.run(job, weight)
+        count, size = len(job.plan.nodes), self.layout.size
+        result = torch.zeros(size) if weight is not None else torch.empty(count, size)
+        losses = torch.empty(count)
+
+        def emit(positions: Ints, vectors: Tensor, found: Tensor) -> None:
+            at = torch.from_numpy(positions)
+            losses[at] = found
+            if weight is None:
+                result[at] = vectors
+            else:
+                result.add_(weight[at] @ vectors)
+
+        self.lowering.train(job, np.arange(count), emit)
+        return result, losses
+
+
+class LocalTrain:
+    """``Train`` for one round; see ``tacit.algorithms.base.Train``.
+
+    Attributes:
+        losses: (k,) mean training loss of each node in the last training, NaN for none.
+    """
+
+    def __init__(self, trainer: Trainer, nodes: Ints, round: int) -> None:
+        self.trainer, self.nodes, self.round = trainer, nodes, round
+        self.layout, self.training = trainer.layout, trainer.training
+        self.lr = self.training.lr_at(round, trainer.rounds)
+        self.rows = trainer.split.sizes[nodes]
+        self.losses = torch.full((len(nodes),), torch.nan)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Which rows each node sees in this round."""
+        trainer = self.trainer
+        return Plan.of(
+            trainer.split, self.nodes, self.training, trainer.seed, self.round, trainer.least
+        )
+
+    @property
+    def steps(self) -> Ints:
+        return self.plan.steps
+
+    def __call__(
+        self,
+        start: Tensor,
+        *,
+        prox: float = 0.0,
+        anchor: Tensor | None = None,
+        correction: Tensor | None = None,
+        frozen: Tensor | None = None,
+    ) -> "LocalUpdates":
+        stream = key(self.trainer.seed, "dropout", self.round)
+        job = Job(
+            self.trainer.split, self.plan, self.training, self.lr, stream, start,
+            prox, anchor, correction, frozen,
+        )  # fmt: skip
+        return LocalUpdates(self, job)
+
+    def mean_loss(self) -> float:
+        """The nodes' training losses, weighted by their rows; NaN if nobody trained."""
+        known = ~self.losses.isnan()
+        rows = torch.from_numpy(self.rows)[known]
+        return float((self.losses[known] * rows).sum() / rows.sum()) if len(rows) else float("nan")
+
+    def weights(self, uniform: bool = False) -> Tensor:
+        share = np.ones(len(self.nodes)) if uniform else self.rows.astype(np.float64)
+        return torch.from_numpy(share / max(share.sum(), 1)).float()
+
+
+class LocalUpdates:
+    """``Updates``: the training runs when its results are asked for."""
+
+    def __init__(self, train: LocalTrain, job: Job) -> None:
+        self.train, self.job, self.nodes = train, job, train.nodes
+
+    def sum(self, weight: Tensor) -> Tensor:
+        return self._run(weight)
+
+    def matrix(self) -> Tensor:
+        return self._run(None)
+
+    def _run(self, weight: Tensor | None) -> Tensor:
+        vectors, losses = self.train.trainer.run(self.job, weight)
+        self.train.losses = losses
+        busy = torch.from_numpy(self.train.steps > 0)
+        wrong = torch.nonzero(busy & ~losses.isfinite())
+        if len(wrong):
+            node = int(self.nodes[int(wrong[0])])
+            raise DivergenceError(self.train.trainer.names[node], self.train.round + 1)
+        return vectors

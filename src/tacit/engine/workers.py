@@ -1,0 +1,201 @@
+"""Worker processes for models that gain nothing from batching: one node at a time, one thread each.
+
+Workers are forked, so that they inherit the user's model and the data without pickling either; they
+stay up for the whole run. Vectors travel through shared memory, the rest through private pipes.
+"""
+
+import contextlib
+import mmap
+import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import signal
+import traceback
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tacit.errors import TacitError
+from tacit.training.job import Job, Lowering
+from tacit.training.plan import Ints
+
+_INPUTS = ("start", "anchor", "correction")
+_TRIES = 3
+
+
+class SharedMatrix:
+    """Float32 memory that forked processes share; it grows when more is asked for."""
+
+    def __init__(self) -> None:
+        self._file = os.memfd_create("tacit")
+        self._map: mmap.mmap | None = None
+
+    def view(self, shape: tuple[int, ...]) -> Tensor:
+        """The memory as a tensor of this shape; its content is whatever was written last."""
+        size = 4 * prod(shape)
+        if self._map is None or len(self._map) < size:
+            if os.fstat(self._file).st_size < size:
+                os.ftruncate(self._file, size)
+            self._map = mmap.mmap(self._file, size)
+        return torch.frombuffer(self._map, dtype=torch.float32, count=prod(shape)).view(shape)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What a worker is asked to do: a job whose vectors lie in shared memory, some of its positions.
+
+    Attributes:
+        shapes: of the shared inputs that the job has.
+        result: shape of the shared result: (k, d) end vectors, or (workers, d) partial sums.
+        weight: (k,) for partial sums, None for end vectors.
+    """
+
+    job: Job
+    shapes: dict[str, tuple[int, ...]]
+    positions: Ints
+    result: tuple[int, ...]
+    weight: Tensor | None
+
+
+class Workers:
+    """A pool of forked processes that carries out jobs; use as a context manager."""
+
+    def __init__(self, lowering: Lowering, count: int) -> None:
+        self.lowering, self.count = lowering, count
+        self.memory = {name: SharedMatrix() for name in (*_INPUTS, "result")}
+        self.split: Any = None
+        self.processes: list[Any] = []
+        self.pipes: list[Any] = []
+
+    def run(self, job: Job, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Carry out a job: see ``LocalUpdates``.
+
+        Returns:
+            (k, d) end vectors, or their (d,) sum by ``weight`` (k,) if given; and (k,) losses.
+
+        Raises:
+            TacitError: a worker failed, or died three times over the same work.
+        """
+        if not self.processes:
+            self._start(job)
+        shapes = {}
+        for name in _INPUTS:
+            value = getattr(job, name)
+            if value is not None:
+                shapes[name] = tuple(value.shape)
+                self.memory[name].view(shapes[name]).copy_(value)
+        size = job.start.shape[-1]
+        result = (len(job.plan.nodes) if weight is None else self.count, size)
+        light = replace(job, split=None, start=None, anchor=None, correction=None)  # type: ignore[arg-type]
+        orders = [
+            _Order(light, shapes, positions, result, weight)
+            for positions in _share_out(job.plan.steps, self.count)
+        ]
+        losses = torch.empty(len(job.plan.nodes))
+        self.memory["result"].view(result)  # grown here, before a worker maps it
+        for index, order in enumerate(orders):
+            self.pipes[index].send_bytes(pickle.dumps(order))
+        self._collect(orders, losses)
+        vectors = self.memory["result"].view(result)
+        return (vectors.clone() if weight is None else vectors.sum(0)), losses
+
+    def close(self) -> None:
+        """End the processes."""
+        for pipe in self.pipes:
+            pipe.close()
+        for process in self.processes:
+            process.join(1)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self.processes, self.pipes = [], []
+
+    def _start(self, job: Job) -> None:
+        self.split = job.split
+        self.processes, self.pipes = [None] * self.count, [None] * self.count
+        for index in range(self.count):
+            self._fork(index)
+
+    def _fork(self, index: int) -> None:
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=self._serve, args=(index, ours, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        self.processes[index], self.pipes[index] = process, ours
+
+    def _collect(self, orders: list[_Order], losses: Tensor) -> None:
+        waiting = set(range(self.count))
+        tries = [1] * self.count
+        while waiting:
+            for pipe in multiprocessing.connection.wait([self.pipes[i] for i in waiting]):
+                index = self.pipes.index(pipe)
+                try:
+                    answer = pickle.loads(pipe.recv_bytes())
+                except (EOFError, ConnectionError):
+                    if tries[index] == _TRIES:
+                        raise TacitError(
+                            f"a worker process died {_TRIES} times over the same nodes;"
+                            " it may be out of memory, try fewer workers"
+                        ) from None
+                    tries[index] += 1
+                    self._fork(index)
+                    self.pipes[index].send_bytes(pickle.dumps(orders[index]))
+                    continue
+                if isinstance(answer, str):
+                    raise TacitError(f"local training failed in a worker process:\n{answer}")
+                losses[torch.from_numpy(orders[index].positions)] = torch.from_numpy(answer)
+                waiting.discard(index)
+
+    def _serve(self, index: int, ours: Any, pipe: Any) -> None:
+        """A worker's life: take an order, carry it out, answer with the losses."""
+        ours.close()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+        torch.set_num_threads(1)
+        with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):
+            while True:
+                order = pickle.loads(pipe.recv_bytes())
+                try:
+                    answer: Any = self._work(index, order)
+                except Exception:
+                    answer = traceback.format_exc()
+                pipe.send_bytes(pickle.dumps(answer))
+        os._exit(0)
+
+    def _work(self, index: int, order: _Order) -> np.ndarray:
+        inputs = {name: self.memory[name].view(shape) for name, shape in order.shapes.items()}
+        job = replace(order.job, split=self.split, **inputs)
+        result = self.memory["result"].view(order.result)
+        losses = torch.empty(len(order.job.plan.nodes))
+        if order.weight is not None:
+            result[index].zero_()
+
+        def emit(positions: Ints, vectors: Tensor, found: Tensor) -> None:
+            at = torch.from_numpy(positions)
+            losses[at] = found
+            if order.weight is None:
+                result[at] = vectors
+            else:
+                result[index] += order.weight[at] @ vectors
+
+        self.lowering.train(job, order.positions, emit)
+        return losses[torch.from_numpy(order.positions)].numpy()
+
+
+def _share_out(steps: Ints, workers: int) -> list[Ints]:
+    """Positions for each worker: longest first, each to the worker with the least so far.
+
+    The assignment depends on the plan alone, so that partial sums add up in the same order each time.
+    """
+    load = [0] * workers
+    positions: list[list[int]] = [[] for _ in range(workers)]
+    for position in np.argsort(-steps, kind="stable"):
+        least = load.index(min(load))
+        load[least] += int(steps[position])
+        positions[least].append(int(position))
+    return [np.array(part, dtype=np.int64) for part in positions]

@@ -1,0 +1,48 @@
+"""What can go wrong, as a tree. Every message is one sentence: the field, what was given, what is allowed.
+
+TacitError
+├── InputError         a field, a file or a name that cannot be used (also a ValueError)
+│   └── ContractError  nodes whose data do not fit together; ``.differences`` lists each one
+├── MissingDataError   a data set that is neither bundled, nor cached, nor reachable
+├── CheckpointError    a checkpoint that cannot be written, read, or belongs to another experiment
+└── DivergenceError    a local loss that is no longer finite; ``.node`` and ``.round`` say where
+"""
+
+
+class TacitError(Exception):
+    """Base of every error that Tacit raises on purpose."""
+
+
+class InputError(TacitError, ValueError):
+    """A field, file or name that cannot be used."""
+
+
+class ContractError(InputError):
+    """Nodes whose data do not fit together.
+
+    ``differences`` holds one sentence per node and column.
+    """
+
+    def __init__(self, differences: list[str]) -> None:
+        self.differences = differences
+        count = f"{len(differences)} difference{'s' if len(differences) != 1 else ''}"
+        super().__init__(f"the nodes' data break the contract ({count}): " + "; ".join(differences))
+
+
+class MissingDataError(TacitError):
+    """A data set that is neither bundled, nor cached, nor reachable."""
+
+
+class CheckpointError(TacitError):
+    """A checkpoint that cannot be written, read, or belongs to another experiment."""
+
+
+class DivergenceError(TacitError):
+    """A local loss that is no longer finite."""
+
+    def __init__(self, node: str, round: int) -> None:
+        self.node, self.round = node, round
+        super().__init__(
+            f"training diverged: the loss of node {node!r} is not finite in round {round};"
+            " the last good checkpoint is kept; try a smaller training.lr or training.clip_norm"
+        )

@@ -1,0 +1,219 @@
+"""The frozen description of an experiment, and the checks of it before anything runs."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tacit.aggregation import Aggregation, Mean
+from tacit.algorithms import Algorithm, FedAvg, Gossip
+from tacit.data import Contract, Federation, check
+from tacit.errors import InputError
+from tacit.layout import Layout, template
+from tacit.randomness import torch_seed
+from tacit.topology import Graph, Hierarchical, Ring, Star
+from tacit.training.losses import Loss
+from tacit.training.optimizers import Training
+
+Topology = Star | Hierarchical | Graph
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Experiment:
+    """What is learned, by whom, how, and under which protections.
+
+    Attributes:
+        data: the nodes and their rows.
+        model: a function that makes a ``torch.nn.Module`` (or a module, which is copied).
+        loss: ``loss(output, target) -> scalar``, the mean over a batch's rows.
+        training: local training, ``SGD(...)`` or ``Adam(...)``.
+        algorithm: how rounds follow each other.
+        topology: who talks to whom; by default a star for algorithms with a server and a ring for
+            those without.
+        aggregation: how a receiver combines what it received.
+        protection: transforms of an update that give a guarantee. None exist in this version.
+        rounds: number of rounds, at least 1.
+        seed: of every random choice.
+        evaluate_every: measure on the test rows after every so many rounds (and after the last).
+        contract: what every node's data must look like; by default derived from the nodes' data.
+    """
+
+    data: Federation
+    model: Callable[[], nn.Module] | nn.Module
+    loss: Loss
+    training: Training
+    algorithm: Algorithm = field(default_factory=FedAvg)
+    topology: Topology | None = None
+    aggregation: Aggregation = field(default_factory=Mean)
+    protection: Sequence[Any] = ()
+    rounds: int = 10
+    seed: int = 0
+    evaluate_every: int = 1
+    contract: Contract | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in (
+            ("data", Federation),
+            ("training", Training),
+            ("algorithm", Algorithm),
+            ("topology", Topology | None),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                wanted = getattr(kind, "__name__", "topology")
+                raise InputError(f"{name}: {value!r} was given; allowed is a {wanted}")
+        for name in ("model", "loss", "aggregation"):
+            if not callable(getattr(self, name)):
+                raise InputError(
+                    f"{name}: {getattr(self, name)!r} was given; allowed is a function"
+                )
+        for name in ("rounds", "evaluate_every"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"{name}: {value!r} was given; allowed is 1 or more")
+        if self.protection:
+            raise InputError(
+                f"protection: {list(self.protection)!r} was given; this version has no protections,"
+                " and every receiver sees updates in the clear"
+            )
+
+    @property
+    def plan(self) -> Topology | None:
+        """The topology in use: the given one, or the algorithm's usual one."""
+        if self.topology is not None or self.algorithm.exchanges == "nobody":
+            return self.topology
+        return Star() if self.algorithm.exchanges == "server" else Ring()
+
+    @cached_property
+    def template(self) -> nn.Module:
+        """The module with its initial values."""
+        return template(self.model, torch_seed(self.seed, "model"))
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the model's tensors lie in its vector."""
+        return Layout.of(self.template)
+
+    def start(self) -> Tensor:
+        """(d,) the initial model."""
+        return self.layout.vector(self.template)
+
+    def check(self) -> None:
+        """Refuse a plan that cannot work, before anything runs.
+
+        Raises:
+            InputError: with the reason, and the nearest plan that works.
+            ContractError: the nodes' data do not fit together.
+        """
+        check(self.data, self.contract)
+        plan, exchanges, name = self.plan, self.algorithm.exchanges, type(self.algorithm).__name__
+        if exchanges == "server" and isinstance(plan, Graph):
+            raise InputError(
+                f"topology: {plan!r} was given, but {name} needs a server;"
+                " use Star(), or Gossip() as the algorithm"
+            )
+        if exchanges == "peers" and isinstance(plan, Star | Hierarchical):
+            raise InputError(
+                f"topology: {plan!r} was given, but {name} works without a server;"
+                " use Ring() or another graph, or FedAvg() as the algorithm"
+            )
+        if isinstance(plan, Graph):
+            plan.check(self.data.nodes, self.seed)
+            graph = plan.graph(self.data.nodes, self.seed, 0)
+            if isinstance(self.algorithm, Gossip) and plan.static and not graph.symmetric:
+                raise InputError(
+                    f"topology: {plan!r} has one-way links, over which Gossip does not converge to"
+                    " the mean; use PushSum() as the algorithm, or a graph with links both ways"
+                )
+        elif plan is not None:
+            plan.check(self.data.nodes)
+        self.algorithm.check(self.layout, self.training)
+        _check_fit(self.template, self.loss, self.data)
+
+    def replace(self, **changes: Any) -> "Experiment":
+        """The same experiment with some fields changed."""
+        return replace(self, **changes)
+
+    def description(self) -> dict[str, Any]:
+        """Every field as plain JSON values, the data and the initial model by their digests."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields["data"] = {
+            "name": self.data.name,
+            "nodes": list(self.data.names),
+            "digest": _digest(
+                *(t for s in (self.data.train, self.data.test) for t in (s.x, s.y)),
+                torch.from_numpy(self.data.train.offsets),
+                torch.from_numpy(self.data.test.offsets),
+            ),
+        }
+        fields["model"] = {"module": repr(self.template), "digest": _digest(self.start())}
+        fields["topology"] = self.plan
+        return {name: describe(value) for name, value in fields.items()}
+
+    def digest(self) -> str:
+        """A hash of the whole description: equal for the same experiment on any machine."""
+        text = json.dumps(self.description(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def describe(value: Any) -> Any:
+    """A part of an experiment as plain JSON values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__} | fields
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, dict):
+        return {str(k): describe(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(v) for v in value]
+    return getattr(value, "__qualname__", None) or repr(value)
+
+
+def _digest(*tensors: Tensor) -> str:
+    whole = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        whole.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+        whole.update(tensor.contiguous().numpy().data)
+    return whole.hexdigest()
+
+
+def _check_fit(module: nn.Module, loss: Loss, data: Federation) -> None:
+    """Try one batch: the model must take the inputs, and its output must fit the loss."""
+    x, y = data.train.x[:2], data.train.y[:2]
+    module.eval()
+    with torch.no_grad():
+        try:
+            output = module(x)
+        except Exception as error:
+            raise InputError(
+                f"model: it does not take the data's inputs of shape {tuple(x.shape)}"
+                f" ({_first_line(error)})"
+            ) from error
+        if not isinstance(output, Tensor):
+            raise InputError(f"model: it returns {type(output).__name__}; allowed is one tensor")
+        shapes = f"an output of shape {tuple(output.shape)} and targets of shape {tuple(y.shape)}"
+        if data.task == "regression" and output.shape != y.shape:
+            raise InputError(f"loss: the model gives {shapes}; in regression they must be equal")
+        if data.task != "regression" and 1 < output.shape[-1] < data.classes:
+            raise InputError(
+                f"loss: the model gives {shapes}, but there are {data.classes} classes;"
+                " its last layer needs one output for each"
+            )
+        try:
+            value = loss(output, y)
+        except Exception as error:
+            raise InputError(f"loss: the model gives {shapes} ({_first_line(error)})") from error
+    if not isinstance(value, Tensor) or value.dim() != 0:
+        given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(f"loss: it returns {given}; allowed is one number, the mean over the rows")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,1 @@
+"""Local training of many nodes at once, or of one; and how good the results are."""

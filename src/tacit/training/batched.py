@@ -1,0 +1,147 @@
+"""Many nodes at once: C slots, each training one node; when a node is done the next takes its slot.
+
+Slots and not padding: a node takes exactly the steps that it would take alone, so that nodes of very
+unequal size cost nothing extra. C is chosen so that the slots' weights stay in the cache.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tacit.layout import Layout
+from tacit.training.dropout import Address
+from tacit.training.job import Emit, Job, descend, emit_idle, split_idle
+from tacit.training.losses import Loss, stacked
+from tacit.training.plan import Ints
+from tacit.training.program import Program, Stack
+from tacit.training.rules import Context
+
+_CACHE_BYTES = 6 * 2**20
+_MOST_SLOTS = 1024
+
+
+class Batched:
+    """Trains and evaluates stacks of models, all steps of C nodes in one call of a ``Program``."""
+
+    def __init__(self, template: nn.Module, layout: Layout, loss: Loss) -> None:
+        self.layout = layout
+        self.loss = stacked(loss)
+        self.program = Program(template, layout, training=True)
+        self.evaluation = Program(template, layout, training=False)
+        self.slots = max(4, min(_MOST_SLOTS, _CACHE_BYTES // (4 * layout.size)))
+
+    def train(self, job: Job, positions: Ints, emit: Emit) -> None:
+        """Carry out a job for the given positions of its plan; see ``Job`` and ``Emit``."""
+        with torch.no_grad():
+            busy, idle = split_idle(job.plan, positions)
+            emit_idle(job, idle, emit)
+            if len(busy):
+                _Slots(self, job, min(self.slots, len(busy))).work(busy, emit)
+
+    def predict(self, vectors: Tensor, x: Tensor) -> Tensor:
+        """Outputs (C, B, ...) of C models (C, d) in evaluation mode on their inputs (C, B, ...)."""
+        with torch.no_grad():
+            stack = Stack(self.layout.views(vectors), {})
+            return self.evaluation.forward(stack, Context(training=False), x)
+
+
+class _Slots:
+    """C models in training, and how far each has come."""
+
+    def __init__(self, owner: Batched, job: Job, count: int) -> None:
+        self.owner, self.job = owner, job
+        self.trained = owner.layout.trained
+        start = job.start
+        self.weight = start.new_empty(count, owner.layout.size)
+        self.state = job.training.init(self.weight[:, : self.trained])
+        inputs = job.row_inputs(self.trained)
+        self.shared_inputs = {k: t for k, t in inputs.items() if t.dim() == 1}
+        self.row_inputs = {k: t for k, t in inputs.items() if t.dim() == 2}
+        self.inputs = {k: start.new_empty(count, t.shape[1]) for k, t in self.row_inputs.items()}
+        self.loss = start.new_zeros(count)
+        self.position = np.zeros(count, dtype=np.int64)
+        self.step = np.zeros(count, dtype=np.int64)
+
+        decay = job.training.fused_decay
+        self.fused = job.plain and owner.program.single_use and decay is not None
+        if self.fused:
+            self.scale, self.decay = -job.lr, 1 - job.lr * (decay or 0.0)
+        else:
+            # An entry that several operations use gathers their gradients, from zero.
+            self.scale, self.decay = 1.0, 0.0 if owner.program.single_use else 1.0
+            self.gradient = start.new_zeros(count, self.trained)
+        self.stacks: dict[int, Stack] = {}
+
+    def work(self, positions: Ints, emit: Emit) -> None:
+        """Train the nodes at ``positions`` (longest first) and emit each when it is done."""
+        active = len(self.position)
+        self._load(np.arange(active), positions[:active])
+        waiting = positions[active:]
+        total = self.job.plan.steps
+        while active:
+            self._tick(active)
+            self.step[:active] += 1
+            done = np.flatnonzero(self.step[:active] == total[self.position[:active]])
+            if not len(done):
+                continue
+            rows = torch.from_numpy(done)
+            losses = self.loss[rows] / torch.from_numpy(self.step[done])
+            emit(self.position[done], self.weight[rows], losses)
+            refill = min(len(done), len(waiting))
+            self._load(done[:refill], waiting[:refill])
+            waiting = waiting[refill:]
+            for slot in done[refill:][::-1]:
+                active -= 1
+                self._move(active, int(slot))
+
+    def _load(self, slots: Ints, positions: Ints) -> None:
+        if not len(slots):
+            return
+        rows, at = torch.from_numpy(slots), torch.from_numpy(positions)
+        start = self.job.start
+        self.weight[rows] = start[at] if start.dim() == 2 else start
+        for name, source in self.row_inputs.items():
+            self.inputs[name][rows] = source[at]
+        for state in self.state.values():
+            state[rows] = 0
+        self.loss[rows] = 0
+        self.position[slots], self.step[slots] = positions, 0
+
+    def _move(self, source: int, target: int) -> None:
+        if source == target:
+            return
+        for tensor in (self.weight, self.loss, *self.state.values(), *self.inputs.values()):
+            tensor[target] = tensor[source]
+        self.position[target], self.step[target] = self.position[source], self.step[source]
+
+    def _stack(self, active: int) -> Stack:
+        if active not in self.stacks:
+            views = self.owner.layout.views(self.weight[:active])
+            targets = views if self.fused else self.owner.layout.views(self.gradient[:active])
+            self.stacks[active] = Stack(views, targets, self.decay, self.scale)
+        return self.stacks[active]
+
+    def _tick(self, active: int) -> None:
+        """One step of the first ``active`` slots."""
+        job, plan, program = self.job, self.job.plan, self.owner.program
+        position, step = self.position[:active], self.step[:active]
+        at, size = plan.batch(position, step)
+        width = int(size.max())
+        within = np.minimum(np.arange(width), size[:, None] - 1)
+        rows = plan.rows[torch.from_numpy((at[:, None] + within).ravel())]
+        x = job.split.x[rows].unflatten(0, (active, width))
+        y = job.split.y[rows].unflatten(0, (active, width))
+        context = Context(training=True)
+        if int(size.min()) < width:
+            context.valid = torch.from_numpy((np.arange(width) < size[:, None]).astype(np.float32))
+        if program.random:
+            context.dropout = Address(job.stream, plan.nodes[position], step)
+        stack = self._stack(active)
+        if not self.fused and self.decay:
+            self.gradient[:active].zero_()
+        self.loss[:active] += program.step(stack, context, self.owner.loss, x, y)
+        if not self.fused:
+            weight = self.weight[:active, : self.trained]
+            state = {name: tensor[:active] for name, tensor in self.state.items()}
+            inputs = {name: tensor[:active] for name, tensor in self.inputs.items()}
+            descend(job, weight, self.gradient[:active], state, inputs | self.shared_inputs)

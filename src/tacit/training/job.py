@@ -1,0 +1,113 @@
+"""One round of local training, as data, and the arithmetic of a step that every lowering shares."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tacit.data.federation import Split
+from tacit.training.optimizers import State, Training, clip_rows
+from tacit.training.plan import Ints, Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What some nodes do in a round.
+
+    A node minimises its loss plus ``prox / 2 * ||w - anchor||^2 + <correction, w>``.
+
+    Attributes:
+        split: the rows of all nodes.
+        plan: who takes which steps.
+        training: optimiser and its settings.
+        lr: learning rate of this round.
+        stream: key of this round's dropout masks.
+        start: (d,) or (k, d) where nodes begin.
+        prox: weight of the proximal term, 0 for none.
+        anchor: (d,) or (k, d) centre of the proximal term; ``start`` if None.
+        correction: (p,) or (k, p) added to the gradient of the p trained coordinates.
+        frozen: (p,) bool, trained coordinates that stay as they are in this job.
+    """
+
+    split: Split
+    plan: Plan
+    training: Training
+    lr: float
+    stream: int
+    start: Tensor
+    prox: float = 0.0
+    anchor: Tensor | None = None
+    correction: Tensor | None = None
+    frozen: Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether a step follows the loss's gradient alone."""
+        return not self.prox and self.correction is None and self.frozen is None
+
+    def row_inputs(self, trained: int) -> dict[str, Tensor]:
+        """The inputs that a step needs beside weights and gradient, by name."""
+        inputs = {}
+        if self.prox:
+            inputs["anchor"] = (self.start if self.anchor is None else self.anchor)[..., :trained]
+        if self.correction is not None:
+            inputs["correction"] = self.correction
+        return inputs
+
+
+class Emit(Protocol):
+    """Takes finished nodes: their positions in the plan, (c, d) vectors and (c,) mean losses.
+
+    The vectors are only valid during the call.
+    """
+
+    def __call__(self, positions: Ints, vectors: Tensor, losses: Tensor) -> None: ...
+
+
+class Lowering(Protocol):
+    """A way to carry out a job."""
+
+    def train(self, job: Job, positions: Ints, emit: Emit) -> None: ...
+
+    def predict(self, vectors: Tensor, x: Tensor) -> Tensor:
+        """Outputs (C, B, ...) of C models (C, d) in evaluation mode on their inputs (C, B, ...)."""
+        ...
+
+
+def descend(
+    job: Job, weight: Tensor, gradient: Tensor, state: State, inputs: dict[str, Tensor]
+) -> None:
+    """One step of C models from their loss gradients, in place.
+
+    Args:
+        weight, gradient: (C, p); the gradient may be overwritten.
+        state: the optimiser's, (C, ...) each.
+        inputs: "anchor" and "correction" as in ``Job.row_inputs``, (p,) or (C, p).
+    """
+    if "anchor" in inputs:
+        gradient.add_(weight - inputs["anchor"], alpha=job.prox)
+    if "correction" in inputs:
+        gradient.add_(inputs["correction"])
+    if job.frozen is not None:
+        # The optimiser adds weight decay to the gradient; where a weight is frozen they must cancel.
+        gradient = torch.where(job.frozen, -job.training.weight_decay * weight, gradient)
+    if job.training.clip_norm is not None:
+        clip_rows(gradient, job.training.clip_norm)
+    job.training.step(weight, gradient, state, job.lr)
+
+
+def split_idle(plan: Plan, positions: Ints) -> tuple[Ints, Ints]:
+    """Positions with steps to take, most steps first, and those without."""
+    steps = plan.steps[positions]
+    busy = positions[steps > 0]
+    return busy[np.argsort(-plan.steps[busy], kind="stable")], positions[steps == 0]
+
+
+def emit_idle(job: Job, positions: Ints, emit: Emit) -> None:
+    """Nodes without rows keep their start and have no loss."""
+    if len(positions):
+        at = torch.from_numpy(positions)
+        start = job.start[at] if job.start.dim() == 2 else job.start.expand(len(at), -1)
+        emit(positions, start, torch.full((len(at),), torch.nan))

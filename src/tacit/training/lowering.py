@@ -1,0 +1,124 @@
+"""How a model is trained: batched over nodes, or node after node in worker processes."""
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tacit.data.federation import Split
+from tacit.errors import InputError
+from tacit.layout import Layout
+from tacit.training.batched import Batched
+from tacit.training.job import Job, Lowering
+from tacit.training.losses import Loss
+from tacit.training.optimizers import SGD
+from tacit.training.plan import Plan
+from tacit.training.sequential import Sequential
+
+Engine = Literal["auto", "batched", "sequential"]
+log = logging.getLogger("tacit")
+
+# On a CPU these are faster node after node: grouped convolutions lose to plain ones, recurrences to
+# torch's fused kernels, and attention gains nothing.
+_HEAVY = (nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoderLayer)
+_HEAVY_FUNCTIONS = {F.scaled_dot_product_attention, F.conv1d, F.conv2d, F.conv3d}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A way of training, and why it was chosen.
+
+    Attributes:
+        engine: "batched" or "sequential".
+        reason: half a sentence.
+        lowering: what carries jobs out.
+    """
+
+    engine: Literal["batched", "sequential"]
+    reason: str
+    lowering: Lowering
+
+
+def choose(engine: Engine, template: nn.Module, layout: Layout, loss: Loss, split: Split) -> Choice:
+    """The fastest way of training this model that gives the same result as node after node.
+
+    Args:
+        engine: "auto", or the way to take.
+
+    Raises:
+        InputError: "batched" was asked for and this model cannot be batched.
+    """
+    batched = Batched(template, layout, loss)
+    # What cannot be traced may draw random numbers of any kind.
+    sequential = Sequential(template, layout, loss, random=batched.program.random)
+    if engine == "sequential":
+        return Choice("sequential", "it was asked for", sequential)
+    if engine == "auto":
+        heavy = _heavy(batched, template)
+        if heavy:
+            return Choice("sequential", f"{heavy} runs faster node after node on a CPU", sequential)
+    problem = _compare(batched, sequential, template, layout, split, least_batch(template))
+    if not problem:
+        return Choice("batched", "it agrees with training node after node", batched)
+    if engine == "batched":
+        raise InputError(f"engine: 'batched' was given, but {problem}; use 'auto' or 'sequential'")
+    log.info("training node after node: %s", problem)
+    return Choice("sequential", problem, sequential)
+
+
+def least_batch(template: nn.Module) -> int:
+    """The fewest rows the model can train on: BatchNorm needs two to have a variance."""
+    norm = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in template.modules())
+    return 2 if norm else 1
+
+
+def _heavy(batched: Batched, template: nn.Module) -> str | None:
+    for part in template.modules():
+        if isinstance(part, _HEAVY):
+            return type(part).__name__
+    for function in batched.program.functions & _HEAVY_FUNCTIONS:
+        return str(function.__name__)
+    return None
+
+
+def _compare(
+    batched: Batched,
+    sequential: Sequential,
+    template: nn.Module,
+    layout: Layout,
+    split: Split,
+    least: int,
+) -> str | None:
+    """What is wrong with batching this model, found by training two small nodes both ways."""
+    largest = int(np.argmax(split.sizes))
+    x, y = split.node(largest)
+    # Two nodes of unequal size, so that one step has a full batch beside a smaller one.
+    parts = [torch.arange(5) % len(y), torch.arange(2) % len(y)]
+    probe = Split.pack([(x[rows], y[rows]) for rows in parts])
+    training = SGD(lr=0.01, batch_size=3)
+    plan = Plan.of(probe, np.arange(2), training, 0, 0, least)
+    start = layout.vector(template)
+    job = Job(probe, plan, training, training.lr, 0, start)
+    ends = []
+    for lowering in (batched, sequential):
+        end = torch.empty(2, layout.size)
+
+        def emit(positions: np.ndarray, vectors: torch.Tensor, losses: torch.Tensor) -> None:
+            end[torch.from_numpy(positions)] = vectors  # noqa: B023
+
+        try:
+            lowering.train(job, np.arange(2), emit)
+        except Exception as error:
+            if lowering is sequential:
+                raise
+            first_line = str(error).strip().split("\n")[0]
+            return f"the model cannot be batched ({type(error).__name__}: {first_line})"
+        ends.append(end)
+    difference = (ends[0] - ends[1]).abs().max()
+    if difference > 1e-4 * (ends[1] - start).abs().max() + 1e-7:
+        return f"a batched step differs from a plain one by {difference:.1e}"
+    return None
