@@ -49,12 +49,12 @@ def test_pixels_and_flags_become_floats():
 
 
 def test_held_out_rows_keep_the_label_shares_of_their_node():
-    # 8 + 4 rows of two labels, a quarter held out: ceil(12 / 4) = 3 = 2 + 1.
-    y = np.array([0] * 8 + [1] * 4)
+    # 7 + 5 rows, a quarter held out: 3 rows, of which 3 * 7/12 = 1.75 and 3 * 5/12 = 1.25 are due.
+    y = np.array([0] * 7 + [1] * 5)
     x = np.arange(24.0).reshape(12, 2)
     federation = from_arrays([(x, y)])
     assert torch.bincount(federation.test.y).tolist() == [2, 1]
-    assert torch.bincount(federation.train.y).tolist() == [6, 3]
+    assert torch.bincount(federation.train.y).tolist() == [5, 4]
     both = torch.cat([federation.train.x, federation.test.x])
     assert sorted(both[:, 0].tolist()) == x[:, 0].tolist()
 

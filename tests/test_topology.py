@@ -195,7 +195,7 @@ def test_spectral_gap_of_metropolis(topology: Graph, nodes: int, gap: float) -> 
     assert graph.spectral_gap(graph.metropolis()) == pytest.approx(gap, abs=2e-6)
 
 
-@pytest.mark.parametrize("nodes", [97, 200])
+@pytest.mark.parametrize("nodes", [97, 500])
 def test_lanczos_stays_right_when_it_runs_to_the_end(
     nodes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +315,11 @@ def test_custom_drops_weights_and_self_loops_and_keeps_directions() -> None:
     graph.add_weighted_edges_from([(0, 1, 5.0), (1, 2, 0.1), (2, 0, 1.0), (2, 2, 1.0)])
     assert links(Custom(graph).graph(3, 0, 0)) == {(0, 1), (1, 2), (2, 0)}
     Custom(graph).check(3)
+    # Read at once: a later change of the graph is no change of the topology.
+    topology = Custom(graph)
+    graph.add_edge(0, 2)
+    assert topology.senders == ((2,), (0,), (1,))
+    assert topology == Custom(nx.DiGraph([(2, 0), (0, 1), (1, 2)])) != Custom(graph)
     twice = nx.MultiGraph([(0, 1), (0, 1)])
     assert links(Custom(twice).graph(2, 0, 0)) == {(0, 1), (1, 0)}
 

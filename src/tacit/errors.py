@@ -1,4 +1,4 @@
-"""What can go wrong, as a tree. Every message is one sentence: the field, what was given, what is allowed.
+"""What can go wrong, as a tree. A message names the field, what was given and what is allowed.
 
 TacitError
 ├── InputError         a field, a file or a name that cannot be used (also a ValueError)

@@ -53,7 +53,8 @@ class Layout:
         """The layout of ``module``; parameters that share storage (tied weights) appear once."""
         entries: list[Entry] = []
         offset = 0
-        tensors = [(name, p, True) for name, p in module.named_parameters() if p.requires_grad]
+        tensors: list[tuple[str, Tensor, bool]] = []
+        tensors += [(name, p, True) for name, p in module.named_parameters() if p.requires_grad]
         saved = module.state_dict().keys()
         tensors += [
             (name, buffer, False)
@@ -82,14 +83,12 @@ class Layout:
         tensors = dict(module.named_parameters()) | dict(module.named_buffers())
         return torch.cat([tensors[e.name].detach().reshape(-1) for e in self.entries])
 
-    def bind(self, module: nn.Module, vector: Tensor, gradient: Tensor | None = None) -> None:
-        """Make the module's tensors views of ``vector`` (d,), and their gradients of ``gradient``."""
+    def bind(self, module: nn.Module, vector: Tensor) -> None:
+        """Make the module's tensors views of ``vector`` (d,)."""
         tensors = dict(module.named_parameters()) | dict(module.named_buffers())
         for entry in self.entries:
             tensor = tensors[entry.name]
             tensor.data = vector[entry.slice].view(entry.shape)
-            if gradient is not None and entry.trained:
-                tensor.grad = gradient[entry.slice].view(entry.shape)
 
     def module(self, template: nn.Module, vector: Tensor) -> nn.Module:
         """A copy of ``template`` that holds the values of ``vector`` (d,)."""
@@ -142,8 +141,8 @@ def template(model: "nn.Module | type[nn.Module] | object", seed: int) -> nn.Mod
         if not isinstance(module, nn.Module):
             raise InputError(f"model: the function returned {type(module).__name__}, not a Module")
     for part in module.modules():
-        # BatchNorm counts its batches in an int64 buffer. As a float it rides in the vector, so that
-        # no count leaks from one node into the next.
+        # BatchNorm counts its batches in an int64 buffer. As a float it rides in the vector, so
+        # that no count leaks from one node into the next.
         if isinstance(getattr(part, "num_batches_tracked", None), torch.Tensor):
-            part.num_batches_tracked = part.num_batches_tracked.float()  # type: ignore[operator]
+            part.num_batches_tracked = part.num_batches_tracked.float()
     return module

@@ -11,7 +11,7 @@ class Mean:
     """``(1 - sum(w)) * own + sum(w_i * received_i)``.
 
     A server's weights sum to one, so that its own vector drops out (McMahan et al. 2017, algorithm
-    1); a gossip neighbour keeps itself with what the mixing weights leave (Lian et al. 2017, eq. 3).
+    1); a gossip neighbour keeps itself with what the mixing weights leave (Lian et al. 2017).
     """
 
     streams: ClassVar[bool] = True

@@ -3,6 +3,43 @@
 from tacit.algorithms.alone import Alone, Pooled
 from tacit.algorithms.base import Algorithm
 from tacit.algorithms.fedavg import FedAvg, FedSGD
+from tacit.algorithms.feddyn import FedDyn
+from tacit.algorithms.fednova import FedNova
+from tacit.algorithms.fedopt import (
+    FedOpt,
+    ServerAdagrad,
+    ServerAdam,
+    ServerMomentum,
+    ServerOptimizer,
+    ServerYogi,
+)
+from tacit.algorithms.fedprox import FedProx
 from tacit.algorithms.gossip import Gossip
+from tacit.algorithms.personal import Ditto, FedBN, FedPer, FedRep, FineTune
+from tacit.algorithms.pushsum import PushSum
+from tacit.algorithms.scaffold import Scaffold
 
-__all__ = ["Algorithm", "Alone", "FedAvg", "FedSGD", "Gossip", "Pooled"]
+__all__ = [
+    "Algorithm",
+    "Alone",
+    "Ditto",
+    "FedAvg",
+    "FedBN",
+    "FedDyn",
+    "FedNova",
+    "FedOpt",
+    "FedPer",
+    "FedProx",
+    "FedRep",
+    "FedSGD",
+    "FineTune",
+    "Gossip",
+    "Pooled",
+    "PushSum",
+    "Scaffold",
+    "ServerAdagrad",
+    "ServerAdam",
+    "ServerMomentum",
+    "ServerOptimizer",
+    "ServerYogi",
+]

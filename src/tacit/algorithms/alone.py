@@ -30,7 +30,7 @@ class Alone(Algorithm):
 
 @dataclass(frozen=True)
 class Pooled(Algorithm):
-    """One model on all nodes' rows laid together: what federations try to reach without doing it."""
+    """One model on all nodes' rows laid together: what a federation hopes to reach without it."""
 
     exchanges: ClassVar = "nobody"
     pools: ClassVar = True

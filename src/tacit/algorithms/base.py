@@ -50,7 +50,10 @@ class Train(Protocol):
 
     nodes: Ints
     rows: Ints
-    steps: Ints
+
+    @property
+    def steps(self) -> Ints: ...
+
     training: Training
     lr: float
     layout: Layout
@@ -97,7 +100,7 @@ class PeerExchange(Protocol):
     """Every node sends to its neighbours, and aggregates what it receives with its own."""
 
     def __call__(self, models: Tensor, *, push: bool = False) -> Tensor:
-        """Mix (n, d) models; ``push`` uses column-stochastic weights, which directed graphs need."""
+        """Mix (n, d) models; ``push``: by column-stochastic weights, which directed graphs need."""
         ...
 
 

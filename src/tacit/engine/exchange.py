@@ -31,8 +31,7 @@ class StarExchange:
         n: int,
     ) -> None:
         self.aggregation, self.round, self.nodes = aggregation, round, nodes
-        hierarchical = isinstance(topology, Hierarchical)
-        self.groups = topology.group_of(n)[nodes] if hierarchical else None
+        self.groups = topology.group_of(n)[nodes] if isinstance(topology, Hierarchical) else None
         self.bytes = 0
 
     def __call__(self, own: Tensor, received: Updates | Tensor, weight: Tensor) -> Tensor:
@@ -48,12 +47,12 @@ class StarExchange:
         matrix = received if isinstance(received, Tensor) else received.matrix()
         if self.groups is None or self.aggregation.streams:
             return self.aggregation(own, matrix, weight, self.round)
-        return self._by_group(own, matrix, weight)
+        return self._by_group(self.groups, own, matrix, weight)
 
-    def _by_group(self, own: Tensor, matrix: Tensor, weight: Tensor) -> Tensor:
+    def _by_group(self, groups: Ints, own: Tensor, matrix: Tensor, weight: Tensor) -> Tensor:
         heads, shares = [], []
-        for group in np.unique(self.groups):
-            member = torch.from_numpy(np.flatnonzero(self.groups == group))
+        for group in np.unique(groups):
+            member = torch.from_numpy(np.flatnonzero(groups == group))
             share = weight[member].sum()
             heads.append(self.aggregation(own, matrix[member], weight[member] / share, self.round))
             shares.append(share)
@@ -63,16 +62,18 @@ class StarExchange:
 class GraphExchange:
     """``PeerExchange``: every node sends to its neighbours and aggregates what it receives.
 
-    Weights are Metropolis-Hastings where links go both ways, else uniform over what a node receives.
+    Weights are Metropolis-Hastings where links go both ways, else uniform over the received.
     """
 
     def __init__(self, neighbours: Neighbours, aggregation: Aggregation, round: int) -> None:
         self.neighbours, self.aggregation, self.round = neighbours, aggregation, round
         self.bytes = 0
+        self.pushed = False
 
     def __call__(self, models: Tensor, *, push: bool = False) -> Tensor:
         links = self.neighbours
         self.bytes += links.edges * FLOAT_BYTES * models.shape[-1]
+        self.pushed = push
         if push:
             return mix(models, links, links.push(), links.push_own())
         weight = self.weight()
@@ -84,6 +85,13 @@ class GraphExchange:
                 models[receivers], models[senders], weights, self.round
             )
         return result
+
+    def spectral_gap(self) -> float:
+        """1 - |lambda_2| of the mixing matrix that was used last."""
+        links = self.neighbours
+        if self.pushed:
+            return links.spectral_gap(links.push(), links.push_own())
+        return links.spectral_gap(self.weight())
 
     def weight(self) -> np.ndarray:
         """(e,) mixing weight of each link."""

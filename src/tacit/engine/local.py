@@ -48,18 +48,18 @@ class Trainer:
             return self.workers.run(job, weight)
         count, size = len(job.plan.nodes), self.layout.size
         result = torch.zeros(size) if weight is not None else torch.empty(count, size)
-        losses = torch.empty(count)
+        all_losses = torch.empty(count)
 
-        def emit(positions: Ints, vectors: Tensor, found: Tensor) -> None:
+        def emit(positions: Ints, vectors: Tensor, losses: Tensor) -> None:
             at = torch.from_numpy(positions)
-            losses[at] = found
+            all_losses[at] = losses
             if weight is None:
                 result[at] = vectors
             else:
                 result.add_(weight[at] @ vectors)
 
         self.lowering.train(job, np.arange(count), emit)
-        return result, losses
+        return result, all_losses
 
 
 class LocalTrain:

@@ -1,4 +1,4 @@
-"""Carries an experiment out in this process: round after round, measured, checkpointed, resumable."""
+"""Carries an experiment out in this process: rounds, measured, checkpointed, resumable."""
 
 import os
 import time
@@ -24,6 +24,9 @@ from tacit.training.metrics import summary
 from tacit.training.plan import Ints
 
 Row = dict[str, Any]
+
+# The eigenvalues of a mixing matrix of this size take a fraction of a second.
+_MOST_NODES_FOR_A_GAP = 1024
 
 
 class MetricRows(list[Row]):
@@ -180,8 +183,10 @@ class Session:
     def _round(self, round: int) -> Row:
         algorithm, topology = self.experiment.algorithm, self.experiment.plan
         n = self.trainer.split.nodes
-        star = isinstance(topology, Star | Hierarchical)
-        nodes = topology.sample(n, self.experiment.seed, round) if star else np.arange(n)
+        if isinstance(topology, Star | Hierarchical):
+            nodes = topology.sample(n, self.experiment.seed, round)
+        else:
+            nodes = np.arange(n)
         train = LocalTrain(self.trainer, nodes, round)
         exchange = self._exchange(nodes, round)
         self.state, reported = algorithm.round(self.state, train, exchange)
@@ -209,11 +214,14 @@ class Session:
     def _agreement(self, exchange: GraphExchange, round: int) -> Metrics:
         """How far apart the nodes' models are, and how fast the graph brings them together."""
         models = self._models(round)
-        assert models is not None
+        assert models is not None and isinstance(self.experiment.plan, Graph)
         distance = (models - models.mean(0)).square().sum(1).mean().sqrt()
-        if self._spectral_gap is None:
-            self._spectral_gap = exchange.neighbours.spectral_gap(exchange.weight())
-        return {"consensus_distance": float(distance), "spectral_gap": self._spectral_gap}
+        row = {"consensus_distance": float(distance)}
+        if self.experiment.plan.static and len(models) <= _MOST_NODES_FOR_A_GAP:
+            if self._spectral_gap is None:
+                self._spectral_gap = exchange.spectral_gap()
+            row["spectral_gap"] = self._spectral_gap
+        return row
 
     def _evaluate(self, round: int) -> Metrics:
         """Measure the state's models; returns pooled, worst-node and spread values."""

@@ -47,7 +47,7 @@ class SharedMatrix:
 
 @dataclass(frozen=True)
 class _Order:
-    """What a worker is asked to do: a job whose vectors lie in shared memory, some of its positions.
+    """What a worker is asked to do: some positions of a job whose vectors lie in shared memory.
 
     Attributes:
         shapes: of the shared inputs that the job has.
@@ -133,10 +133,10 @@ class Workers:
         waiting = set(range(self.count))
         tries = [1] * self.count
         while waiting:
-            for pipe in multiprocessing.connection.wait([self.pipes[i] for i in waiting]):
-                index = self.pipes.index(pipe)
+            for ready in multiprocessing.connection.wait([self.pipes[i] for i in waiting]):
+                index = self.pipes.index(ready)
                 try:
-                    answer = pickle.loads(pipe.recv_bytes())
+                    answer = pickle.loads(self.pipes[index].recv_bytes())
                 except (EOFError, ConnectionError):
                     if tries[index] == _TRIES:
                         raise TacitError(
@@ -168,29 +168,31 @@ class Workers:
         os._exit(0)
 
     def _work(self, index: int, order: _Order) -> np.ndarray:
-        inputs = {name: self.memory[name].view(shape) for name, shape in order.shapes.items()}
+        inputs: dict[str, Any] = {
+            name: self.memory[name].view(shape) for name, shape in order.shapes.items()
+        }
         job = replace(order.job, split=self.split, **inputs)
         result = self.memory["result"].view(order.result)
-        losses = torch.empty(len(order.job.plan.nodes))
+        all_losses = torch.empty(len(order.job.plan.nodes))
         if order.weight is not None:
             result[index].zero_()
 
-        def emit(positions: Ints, vectors: Tensor, found: Tensor) -> None:
+        def emit(positions: Ints, vectors: Tensor, losses: Tensor) -> None:
             at = torch.from_numpy(positions)
-            losses[at] = found
+            all_losses[at] = losses
             if order.weight is None:
                 result[at] = vectors
             else:
                 result[index] += order.weight[at] @ vectors
 
         self.lowering.train(job, order.positions, emit)
-        return losses[torch.from_numpy(order.positions)].numpy()
+        return all_losses[torch.from_numpy(order.positions)].numpy()
 
 
 def _share_out(steps: Ints, workers: int) -> list[Ints]:
     """Positions for each worker: longest first, each to the worker with the least so far.
 
-    The assignment depends on the plan alone, so that partial sums add up in the same order each time.
+    The assignment depends on the plan alone, so that partial sums always add up in the same order.
     """
     load = [0] * workers
     positions: list[list[int]] = [[] for _ in range(workers)]

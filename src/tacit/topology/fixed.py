@@ -1,6 +1,7 @@
 """Topologies without a server that are the same for every seed."""
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -117,23 +118,28 @@ class DirectedExponential(Graph):
 class Custom(Graph):
     """A graph of one's own; its weights and self loops do not count.
 
-    Attributes:
+    Args:
         network: a ``networkx`` graph whose nodes are 0 to n - 1. Each edge carries messages in both
             directions; in a DiGraph, from its first node to its second.
+
+    Attributes:
+        senders: for each node the ones that it hears, ascending. Unlike the graph that it was read
+            from, it cannot change and compares by value.
 
     Raises:
         InputError: another type, or other labels.
     """
 
-    network: Any
+    network: InitVar[Any]
+    senders: tuple[tuple[int, ...], ...] = field(init=False)
 
-    def __post_init__(self) -> None:
-        if not all(hasattr(self.network, name) for name in ("nodes", "edges", "is_directed")):
+    def __post_init__(self, network: Any) -> None:
+        if not all(hasattr(network, name) for name in ("nodes", "edges", "is_directed")):
             raise InputError(
-                f"topology.network: an object of type {type(self.network).__name__} was given;"
+                f"topology.network: an object of type {type(network).__name__} was given;"
                 " allowed is a networkx graph"
             )
-        labels = set(self.network.nodes)
+        labels = set(network.nodes)
         missing = [label for label in range(len(labels)) if label not in labels]
         if missing:
             raise InputError(
@@ -141,18 +147,24 @@ class Custom(Graph):
                 f" {len(labels) - 1}, but {missing[0]} is not among them;"
                 " networkx.convert_node_labels_to_integers renumbers them"
             )
+        heard: list[set[int]] = [set() for _ in labels]
+        for one, other in network.edges():
+            heard[other].add(int(one))
+            if not network.is_directed():
+                heard[one].add(int(other))
+        senders = tuple(tuple(sorted(others - {node})) for node, others in enumerate(heard))
+        object.__setattr__(self, "senders", senders)
 
-    def __str__(self) -> str:
-        return f"Custom({self.network})"
+    def __repr__(self) -> str:
+        return f"Custom({len(self.senders)} nodes, {sum(map(len, self.senders))} links)"
 
     def fit(self, nodes: int) -> None:
-        if len(self.network.nodes) != nodes:
+        if len(self.senders) != nodes:
             raise InputError(
-                f"topology.network: a graph of {len(self.network.nodes)} nodes was given;"
+                f"topology.network: a graph of {len(self.senders)} nodes was given;"
                 f" allowed is one of {nodes}, the number of nodes with data"
             )
 
     def links(self, nodes: int, seed: int, round: int) -> Links:
-        edges = np.array(list(self.network.edges()), dtype=np.int64).reshape(-1, 2)
-        one, other = edges[:, 0], edges[:, 1]
-        return (one, other) if self.network.is_directed() else both(one, other)
+        senders = np.fromiter(chain.from_iterable(self.senders), dtype=np.int64)
+        return senders, np.repeat(np.arange(nodes), [len(heard) for heard in self.senders])

@@ -10,9 +10,8 @@ from tacit.errors import InputError
 from tacit.randomness import key
 from tacit.topology.neighbours import Ints, Neighbours
 
-Links = tuple[
-    Ints, Ints
-]  # (senders, receivers), in any order; repetitions and self loops are dropped
+# (senders, receivers), in any order; repetitions and self loops do not count.
+Links = tuple[Ints, Ints]
 
 
 class Graph(ABC):

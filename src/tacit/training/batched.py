@@ -1,7 +1,7 @@
-"""Many nodes at once: C slots, each training one node; when a node is done the next takes its slot.
+"""Many nodes at once: C slots, each training one node; a node that is done makes room for the next.
 
-Slots and not padding: a node takes exactly the steps that it would take alone, so that nodes of very
-unequal size cost nothing extra. C is chosen so that the slots' weights stay in the cache.
+Slots and not padding: a node takes exactly the steps that it would take alone, so that nodes of
+very unequal size cost nothing extra. C is chosen so that the slots' weights stay in the cache.
 """
 
 import numpy as np

@@ -32,7 +32,7 @@ class Address:
 
     def apply(self, x: Tensor, p: float) -> Tensor:
         """Inverted dropout on (C, B, ...): zero with probability p, the rest times 1 / (1 - p)."""
-        streams = words(self.stream, self.nodes, self.steps, np.uint64(self.calls))
+        streams = words(self.stream, self.nodes, self.steps, np.array(self.calls))
         self.calls += 1
         if p >= 1:
             return x * 0

@@ -91,7 +91,7 @@ def descend(
     if "correction" in inputs:
         gradient.add_(inputs["correction"])
     if job.frozen is not None:
-        # The optimiser adds weight decay to the gradient; where a weight is frozen they must cancel.
+        # The optimiser adds weight decay to the gradient; for a frozen weight they must cancel.
         gradient = torch.where(job.frozen, -job.training.weight_decay * weight, gradient)
     if job.training.clip_norm is not None:
         clip_rows(gradient, job.training.clip_norm)

@@ -1,8 +1,8 @@
 """Losses, and how a loss over a batch splits into one value per row.
 
-Any function ``loss(output (B, ...), target (B, ...)) -> scalar`` that is a mean over its rows can be
-used. For those that torch ships the value of each row is known, which is what lets many nodes with
-batches of different sizes share one call.
+Any function ``loss(output (B, ...), target (B, ...)) -> scalar`` that is a mean over its rows can
+be used. For those that torch ships the value of each row is known, which is what lets many nodes
+with batches of different sizes share one call.
 """
 
 import copy
@@ -30,7 +30,7 @@ _ROWWISE_OPTIONS = {"label_smoothing", "beta", "delta"}
 
 
 def next_token(output: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of sequences: logits (B, T, V) against tokens (B, T), the mean over positions."""
+    """Cross-entropy of sequences: logits (B, T, V) against tokens (B, T), averaged."""
     return F.cross_entropy(output.flatten(0, -2), target.flatten())
 
 

@@ -186,6 +186,6 @@ def _above_zero(training: Training, name: str) -> None:
 
 
 def clip_rows(gradient: Tensor, norm: float) -> None:
-    """Scale each row of (C, p) in place to at most ``norm``, as ``torch.nn.utils.clip_grad_norm_``."""
+    """Scale each row of (C, p) in place to at most ``norm``, as torch's ``clip_grad_norm_``."""
     length = gradient.norm(dim=1, keepdim=True)
     gradient.mul_((norm / (length + 1e-6)).clamp_(max=1.0))

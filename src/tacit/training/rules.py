@@ -1,8 +1,8 @@
 """Batch rules: how one layer computes for C nodes at once, each with its own weights.
 
 A rule is ``rule(layer, own, context, *inputs)``: ``own`` maps the layer's tensors to stacked
-(C, ...) views, inputs are (C, B, ...). It returns what the layer would, with the node axis in front,
-or ``None`` for a configuration it does not cover, which then runs under ``torch.vmap``.
+(C, ...) views, inputs are (C, B, ...). It returns what the layer would, with the node axis in
+front, or ``None`` for a configuration it does not cover, which then runs under ``torch.vmap``.
 """
 
 from collections.abc import Callable
