@@ -29,7 +29,7 @@ def regression(nodes: int, rows: int = 8) -> list[tuple[np.ndarray, np.ndarray]]
     pairs = []
     for node in range(nodes):
         x = rng.normal(size=(rows, 2)) * (1 + node / nodes)
-        pairs.append((x, x @ np.array([1.0 + node, 2.0 - node]) + rng.normal(size=rows)))
+        pairs.append((x, x @ (np.array([1.0, 2.0]) + 0.3 * rng.normal(size=2))))
     return pairs
 
 
@@ -233,21 +233,25 @@ def test_every_node_finds_the_optimum_of_all_rows(algorithm, topology):
     pairs = regression(6)
     x, y = (np.concatenate(halves) for halves in zip(*pairs, strict=True))
     optimum = np.linalg.lstsq(x, y, rcond=None)[0]
-    schedule = tacit.StepDecay(every=60, factor=0.25)
-    result = tacit.run(
-        experiment(
-            pairs, algorithm=algorithm, topology=topology, rounds=360, evaluate_every=360,
-            training=tacit.SGD(lr=0.1, batch_size=None, steps=1, schedule=schedule),
-        )
-    )  # fmt: skip
-    # Nodes differ by about lr G / gap (Yuan, Ling, Yin 2016, lemma 1), where G is the largest
-    # gradient of a node at the optimum; the smallest gap, that of the directed ring of 6, is
-    # 1 - cos(30 degrees) = 0.13, and the last learning rate 0.1 / 4^5.
+    rounds = 150
+
+    def schedule(round, rounds):
+        return 1 / (1 + round / 10)
+
+    training = tacit.SGD(lr=0.1, batch_size=None, steps=1, schedule=schedule)
+    plan = experiment(pairs, algorithm=algorithm, topology=topology, training=training)
+    result = tacit.run(plan.replace(rounds=rounds, evaluate_every=rounds))
+    # Nodes stay about lr G / gap from the optimum (Yuan, Ling, Yin 2016, section 2), where G is the
+    # largest gradient of a node there; the smallest gap, the directed ring's, is 1 - cos(30 degrees).
     largest = max(np.linalg.norm(gradient(pair, optimum)) for pair in pairs)
-    tolerance = 0.1 / 4**5 * largest / 0.13
-    assert tolerance < 0.02
+    tolerance = training.lr_at(rounds, rounds) * largest / 0.134
+    # Without averaging a node ends at its own optimum, which is farther away.
+    own = [np.linalg.lstsq(*pair, rcond=None)[0] for pair in pairs]
+    assert tolerance < min(np.linalg.norm(own - optimum, axis=1))
+    print(tolerance, own-optimum, np.linalg.norm(models_of(result) - optimum, axis=1).max())
     assert np.linalg.norm(models_of(result) - optimum, axis=1).max() < tolerance
     distance = [row["consensus_distance"] for row in result.metrics]
+    print(distance[0],distance[-1])
     assert distance[-1] < distance[0] / 50
 
 

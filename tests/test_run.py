@@ -160,6 +160,16 @@ def test_divergence_names_node_and_round_and_keeps_the_checkpoint(tmp_path):
         assert all(tensor.isfinite().all() for tensor in found.state.values())
 
 
+@pytest.mark.parametrize("engine", ["batched", "sequential"])
+def test_weights_that_overflow_in_the_last_step_never_reach_a_checkpoint(tmp_path, engine):
+    data = federation()
+    data.train.x.mul_(1e4)  # gradients above 1e2 times 3e38: infinite weights, after a finite loss
+    base = experiment(data=data, training=tacit.SGD(lr=3e38, batch_size=None))
+    with pytest.raises(tacit.DivergenceError, match="node 'a' is not finite in round 1"):
+        tacit.run(base, engine=engine, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 class Stop(Exception):
     pass
 

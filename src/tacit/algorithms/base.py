@@ -122,6 +122,14 @@ class Algorithm:
     def check(self, layout: Layout, training: Training) -> None:
         """Refuse a model or training that the algorithm cannot work with, by ``InputError``."""
 
+    def sends(self, layout: Layout) -> dict[str, int]:
+        """What a node sends to each receiver in a round: its name, and how many numbers it has."""
+        return {"model": layout.size}
+
+    def keeps(self, layout: Layout) -> tuple[str, ...]:
+        """What a node learns for itself and never sends, in words."""
+        return ()
+
     def init(self, start: Tensor, nodes: int, layout: Layout) -> State:
         """The state before the first round, from the (d,) initial model."""
         raise NotImplementedError

@@ -36,6 +36,9 @@ class FedDyn(Algorithm):
         allowed = "any number above 0"
         require(0 < self.alpha < math.inf, "algorithm.alpha", self.alpha, allowed)
 
+    def keeps(self, layout: Layout) -> tuple[str, ...]:
+        return ("what it knows of its own gradient",)
+
     def init(self, start: Tensor, nodes: int, layout: Layout) -> State:
         return {
             "model": start,

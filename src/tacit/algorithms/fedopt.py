@@ -55,7 +55,7 @@ class ServerMomentum(ServerOptimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _share("momentum", self.momentum)
+        _check_decay("momentum", self.momentum)
 
     def init(self, size: int) -> State:
         return {"velocity": torch.zeros(size)}
@@ -81,7 +81,7 @@ class Adaptive(ServerOptimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _share("beta1", self.beta1)
+        _check_decay("beta1", self.beta1)
         require(0 < self.tau < math.inf, "algorithm.optimizer.tau", self.tau, "any number above 0")
 
     def init(self, size: int) -> State:
@@ -119,7 +119,7 @@ class ServerAdam(Adaptive):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _share("beta2", self.beta2)
+        _check_decay("beta2", self.beta2)
 
     def accumulate(self, square: Tensor, new: Tensor) -> Tensor:
         return self.beta2 * square + (1 - self.beta2) * new
@@ -175,5 +175,5 @@ class FedOpt(Algorithm):
         return state["model"]
 
 
-def _share(name: str, value: float) -> None:
+def _check_decay(name: str, value: float) -> None:
     require(0 <= value < 1, f"algorithm.optimizer.{name}", value, "0 up to below 1")

@@ -1,4 +1,5 @@
-"""FedProx: Li et al., "Federated optimization in heterogeneous networks", MLSys 2020, algorithm 2."""
+"""FedProx: Li et al., "Federated optimization in heterogeneous networks", MLSys 2020,
+algorithm 2."""
 
 import math
 from dataclasses import dataclass

@@ -19,6 +19,9 @@ class FineTune(FedAvg):
     Every measurement trains all nodes once: ``Experiment.evaluate_every`` says how often.
     """
 
+    def keeps(self, layout: Layout) -> tuple[str, ...]:
+        return ("its fine-tuned model",)
+
     def models(self, state: State, train: Train) -> Tensor:
         return train(state["model"]).matrix()
 
@@ -43,6 +46,9 @@ class Ditto(FedAvg):
 
     def __post_init__(self) -> None:
         require(self.lam >= 0, "algorithm.lam", self.lam, "0 or more")
+
+    def keeps(self, layout: Layout) -> tuple[str, ...]:
+        return ("its personal model",)
 
     def init(self, start: Tensor, nodes: int, layout: Layout) -> State:
         return {"model": start, "personal": start.repeat(nodes, 1)}
@@ -79,6 +85,13 @@ class PartlyShared(FedAvg):
                 f"algorithm: {self} leaves no trained layer to share;"
                 " name fewer layers, or use Alone()"
             )
+
+    def sends(self, layout: Layout) -> dict[str, int]:
+        return {"shared layers": int((~self.mask(layout)).sum())}
+
+    def keeps(self, layout: Layout) -> tuple[str, ...]:
+        mask = self.mask(layout)
+        return tuple(f"the layer {e.name}" for e in layout.entries if mask[e.slice].all())
 
     def init(self, start: Tensor, nodes: int, layout: Layout) -> State:
         return {"model": start, "personal": start[self.mask(layout)].repeat(nodes, 1)}

@@ -27,6 +27,9 @@ class PushSum(Algorithm):
 
     exchanges: ClassVar = "peers"
 
+    def sends(self, layout: Layout) -> dict[str, int]:
+        return {"model": layout.size, "push-sum weight": 1}
+
     def init(self, start: Tensor, nodes: int, layout: Layout) -> State:
         return {"numerator": start.repeat(nodes, 1), "weight": torch.ones(nodes, 1)}
 

@@ -18,7 +18,7 @@ from tacit.training.plan import Ints
 
 @dataclass(frozen=True)
 class Scaffold(Algorithm):
-    """Nodes step along their gradient - c_i + c, which keeps them from drifting to their own optimum.
+    """Nodes follow their gradient - c_i + c, which keeps them from drifting to their own optimum.
 
     A control c_i estimates the node's gradient, c their mean over all nodes. Every node counts
     alike, however many rows it has: the optimum is that of the mean of the nodes' losses. Controls
@@ -45,6 +45,9 @@ class Scaffold(Algorithm):
                 f"training: {training!r} was given; Scaffold needs SGD without momentum and"
                 " clip_norm, because it reads gradients off the steps that nodes took"
             )
+
+    def sends(self, layout: Layout) -> dict[str, int]:
+        return {"model": layout.size, "control": layout.trained}
 
     def init(self, start: Tensor, nodes: int, layout: Layout) -> State:
         return {

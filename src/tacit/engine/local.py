@@ -11,7 +11,7 @@ from tacit.engine.workers import Workers
 from tacit.errors import DivergenceError
 from tacit.layout import Layout
 from tacit.randomness import key
-from tacit.training.job import Job, Lowering
+from tacit.training.job import Job, Lowering, diverged_to_nan
 from tacit.training.optimizers import Training
 from tacit.training.plan import Ints, Plan
 
@@ -52,7 +52,7 @@ class Trainer:
 
         def emit(positions: Ints, vectors: Tensor, losses: Tensor) -> None:
             at = torch.from_numpy(positions)
-            all_losses[at] = losses
+            all_losses[at] = diverged_to_nan(vectors, losses)
             if weight is None:
                 result[at] = vectors
             else:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from tacit.errors import TacitError
-from tacit.training.job import Job, Lowering
+from tacit.training.job import Job, Lowering, diverged_to_nan
 from tacit.training.plan import Ints
 
 _INPUTS = ("start", "anchor", "correction")
@@ -179,7 +179,7 @@ class Workers:
 
         def emit(positions: Ints, vectors: Tensor, losses: Tensor) -> None:
             at = torch.from_numpy(positions)
-            all_losses[at] = losses
+            all_losses[at] = diverged_to_nan(vectors, losses)
             if order.weight is None:
                 result[at] = vectors
             else:

@@ -98,6 +98,11 @@ def descend(
     job.training.step(weight, gradient, state, job.lr)
 
 
+def diverged_to_nan(vectors: Tensor, losses: Tensor) -> Tensor:
+    """The (c,) losses, NaN where the last step left a (c, d) vector that is not finite."""
+    return torch.where(vectors.sum(1).isfinite(), losses, torch.nan)
+
+
 def split_idle(plan: Plan, positions: Ints) -> tuple[Ints, Ints]:
     """Positions with steps to take, most steps first, and those without."""
     steps = plan.steps[positions]

@@ -1,0 +1,289 @@
+"""What an experiment discloses: who receives which bytes in which form, before anything runs."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tacit.data import Federation
+from tacit.experiment import Experiment
+from tacit.topology import Graph, Hierarchical, Neighbours, Star
+
+_FLOAT_BYTES = 4  # numbers travel as float32
+_ATTACKS = (
+    "may reconstruct training rows (gradient inversion: Zhu, Liu, Han, NeurIPS 2019) or tell"
+    " whether a certain row was among them (membership inference: Shokri et al., IEEE S&P 2017)"
+)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One kind of message that a run sends.
+
+    Attributes:
+        sender: who sends it.
+        receiver: who receives and can read it.
+        what: its content.
+        when: how often one party sends it.
+        message_bytes: size of one.
+        messages: how many all parties send in the whole run.
+        round_bytes: what all of them take in a round, on average; 0 for what travels only once.
+        form: how it travels.
+        guarantee: what its form promises about the rows behind it.
+    """
+
+    sender: str
+    receiver: str
+    what: str
+    when: str
+    message_bytes: int
+    messages: int
+    round_bytes: float
+    form: str = "in the clear"
+    guarantee: str = "none"
+
+    @property
+    def bytes(self) -> int:
+        return self.messages * self.message_bytes
+
+
+@dataclass(frozen=True)
+class Disclosure:
+    """Who sees what in a run.
+
+    Attributes:
+        title: the plan in one line.
+        rows: the kinds of messages.
+        sentences: who can read what from them, what nobody receives, and what it comes to.
+    """
+
+    title: str
+    rows: tuple[Message, ...]
+    sentences: tuple[str, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Sent by all parties in the whole run."""
+        return sum(row.bytes for row in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        rows = [dataclasses.asdict(row) | {"bytes": row.bytes} for row in self.rows]
+        return {
+            "title": self.title,
+            "rows": rows,
+            "sentences": list(self.sentences),
+            "bytes": self.bytes,
+        }
+
+    def to_text(self) -> str:
+        """For a terminal: a block for each kind of message, then the sentences."""
+        lines = [self.title, ""]
+        for row in self.rows:
+            size = f"{readable(row.message_bytes)} a message, {readable(row.bytes)} in all"
+            lines += [
+                f"{row.sender} -> {row.receiver}: {row.what}",
+                f"    {row.when}; {size}; {row.form}; guarantee: {row.guarantee}",
+            ]
+        if not self.rows:
+            lines.append("No message is sent.")
+        return "\n".join([*lines, "", *(f"- {sentence}" for sentence in self.sentences)])
+
+
+def explain(experiment: Experiment) -> Disclosure:
+    """Who receives which bytes in which form, under this topology and algorithm.
+
+    Cohorts and graphs are functions of the seed, so that the messages are counted and not
+    estimated: they are those of the run.
+
+    Raises:
+        InputError: a plan that cannot work, with the reason.
+        ContractError: the nodes' data do not fit together.
+    """
+    experiment.check()
+    algorithm, plan, data = experiment.algorithm, experiment.plan, experiment.data
+    if algorithm.pools:
+        rows, seen = _pooled(data)
+    elif algorithm.exchanges == "nobody":
+        rows, seen = [], ["Nobody sees anything: nothing leaves any node, models included."]
+    elif isinstance(plan, Graph):
+        rows, seen = _graph(experiment, plan)
+    else:
+        assert plan is not None
+        rows, seen = _star(experiment, plan)
+    if rows:
+        seen.append(
+            "An outsider on the wire: between machines, whoever listens reads the same bytes, for"
+            " no protection encrypts them. A simulation in one process sends nothing over a wire."
+        )
+    if not algorithm.pools:
+        seen += _at_home(experiment)
+    disclosed = Disclosure(_title(experiment), tuple(rows), ())
+    total = (
+        f"In all: {readable(disclosed.bytes)} in {experiment.rounds:,} rounds, from all parties."
+    )
+    return dataclasses.replace(disclosed, sentences=(*seen, total))
+
+
+def readable(size: float) -> str:
+    """A number of bytes for people: "512 B", "8.46 kB", "2.03 MB" (powers of 1,000)."""
+    if size < 1000:
+        return f"{size:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+    return f"{size / 1000:,.3g} TB"
+
+
+def plan_name(experiment: Experiment) -> str:
+    """The algorithm and the topology, with what differs from their defaults: "FedAvg, Star"."""
+    parts: list[Any] = [experiment.algorithm]
+    if experiment.algorithm.exchanges != "nobody":
+        parts.append(experiment.plan)
+    return ", ".join(map(_brief, parts))
+
+
+def _brief(part: Any) -> str:
+    if not dataclasses.is_dataclass(part):
+        return str(part)
+    given = [
+        f"{field.name}={getattr(part, field.name)!r}"
+        for field in dataclasses.fields(part)
+        if getattr(part, field.name) != field.default
+    ]
+    return type(part).__name__ + (f"({', '.join(given)})" if given else "")
+
+
+def _title(experiment: Experiment) -> str:
+    data = experiment.data
+    return (
+        f"{plan_name(experiment)}: {data.name}, {data.nodes:,} nodes, {experiment.rounds:,} rounds"
+    )
+
+
+def _messages(
+    experiment: Experiment, sender: str, receiver: str, when: str, count: int, whose: str
+) -> list[Message]:
+    """What the algorithm sends, over one kind of link that is used ``count`` times in all."""
+    return [
+        Message(
+            sender, receiver, f"{whose} {name} ({numbers:,} numbers)", when,
+            numbers * _FLOAT_BYTES, count, count * numbers * _FLOAT_BYTES / experiment.rounds,
+        )
+        for name, numbers in experiment.algorithm.sends(experiment.layout).items()
+    ]  # fmt: skip
+
+
+def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Message], list[str]]:
+    n, rounds = experiment.data.nodes, experiment.rounds
+    cohorts = [plan.sample(n, experiment.seed, round) for round in range(rounds)]
+    count = sum(map(len, cohorts))
+    if plan.cohort is None:
+        when = "every round"
+    else:
+        about = "about " if plan.sampling == "poisson" else ""
+        when = f"each time that it is drawn ({about}{plan.cohort:,} of {n:,} nodes a round)"
+    if isinstance(plan, Star):
+        rows = _messages(experiment, "each node", "the server", when, count, "its")
+        rows += _messages(experiment, "the server", "each node", when, count, "the shared")
+        sees = [
+            "The server sees every update in the clear, and knows from which node it came."
+            f" No protection: from an update it {_ATTACKS}.",
+            "A node sees what the server makes of a round's updates, and no other node's update.",
+        ]
+    else:
+        groups = [np.unique(plan.group_of(n)[nodes], return_counts=True)[1] for nodes in cohorts]
+        used = sum(map(len, groups))
+        head, top = "its group's aggregator", "the top server"
+        often = "every round in which its group has a node"
+        rows = _messages(experiment, "each node", head, when, count, "its")
+        rows += _messages(experiment, "each aggregator", top, often, used, "the group's")
+        rows += _messages(experiment, top, "each aggregator", often, used, "the shared")
+        rows += _messages(experiment, "each aggregator", "its nodes", when, count, "the shared")
+        sees = [
+            f"A group's aggregator ({plan.groups:,} of them) sees every update of its own nodes in"
+            f" the clear. No protection: from an update it {_ATTACKS}.",
+            "The top server sees one aggregate per group, and no single node's update.",
+            "A node sees what comes down from the top, and no other node's update.",
+        ]
+        if any(1 in sizes for sizes in groups):
+            sees.append(
+                "In some rounds a group has a single node: there the top server sees its update."
+            )
+    if any(0 < len(np.unique(nodes)) <= 2 for nodes in cohorts):
+        sees.append(
+            "Some rounds have one or two nodes: what the server makes of one update gives it away"
+            " to whoever receives it, and of two, each can take its own out to see the other's."
+        )
+    return rows, sees
+
+
+def _graph(experiment: Experiment, plan: Graph) -> tuple[list[Message], list[str]]:
+    n, seed, rounds = experiment.data.nodes, experiment.seed, experiment.rounds
+    first = plan.graph(n, seed, 0)
+    if plan.static:
+        count = first.edges * rounds
+    else:
+        count = sum(plan.graph(n, seed, round).edges for round in range(rounds))
+    degree = first.out_degree
+    weight = first.metropolis() if first.symmetric else first.uniform()
+    rows = _messages(experiment, "each node", "each neighbour", "every round", count, "its")
+    span = f"{degree.min()}"
+    if degree.min() < degree.max():
+        span += f" to {degree.max()} (on average {degree.mean():.3g})"
+    then = "" if plan.static else " in the first round"
+    sees = [
+        f"A node's neighbours, {span} of the {n - 1:,} other nodes{then}, see its model in the"
+        " clear. No protection: from a model and its changes a neighbour "
+        f"{_ATTACKS}.",
+        "There is no server: only whoever has all others as neighbours sees all models.",
+    ]
+    if not plan.static:
+        reach = Neighbours.of(n, *plan.union(n, seed)).out_degree
+        sees.append(
+            f"The graph changes from round to round: over the run up to {reach.max():,} of the"
+            f" {n - 1:,} other nodes come to see a node's model."
+        )
+    gap = first.spectral_gap(weight)
+    sees.append(
+        f"The graph's spectral gap is {gap:.3g}{then}"
+        " (1: all agree after one exchange; near 0: news travels slowly)."
+    )
+    return rows, sees
+
+
+def _pooled(data: Federation) -> tuple[list[Message], list[str]]:
+    train = data.train
+    size = train.x.nbytes + train.y.nbytes
+    rows = [
+        Message(
+            f"node {name}", "whoever pools", f"all its training rows ({len(y):,})",
+            "once, before the first round", x.nbytes + y.nbytes, 1, 0.0,
+        )
+        for name, (x, y) in zip(data.names, train.parts(), strict=True)
+    ]  # fmt: skip
+    return rows, [
+        f"Whoever pools sees every row of every node in the clear: {len(train.y):,} rows,"
+        f" {readable(size)}. This is what a federation avoids; it is here to compare with."
+    ]
+
+
+def _at_home(experiment: Experiment) -> list[str]:
+    """What never leaves a node, and what does beside the messages of the rounds."""
+    data = experiment.data
+    targets = {"classification": "labels", "regression": "target values", "sequence": "texts"}
+    kept = "".join(f", {what}" for what in experiment.algorithm.keeps(experiment.layout))
+    told = [
+        "Before the first round, where the inputs were standardised the federated way: each node's"
+        " count, sum and sum of squares of every input column left it in the clear."
+    ]
+    if not data.train.x.is_floating_point():
+        told = []
+    return [
+        f"Never leaves a node: its rows, its {targets[data.task]}{kept}.",
+        *told,
+        "For the report, whoever runs the experiment also learns each node's number of rows,"
+        " training loss and test scores; a deployment that must hide these has to leave them out.",
+    ]

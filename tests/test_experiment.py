@@ -1,0 +1,141 @@
+"""What cannot work is refused before anything runs, with one sentence."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from small import experiment, federation
+from torch import nn
+
+import tacit
+from tacit.data.federation import Split
+
+
+def refused(message: str, **changes):
+    """Neither construction nor check may let this pass, and nothing may have run."""
+    with pytest.raises(tacit.InputError, match=message) as error:
+        tacit.run(experiment(**changes), on_round=lambda row: pytest.fail("a round ran"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rounds": 0}, "rounds: 0 was given; allowed is 1 or more"),
+        ({"rounds": 2.5}, "rounds: 2.5 was given"),
+        ({"evaluate_every": 0}, "evaluate_every: 0 was given"),
+        ({"training": "sgd"}, "training: 'sgd' was given"),
+        ({"algorithm": "fedavg"}, "algorithm: 'fedavg' was given"),
+        ({"topology": "ring"}, "topology: 'ring' was given"),
+        ({"loss": None}, "loss: None was given; allowed is a function"),
+        ({"model": 3}, "model: 3 was given; allowed is a function"),
+        ({"data": [1, 2]}, r"data: \[1, 2\] was given"),
+        ({"protection": ["noise"]}, "protection: .*this version has no protections"),
+        ({"topology": tacit.Ring()}, "FedAvg needs a server; use Star"),
+        ({"algorithm": tacit.Gossip(), "topology": tacit.Star()}, "Gossip works without a server"),
+        ({"algorithm": tacit.Gossip(), "topology": tacit.DirectedRing()}, "use PushSum"),
+    ],
+)
+def test_fields_that_do_not_fit(changes, message):
+    refused(message, **changes)
+
+
+@pytest.mark.parametrize(
+    ("cohort", "message"),
+    [(-1, "topology.cohort: -1 was given"), (6, "topology.cohort: 6 .* allowed is 1 to 5")],
+)
+def test_cohorts_that_cannot_be_filled(cohort, message):
+    with pytest.raises(tacit.InputError, match=message):
+        tacit.run(experiment(topology=tacit.Star(cohort=cohort)))
+
+
+def test_a_disconnected_graph():
+    import networkx as nx
+
+    parts = nx.Graph([(0, 1), (2, 3), (3, 4)])
+    refused("5 nodes in 2 parts", algorithm=tacit.Gossip(), topology=tacit.Custom(parts))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda: nn.Linear(5, 2), r"inputs of shape \(2, 4\)"),
+        (lambda: nn.Linear(4, 1), r"output of shape \(2, 1\) and targets of shape \(2,\)"),
+        (
+            lambda: nn.Sequential(nn.Linear(4, 4), nn.Unflatten(1, (2, 2))),
+            r"output of shape \(2, 2, 2\) and targets of shape \(2,\)",
+        ),
+        (lambda: nn.Flatten(), "no parameter that requires a gradient"),
+    ],
+)
+def test_a_model_that_does_not_fit(model, message):
+    refused(message, model=model)
+
+
+def test_too_few_outputs_for_the_classes():
+    data = federation()
+    data.train.y[0] = 2
+    wide = tacit.data.Federation(data.train, data.test, data.names, data.task, 3)
+    refused("but there are 3 classes", data=wide)
+
+
+def test_a_regression_output_of_another_shape():
+    data = federation()
+    train, test = (Split(s.x, s.x[:, :1].clone(), s.offsets) for s in (data.train, data.test))
+    values = tacit.data.Federation(train, test, data.names, "regression", 0)
+    flat = lambda: nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))  # noqa: E731
+    refused("in regression they must be equal", data=values, model=flat, loss=nn.MSELoss())
+
+
+def test_a_loss_per_row():
+    rows = functools.partial(nn.functional.cross_entropy, reduction="none")
+    refused(r"loss: it returns \(2,\); allowed is one number", loss=rows)
+
+
+def test_labels_out_of_range_and_values_that_are_not_finite():
+    data = federation()
+    data.train.y[3] = 7
+    data.train.x[25, 1] = torch.nan
+    with pytest.raises(tacit.ContractError) as error:
+        tacit.run(experiment(data=data))
+    assert len(error.value.differences) == 2
+    assert "node 'a'" in str(error.value)
+    assert "node 'b'" in str(error.value)
+
+
+def test_an_empty_federation():
+    with pytest.raises(tacit.InputError, match="the federation is empty"):
+        tacit.data.from_arrays([])
+    with pytest.raises(tacit.InputError, match="the federation is empty"):
+        tacit.data.from_arrays([(np.zeros((0, 3)), np.zeros(0, dtype=int))])
+
+
+def test_an_engine_that_does_not_exist():
+    with pytest.raises(tacit.InputError, match="engine: 'ray' was given"):
+        tacit.run(experiment(), engine="ray")
+
+
+def test_the_digest_is_that_of_the_content():
+    base = experiment()
+    assert base.digest() == experiment().digest()
+    shifted = federation()
+    shifted.train.x[0, 0] += 1e-3
+    others = [
+        base.replace(seed=1),
+        base.replace(rounds=5),
+        base.replace(training=tacit.SGD(lr=0.2, batch_size=8)),
+        base.replace(algorithm=tacit.FedAvg(uniform=True)),
+        base.replace(topology=tacit.Star(cohort=3)),
+        base.replace(loss=nn.functional.nll_loss),
+        base.replace(model=lambda: nn.Linear(4, 2)),
+        base.replace(data=shifted),
+    ]
+    assert len({other.digest() for other in [base, *others]}) == 9
+
+
+def test_a_module_may_stand_for_the_function_and_is_not_changed():
+    module = nn.Linear(4, 2)
+    before = module.weight.clone()
+    tacit.run(experiment(model=module, rounds=2))
+    assert torch.equal(module.weight, before)

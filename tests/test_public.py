@@ -1,0 +1,36 @@
+"""The names that users meet: a change here is a change of the interface."""
+
+import subprocess
+import sys
+
+import tacit
+
+NAMES = """
+SGD Adam Alone CheckpointError Complete ContractError Cosine Custom DirectedExponential DirectedRing
+DivergenceError Epidemic ErdosRenyi Experiment Exponential FedAvg FedSGD Gossip Hierarchical
+Hypercube InputError Mean MissingDataError Pairwise Pooled RandomRegular Result Ring SmallWorld Star
+StepDecay TacitError TimeVarying Torus data models next_token run
+"""
+
+
+def test_the_list_of_public_names():
+    assert sorted(dir(tacit)) == sorted(NAMES.split())
+
+
+def test_every_public_name_is_documented():
+    for name in dir(tacit):
+        assert getattr(tacit, name).__doc__, name
+
+
+def test_importing_tacit_imports_nothing_heavy():
+    heavy = "torch numpy sklearn polars matplotlib networkx jinja2 rich typer"
+    code = f"import sys, tacit; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_using_tacit_adds_little_to_torch():
+    heavy = "sklearn polars matplotlib jinja2 rich typer pandas"
+    code = f"import sys, tacit; tacit.run; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
