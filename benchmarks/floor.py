@@ -5,6 +5,7 @@ come as row numbers, so that both sides see the same rows in the same order; dra
 part of the floor's time.
 """
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -24,8 +25,8 @@ class Floor:
     """
 
     def __init__(self, module: nn.Module, loss: Loss, lr: float, split: Split) -> None:
-        self.module, self.loss, self.split = module, loss, split
-        parameters = list(module.parameters())
+        self.module, self.loss, self.split = copy.deepcopy(module), loss, split
+        parameters = list(self.module.parameters())
         self.vector = nn.utils.parameters_to_vector(parameters).detach()
         nn.utils.vector_to_parameters(self.vector, parameters)
         self.optimizer = torch.optim.SGD(parameters, lr=lr)

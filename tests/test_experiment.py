@@ -5,10 +5,10 @@ import functools
 import numpy as np
 import pytest
 import torch
-from small import experiment, federation
 from torch import nn
 
 import tacit
+from small import experiment, federation
 from tacit.data.federation import Split
 
 

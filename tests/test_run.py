@@ -54,6 +54,16 @@ def test_both_engines_and_any_number_of_workers_give_the_same_model(algorithm):
             torch.testing.assert_close(batched.vectors, other.vectors, atol=1e-6, rtol=1e-5)
 
 
+def test_a_schedule_sets_the_learning_rate_of_a_round():
+    base = experiment(algorithm=tacit.FedSGD(), rounds=2, training=tacit.SGD(lr=0.4))
+    decayed = tacit.SGD(lr=0.4, schedule=tacit.StepDecay(every=1, factor=0.5))
+    first = tacit.run(base.replace(rounds=1))
+    second = tacit.run(base.replace(training=decayed))
+    # The second round at half the rate moves half as far as it would at the whole one.
+    whole = vector(tacit.run(base)) - vector(first)
+    torch.testing.assert_close(vector(second) - vector(first), whole / 2, atol=1e-6, rtol=1e-5)
+
+
 def test_what_a_result_holds():
     result = tacit.run(experiment(evaluate_every=3))
     assert [row["round"] for row in result.metrics] == [1, 2, 3, 4]

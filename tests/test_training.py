@@ -17,7 +17,7 @@ from tacit.training.batched import Batched
 from tacit.training.job import Job
 from tacit.training.losses import next_token
 from tacit.training.lowering import choose, least_batch
-from tacit.training.optimizers import SGD, Adam
+from tacit.training.optimizers import SGD, Adam, Cosine, StepDecay
 from tacit.training.plan import Plan
 from tacit.training.sequential import Sequential
 
@@ -277,6 +277,17 @@ def test_proximal_term_correction_and_frozen_weights(kind):
         step = g + 0.5 * (start - anchor) + correction[node] + 0.3 * start
         expected = torch.where(frozen, start, start - 0.1 * step)
         torch.testing.assert_close(ends[node], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_schedules():
+    # Half a cosine from 1 to 0.2 over 4 rounds: at round 2 the cosine is 0, so (1 + 0.2) / 2.
+    cosine = SGD(lr=2.0, schedule=Cosine(final=0.2))
+    assert [cosine.lr_at(round, 4) for round in (0, 2)] == pytest.approx([2.0, 1.2])
+    steps = SGD(lr=8.0, schedule=StepDecay(every=2, factor=0.5))
+    assert [steps.lr_at(round, 9) for round in range(5)] == [8, 8, 4, 4, 2]
+    for wrong in (partial(Cosine, final=2), partial(StepDecay, every=0), partial(StepDecay, 1, 0)):
+        with pytest.raises(ValueError, match="schedule"):
+            wrong()
 
 
 def test_dropout_masks_differ_by_node_step_and_round():

@@ -169,7 +169,7 @@ def _messages(
     """What the algorithm sends, over one kind of link that is used ``count`` times in all."""
     return [
         Message(
-            sender, receiver, f"{whose} {name} ({numbers:,} numbers)", when,
+            sender, receiver, f"{whose} {name} ({numbers:,} number{'s'[: numbers > 1]})", when,
             numbers * _FLOAT_BYTES, count, count * numbers * _FLOAT_BYTES / experiment.rounds,
         )
         for name, numbers in experiment.algorithm.sends(experiment.layout).items()
@@ -187,7 +187,7 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
         when = f"each time that it is drawn ({about}{plan.cohort:,} of {n:,} nodes a round)"
     if isinstance(plan, Star):
         rows = _messages(experiment, "each node", "the server", when, count, "its")
-        rows += _messages(experiment, "the server", "each node", when, count, "the shared")
+        rows += _messages(experiment, "the server", "each node", when, count, "the new")
         sees = [
             "The server sees every update in the clear, and knows from which node it came."
             f" No protection: from an update it {_ATTACKS}.",
@@ -200,8 +200,8 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
         often = "every round in which its group has a node"
         rows = _messages(experiment, "each node", head, when, count, "its")
         rows += _messages(experiment, "each aggregator", top, often, used, "the group's")
-        rows += _messages(experiment, top, "each aggregator", often, used, "the shared")
-        rows += _messages(experiment, "each aggregator", "its nodes", when, count, "the shared")
+        rows += _messages(experiment, top, "each aggregator", often, used, "the new")
+        rows += _messages(experiment, "each aggregator", "its nodes", when, count, "the new")
         sees = [
             f"A group's aggregator ({plan.groups:,} of them) sees every update of its own nodes in"
             f" the clear. No protection: from an update it {_ATTACKS}.",
@@ -256,16 +256,11 @@ def _graph(experiment: Experiment, plan: Graph) -> tuple[list[Message], list[str
 
 def _pooled(data: Federation) -> tuple[list[Message], list[str]]:
     train = data.train
-    size = train.x.nbytes + train.y.nbytes
-    rows = [
-        Message(
-            f"node {name}", "whoever pools", f"all its training rows ({len(y):,})",
-            "once, before the first round", x.nbytes + y.nbytes, 1, 0.0,
-        )
-        for name, (x, y) in zip(data.names, train.parts(), strict=True)
-    ]  # fmt: skip
+    size, count = train.x.nbytes + train.y.nbytes, len(train.y)
+    what, when = f"their training rows ({count:,})", "once, before the first round"
+    rows = [Message("all nodes", "whoever pools", what, when, size, 1, 0.0)]
     return rows, [
-        f"Whoever pools sees every row of every node in the clear: {len(train.y):,} rows,"
+        f"Whoever pools sees every row of every node in the clear: {count:,} rows,"
         f" {readable(size)}. This is what a federation avoids; it is here to compare with."
     ]
 

@@ -19,7 +19,7 @@ class Alone(Algorithm):
         return {"models": start.repeat(nodes, 1)}
 
     def round(self, state: State, train: Train, exchange: None) -> tuple[State, Metrics]:
-        return {"models": train(state["models"]).matrix()}, {}
+        return {"models": train(state["models"], overwrite=True).matrix()}, {}
 
     def model(self, state: State) -> Tensor:
         return state["models"].mean(0)

@@ -66,6 +66,7 @@ class Train(Protocol):
         anchor: Tensor | None = None,
         correction: Tensor | None = None,
         frozen: Tensor | None = None,
+        overwrite: bool = False,
     ) -> Updates:
         """Train every node from ``start`` on its loss + prox/2 ||w - anchor||^2 + <correction, w>.
 
@@ -74,6 +75,8 @@ class Train(Protocol):
             anchor: (d,) or (k, d); ``start`` if None.
             correction: (p,) or (k, p), p the trained coordinates.
             frozen: (p,) bool, coordinates that stay as they are.
+            overwrite: ``matrix()`` may take the memory of ``start`` (k, d), so that models of which
+                every node has its own lie in memory once.
         """
         ...
 
@@ -100,7 +103,10 @@ class PeerExchange(Protocol):
     """Every node sends to its neighbours, and aggregates what it receives with its own."""
 
     def __call__(self, models: Tensor, *, push: bool = False) -> Tensor:
-        """Mix (n, d) models; ``push``: by column-stochastic weights, which directed graphs need."""
+        """Mix (n, d) models, whose memory the result may take.
+
+        ``push`` mixes by column-stochastic weights, which directed graphs need.
+        """
         ...
 
 

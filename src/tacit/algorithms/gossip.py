@@ -46,11 +46,12 @@ class Gossip(Algorithm):
 
     def round(self, state: State, train: Train, exchange: PeerExchange) -> tuple[State, Metrics]:
         models = state["models"]
-        trained = train(models).matrix()
         if self.mix == "after":
-            return {"models": exchange(trained)}, {}
+            return {"models": exchange(train(models, overwrite=True).matrix())}, {}
         p = train.layout.trained
-        trained[:, :p] += exchange(models[:, :p]) - models[:, :p]
+        trained = train(models).matrix()
+        trained[:, :p] -= models[:, :p]
+        trained[:, :p] += exchange(models[:, :p])
         return {"models": trained}, {}
 
     def model(self, state: State) -> Tensor:

@@ -1,11 +1,13 @@
 """Personalised models: nodes learn together, and each ends with a model of its own."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from tacit.algorithms.base import Metrics, ServerExchange, State, Train, require
+from tacit.algorithms.base import Algorithm, Metrics, ServerExchange, State, Train, require
 from tacit.algorithms.fedavg import FedAvg
 from tacit.errors import InputError
 from tacit.layout import Layout
@@ -27,7 +29,7 @@ class FineTune(FedAvg):
 
 
 @dataclass(frozen=True)
-class Ditto(FedAvg):
+class Ditto(Algorithm):
     """FedAvg, and beside it a personal model per node that is drawn towards the shared one.
 
     Li, Hu, Beirami, Smith, "Ditto: fair and robust federated learning through personalization",
@@ -36,16 +38,20 @@ class Ditto(FedAvg):
     models never leave their nodes; those outside the cohort stay as they are.
 
     Attributes:
-        lam: pull towards the shared model, at least 0 (personal models trained alone).
+        lam: pull towards the shared model, 0 or more; at 0 personal models are trained alone. Local
+            steps are stable only where ``training.lr * lam`` is below 2.
+        uniform: count every node alike instead of by its rows.
 
     Raises:
-        InputError: a negative ``lam``.
+        InputError: a negative or infinite ``lam``.
     """
 
     lam: float = 0.1
+    uniform: bool = False
+    exchanges: ClassVar = "server"
 
     def __post_init__(self) -> None:
-        require(self.lam >= 0, "algorithm.lam", self.lam, "0 or more")
+        require(0 <= self.lam < math.inf, "algorithm.lam", self.lam, "0 or more")
 
     def keeps(self, layout: Layout) -> tuple[str, ...]:
         return ("its personal model",)
@@ -54,30 +60,41 @@ class Ditto(FedAvg):
         return {"model": start, "personal": start.repeat(nodes, 1)}
 
     def round(self, state: State, train: Train, exchange: ServerExchange) -> tuple[State, Metrics]:
-        nodes, personal = torch.from_numpy(train.nodes), state["personal"].clone()
-        drawn = train(personal[nodes], prox=self.lam, anchor=state["model"])
+        model, personal = state["model"], state["personal"].clone()
+        nodes = torch.from_numpy(train.nodes)
+        drawn = train(personal[nodes], prox=self.lam, anchor=model, overwrite=True)
         personal[nodes] = drawn.matrix()
-        shared, metrics = super().round(state, train, exchange)
-        return shared | {"personal": personal}, metrics
+        model = exchange(model, train(model), train.weights(self.uniform))
+        return {"model": model, "personal": personal}, {}
+
+    def model(self, state: State) -> Tensor:
+        return state["model"]
 
     def models(self, state: State, train: Train) -> Tensor:
         return state["personal"]
 
 
-class PartlyShared(FedAvg):
+@dataclass(frozen=True)
+class PartlyShared(Algorithm):
     """FedAvg of some coordinates; the others stay with their node and are never sent.
 
-    The state keeps the personal coordinates alone, (n, number of them). Nodes outside the cohort
-    keep theirs; those of a node that never trained, and of the shared model, are the initial ones.
+    Nodes outside the cohort keep theirs; those of a node that never trained, and of the shared
+    model, are the initial ones.
+
+    Attributes:
+        uniform: count every node alike instead of by its rows.
     """
+
+    uniform: bool = field(default=False, kw_only=True)
+    exchanges: ClassVar = "server"
 
     def mask(self, layout: Layout) -> Tensor:
         """(d,) bool: the personal coordinates."""
         raise NotImplementedError
 
     def fit(self, train: Train, start: Tensor, personal: Tensor) -> Tensor:
-        """(k, d) the cohort's models after local training from ``start`` (k, d)."""
-        return train(start).matrix()
+        """(k, d) the cohort's models after local training from ``start`` (k, d), which it takes."""
+        return train(start, overwrite=True).matrix()
 
     def check(self, layout: Layout, training: Training) -> None:
         if self.mask(layout)[: layout.trained].all():
@@ -87,7 +104,7 @@ class PartlyShared(FedAvg):
             )
 
     def sends(self, layout: Layout) -> dict[str, int]:
-        return {"shared layers": int((~self.mask(layout)).sum())}
+        return {"common layers": int((~self.mask(layout)).sum())}
 
     def keeps(self, layout: Layout) -> tuple[str, ...]:
         mask = self.mask(layout)
@@ -104,6 +121,9 @@ class PartlyShared(FedAvg):
         weight = train.weights(self.uniform)
         model[~mask] = exchange(model[~mask], trained[:, ~mask], weight)
         return {"model": model, "personal": personal}, {}
+
+    def model(self, state: State) -> Tensor:
+        return state["model"]
 
     def models(self, state: State, train: Train) -> Tensor:
         return _joined(state["model"], state["personal"], self.mask(train.layout))
@@ -146,7 +166,8 @@ class FedRep(FedPer):
 
     def fit(self, train: Train, start: Tensor, personal: Tensor) -> Tensor:
         head = personal[: train.layout.trained]
-        return train(train(start, frozen=~head).matrix(), frozen=head).matrix()
+        start = train(start, frozen=~head, overwrite=True).matrix()
+        return train(start, frozen=head, overwrite=True).matrix()
 
 
 @dataclass(frozen=True)

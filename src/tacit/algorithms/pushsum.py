@@ -36,11 +36,11 @@ class PushSum(Algorithm):
     def round(self, state: State, train: Train, exchange: PeerExchange) -> tuple[State, Metrics]:
         numerator, weight = state["numerator"], state["weight"]
         models = numerator / weight
-        step = train(models).matrix() - models
+        step = train(models).matrix().sub_(models)
         # Buffers are averages and not sums of steps: their numerator becomes weight * trained, so
         # that z stays between the values that nodes have (a variance never turns negative).
         step[:, train.layout.trained :] *= weight
-        mixed = exchange(torch.cat([numerator + step, weight], 1), push=True)
+        mixed = exchange(torch.cat([step.add_(numerator), weight], 1), push=True)
         return {"numerator": mixed[:, :-1].clone(), "weight": mixed[:, -1:].clone()}, {}
 
     def model(self, state: State) -> Tensor:

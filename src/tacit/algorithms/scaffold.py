@@ -23,7 +23,8 @@ class Scaffold(Algorithm):
     A control c_i estimates the node's gradient, c their mean over all nodes. Every node counts
     alike, however many rows it has: the optimum is that of the mean of the nodes' losses. Controls
     travel beside the models, so that a round takes about twice the bytes of FedAvg's. A node that
-    takes no step keeps its control; one that is drawn twice in a round counts once.
+    takes no step keeps its control; one that is drawn twice in a round counts once. A round in
+    which nobody trains changes nothing.
 
     Attributes:
         server_lr: the server's step towards the cohort's mean, above 0; 1 takes the mean.
@@ -57,6 +58,8 @@ class Scaffold(Algorithm):
         }
 
     def round(self, state: State, train: Train, exchange: ServerExchange) -> tuple[State, Metrics]:
+        if not train.steps.any():
+            return state, {}
         model, control, node_controls = state["model"], state["control"], state["node_controls"]
         p, nodes = train.layout.trained, torch.from_numpy(train.nodes)
         first, weight = distinct(train.nodes)
@@ -82,9 +85,8 @@ def distinct(nodes: Ints) -> tuple[Tensor, Tensor]:
     """A cohort (k,) as a set, for algorithms whose nodes keep something between rounds.
 
     Returns:
-        Where each of the m distinct nodes occurs first, (m,); and (k,) weights, 1/m there and 0
-        where a node is repeated.
+        Where each of the m >= 1 distinct nodes occurs first, (m,); and (k,) weights, 1/m there and
+        0 where a node is repeated.
     """
     first = torch.from_numpy(np.unique(nodes, return_index=True)[1])
-    weight = torch.zeros(len(nodes)).index_fill(0, first, 1.0)
-    return first, weight / weight.sum()
+    return first, torch.zeros(len(nodes)).index_fill(0, first, 1 / len(first))

@@ -6,12 +6,13 @@ any moment leaves the previous checkpoint or the new one, never a mixture.
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tacit.errors import CheckpointError
@@ -54,12 +55,12 @@ class Checkpoint:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             state = {name: tensor.contiguous() for name, tensor in self.state.items()}
-            _replace(tensors, save(state))
-            _replace(folder / _NAME, json.dumps(record).encode())
-        except OSError as error:
+            _replace(tensors, lambda part: save_file(state, part))
+            _replace(folder / _NAME, lambda part: part.write_text(json.dumps(record)))
+        except (OSError, SafetensorError) as error:
             tensors.unlink(missing_ok=True)
             raise CheckpointError(
-                f"checkpoint: {folder} cannot be written ({error.strerror});"
+                f"checkpoint: {folder} cannot be written ({error});"
                 " the last good checkpoint is kept"
             ) from error
         for old in folder.glob("checkpoint-*.safetensors"):
@@ -91,15 +92,13 @@ class Checkpoint:
         return checkpoint
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file so that it is either the old one or the whole new one, even after a crash."""
     part = path.with_suffix(path.suffix + ".part")
     try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
+        write(part)
+        with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
-    except OSError:
+    finally:
         part.unlink(missing_ok=True)
-        raise

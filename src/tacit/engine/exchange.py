@@ -13,6 +13,7 @@ from tacit.topology import Hierarchical, Neighbours, Star
 from tacit.training.plan import Ints
 
 FLOAT_BYTES = 4
+_CACHE_FLOATS = 2**18
 
 
 class StarExchange:
@@ -101,18 +102,25 @@ class GraphExchange:
 
 
 def mix(models: Tensor, links: Neighbours, weight: np.ndarray, own: np.ndarray) -> Tensor:
-    """W X for (n, d) models: each node's own row and its neighbours', weighted, in O(e d)."""
+    """W X for (n, d) models, in place and in O(e d): each node's own row and its neighbours'.
+
+    Some columns at a time, so that they stay in the cache and no second matrix is needed.
+    """
     n = links.nodes
-    offsets = links.offsets + np.arange(n + 1)
-    rows = np.insert(links.senders, links.offsets[:-1], np.arange(n))
+    offsets = torch.from_numpy((links.offsets + np.arange(n + 1))[:-1])
+    rows = torch.from_numpy(np.insert(links.senders, links.offsets[:-1], np.arange(n)))
     weights = np.insert(weight, links.offsets[:-1], own).astype(np.float32)
-    return F.embedding_bag(
-        torch.from_numpy(rows),
-        models,
-        torch.from_numpy(offsets[:-1]),
-        mode="sum",
-        per_sample_weights=torch.from_numpy(weights),
-    )
+    for columns in models.split(max(64, _CACHE_FLOATS // n), dim=1):
+        columns.copy_(
+            F.embedding_bag(
+                rows,
+                columns.contiguous(),
+                offsets,
+                mode="sum",
+                per_sample_weights=torch.from_numpy(weights),
+            )
+        )
+    return models
 
 
 def _by_degree(links: Neighbours, weight: np.ndarray) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

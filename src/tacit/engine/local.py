@@ -42,12 +42,21 @@ class Trainer:
         self.lowering, self.workers = lowering, workers
         self.seed, self.rounds, self.least = seed, rounds, least
 
-    def run(self, job: Job, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(k, d) end vectors, or their (d,) sum by ``weight``, and (k,) mean losses."""
+    def run(
+        self, job: Job, weight: Tensor | None, memory: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(k, d) end vectors, or their (d,) sum by ``weight``, and (k,) mean losses.
+
+        ``memory`` (k, d) takes the end vectors; it may be the job's start, which a node reads once,
+        before it is done.
+        """
         if self.workers is not None:
             return self.workers.run(job, weight)
         count, size = len(job.plan.nodes), self.layout.size
-        result = torch.zeros(size) if weight is not None else torch.empty(count, size)
+        if weight is not None:
+            result = torch.zeros(size)
+        else:
+            result = torch.empty(count, size) if memory is None else memory
         all_losses = torch.empty(count)
 
         def emit(positions: Ints, vectors: Tensor, losses: Tensor) -> None:
@@ -96,13 +105,14 @@ class LocalTrain:
         anchor: Tensor | None = None,
         correction: Tensor | None = None,
         frozen: Tensor | None = None,
+        overwrite: bool = False,
     ) -> "LocalUpdates":
         stream = key(self.trainer.seed, "dropout", self.round)
         job = Job(
             self.trainer.split, self.plan, self.training, self.lr, stream, start,
             prox, anchor, correction, frozen,
         )  # fmt: skip
-        return LocalUpdates(self, job)
+        return LocalUpdates(self, job, start if overwrite else None)
 
     def mean_loss(self) -> float:
         """The nodes' training losses, weighted by their rows; NaN if nobody trained."""
@@ -118,8 +128,8 @@ class LocalTrain:
 class LocalUpdates:
     """``Updates``: the training runs when its results are asked for."""
 
-    def __init__(self, train: LocalTrain, job: Job) -> None:
-        self.train, self.job, self.nodes = train, job, train.nodes
+    def __init__(self, train: LocalTrain, job: Job, memory: Tensor | None) -> None:
+        self.train, self.job, self.memory, self.nodes = train, job, memory, train.nodes
 
     def sum(self, weight: Tensor) -> Tensor:
         return self._run(weight)
@@ -128,7 +138,7 @@ class LocalUpdates:
         return self._run(None)
 
     def _run(self, weight: Tensor | None) -> Tensor:
-        vectors, losses = self.train.trainer.run(self.job, weight)
+        vectors, losses = self.train.trainer.run(self.job, weight, self.memory)
         self.train.losses = losses
         busy = torch.from_numpy(self.train.steps > 0)
         wrong = torch.nonzero(busy & ~losses.isfinite())

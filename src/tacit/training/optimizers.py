@@ -28,6 +28,10 @@ class Cosine:
 
     final: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.final <= 1:
+            raise InputError(f"schedule.final: {self.final!r} was given; allowed is 0 to 1")
+
     def __call__(self, round: int, rounds: int) -> float:
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * round / rounds)) / 2
 
@@ -38,6 +42,12 @@ class StepDecay:
 
     every: int
     factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.every, int) or self.every < 1:
+            raise InputError(f"schedule.every: {self.every!r} was given; allowed is 1 or more")
+        if not self.factor > 0:
+            raise InputError(f"schedule.factor: {self.factor!r} was given; allowed is above 0")
 
     def __call__(self, round: int, rounds: int) -> float:
         return self.factor ** (round // self.every)
