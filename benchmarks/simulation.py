@@ -41,7 +41,7 @@ class Measured:
         ratio: floor over ours.
         least, most: the ratio in the round where it was smallest and largest.
         overhead: share of our round that is not training; None where workers train.
-        difference: largest absolute difference of a parameter after a round, the median over rounds.
+        difference: largest absolute difference of a parameter after a round, median over rounds.
     """
 
     name: str

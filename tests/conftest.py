@@ -1,8 +1,12 @@
 """What several test files need."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Tests run side by side: one thread each, for torch here (not imported yet) and in subprocesses.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

@@ -129,6 +129,15 @@ def test_ditto_draws_personal_models_to_the_shared_one():
     assert result.metrics[0]["bytes"] == 2 * 3 * 4 * 6
 
 
+@pytest.mark.parametrize("algorithm", [FedPer(uniform=True), Ditto(uniform=True)], ids=str)
+def test_uniform_counts_nodes_alike(algorithm):
+    plan = experiment(regression(), algorithm, rounds=1)
+    alone = tacit.run(plan.replace(algorithm=tacit.Alone())).vectors
+    shared = plan.layout.vector(tacit.run(plan).model)
+    body = plan.layout.mask("body")
+    torch.testing.assert_close(shared[body], alone[:, body].mean(0))
+
+
 def test_fine_tuning_trains_the_shared_model_once_more():
     pairs = regression()
     result = tacit.run(experiment(pairs, FineTune()))
@@ -145,12 +154,16 @@ def test_fine_tuning_trains_the_shared_model_once_more():
 
 
 @pytest.mark.parametrize(
-    "training", [{"momentum": 0.9, "weight_decay": 0.1}, {"weight_decay": 0.1}]
+    "training",
+    [
+        tacit.SGD(lr=LR, batch_size=None, steps=3, weight_decay=0.1, clip_norm=1.0),
+        tacit.SGD(lr=LR, batch_size=None, steps=3, weight_decay=0.1, momentum=0.9),
+        tacit.Adam(lr=LR, batch_size=None, steps=3, weight_decay=0.013),
+    ],
+    ids=["clip", "momentum", "adam"],
 )
 def test_the_frozen_half_keeps_its_bits(training):
-    plan = experiment(
-        regression(), FedRep(), training=tacit.SGD(lr=LR, batch_size=None, steps=3, **training)
-    )
+    plan = experiment(regression(), FedRep(), training=training)
     with Session(plan, "batched", None) as session:
         train = LocalTrain(session.trainer, np.arange(3), 0)
         start = plan.start().repeat(3, 1)
@@ -158,7 +171,7 @@ def test_the_frozen_half_keeps_its_bits(training):
         first = train(start, frozen=~head).matrix()
         assert torch.equal(first[:, ~head], start[:, ~head])
         assert not torch.equal(first[:, head], start[:, head])
-        both = FedRep().fit(train, start, head)
+        both = FedRep().fit(train, start.clone(), head)
     assert torch.equal(both[:, head], first[:, head])
     assert not torch.isclose(both[:, ~head], start[:, ~head]).any()
 
@@ -229,11 +242,11 @@ def conflicting() -> tacit.data.Federation:
 )
 def test_own_models_win_at_every_node_where_labels_conflict(algorithm):
     plan = Experiment(
-        data=conflicting(), algorithm=algorithm, loss=F.cross_entropy, rounds=12, evaluate_every=12,
+        data=conflicting(), algorithm=algorithm, loss=F.cross_entropy, rounds=8, evaluate_every=8,
         model=lambda: nn.Sequential(
             OrderedDict(body=nn.Linear(2, 8), act=nn.Tanh(), head=nn.Linear(8, 2))
         ),
-        training=tacit.SGD(lr=0.5, batch_size=10, epochs=3),
+        training=tacit.SGD(lr=0.5, batch_size=20, epochs=2),
     )  # fmt: skip
     result = tacit.run(plan)
     # One model for all is right on two nodes where it is wrong on the other two: half in all.
@@ -242,7 +255,6 @@ def test_own_models_win_at_every_node_where_labels_conflict(algorithm):
     for own, other in zip(result.nodes, shared.nodes, strict=True):
         assert own["accuracy"] >= 0.9
         assert own["accuracy"] >= other["accuracy"]
-    assert max(row["shared_accuracy"] for row in result.nodes) <= 1
     assert np.mean([row["shared_accuracy"] for row in result.nodes]) < 0.7
 
 

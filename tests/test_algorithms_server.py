@@ -57,7 +57,7 @@ def experiment(parts, algorithm, *, rounds=3, topology=None, model=None, **train
     settings = {"lr": LR, "batch_size": None, "steps": 5, "shuffle": False} | training
     return tacit.Experiment(
         data=tacit.data.from_arrays(parts, test=parts[0], task="regression"),
-        model=model or (lambda: nn.Linear(3, 1, bias=False)),
+        model=model or (lambda: nn.Sequential(nn.Linear(3, 1, bias=False))),
         loss=nn.functional.mse_loss,
         training=tacit.SGD(**settings),
         algorithm=algorithm,
@@ -206,8 +206,8 @@ def test_fedopt_steps_as_the_paper(optimizer):
 
 def test_fedopt_worked_by_hand():
     # One node, x = 1 and y = 1, from w = 0: gradient -2, one step of 0.1 makes a change of 0.2.
-    # Adam: m = 0.1 * 0.2 = 0.02; v = 0.99 * 0.001^2 + 0.01 * 0.2^2 = 4.0099e-4, its root 0.02002473;
-    # w = 0.5 * 0.02 / (0.02002473 + 0.001) = 0.4756303.
+    # Adam: m = 0.1 * 0.2 = 0.02; v = 0.99 * 0.001^2 + 0.01 * 0.2^2 = 4.0099e-4,
+    # its root 0.02002473; w = 0.5 * 0.02 / (0.02002473 + 0.001) = 0.4756303.
     def zero():
         layer = nn.Linear(1, 1, bias=False)
         nn.init.zeros_(layer.weight)
@@ -303,18 +303,16 @@ def test_scaffold_sends_controls_beside_models():
     ("algorithm", "star"),
     [
         (Scaffold(), None),
-        (Scaffold(), tacit.Star(cohort=2)),
         (Scaffold(), tacit.Star(cohort=2, sampling="with-replacement")),
         (FedDyn(alpha=1.0), None),
         (FedDyn(alpha=1.0), tacit.Star(cohort=2)),
-        (FedDyn(alpha=1.0), tacit.Star(cohort=2, sampling="with-replacement")),
     ],
 )
 def test_no_drift_with_many_local_steps(algorithm, star):
     parts = least_squares([20, 20, 20, 20])
     best = optimum(parts)
     corrected = final(experiment(parts, algorithm, rounds=100, topology=star))
-    plain = final(experiment(parts, tacit.FedAvg(), rounds=50))
+    plain = final(experiment(parts, tacit.FedAvg(), rounds=30))
     assert np.abs(corrected - best).max() < 1e-3
     assert np.abs(plain - best).max() > 0.05
 
@@ -366,7 +364,7 @@ def test_fednova_undoes_unequal_steps():
     parts = [small, (np.tile(x, (5, 1)), np.tile(y, 5))]
 
     def distance(algorithm):
-        plan = experiment(parts, algorithm, rounds=150, batch_size=4, steps=None, lr=0.02)
+        plan = experiment(parts, algorithm, rounds=80, batch_size=4, steps=None, lr=0.03)
         return np.abs(final(plan) - optimum(parts)).max()
 
     assert distance(FedNova()) < 0.2 * distance(tacit.FedAvg())
@@ -399,7 +397,7 @@ def test_feddyn_steps_as_the_paper():
 def test_feddyn_learns_the_nodes_gradients():
     # At the optimum of the mean loss, nodes know their own gradients there, and h is their mean: 0.
     parts = least_squares([20, 20, 20])
-    plan = experiment(parts, FedDyn(alpha=1.0), rounds=100)
+    plan = experiment(parts, FedDyn(alpha=1.0), rounds=60)
     state = states(plan)[-1]
     expected = [gradient(optimum(parts), *part) for part in parts]
     np.testing.assert_allclose(state["node_gradients"], expected, atol=1e-3)
@@ -496,7 +494,7 @@ def test_a_resumed_run_ends_in_the_same_bits(algorithm, tmp_path):
     assert [row["round"] for row in resumed.metrics] == [1, 2, 3, 4]
     files = [next((tmp_path / each).glob("*.safetensors")) for each in ("whole", "parts")]
     assert files[0].read_bytes() == files[1].read_bytes()
-    assert torch.equal(whole.model.weight, resumed.model.weight)
+    assert torch.equal(whole.model[0].weight, resumed.model[0].weight)
 
 
 @pytest.mark.parametrize(

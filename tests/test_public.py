@@ -6,10 +6,12 @@ import sys
 import tacit
 
 NAMES = """
-SGD Adam Alone CheckpointError Complete ContractError Cosine Custom DirectedExponential DirectedRing
-DivergenceError Epidemic ErdosRenyi Experiment Exponential FedAvg FedSGD Gossip Hierarchical
-Hypercube InputError Mean MissingDataError Pairwise Pooled RandomRegular Result Ring SmallWorld Star
-StepDecay TacitError TimeVarying Torus data models next_token run
+Adam Alone CheckpointError Complete ContractError Cosine Custom DirectedExponential DirectedRing
+Ditto DivergenceError Epidemic ErdosRenyi Experiment Exponential FedAvg FedBN FedDyn FedNova
+FedOpt FedPer FedProx FedRep FedSGD FineTune Gossip Hierarchical Hypercube InputError Mean
+MissingDataError Pairwise Pooled PushSum RandomRegular Result Ring SGD Scaffold ServerAdagrad
+ServerAdam ServerMomentum ServerYogi SmallWorld Star StepDecay TacitError TimeVarying Torus data
+models next_token run
 """
 
 

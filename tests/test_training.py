@@ -245,6 +245,22 @@ def test_batch_rules_agree_with_node_after_node(name):
     torch.testing.assert_close(losses, other_losses, equal_nan=True, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["norms", "attention"])
+@pytest.mark.parametrize(
+    "training",
+    [
+        SGD(lr=0.1, batch_size=10, momentum=0.9, clip_norm=1.0),
+        Adam(lr=0.01, batch_size=10, eps=1e-3),
+    ],
+)
+def test_optimisers_with_state_agree_on_buffers_and_tied_weights(name, training):
+    model, data, loss = MODELS[name]
+    module, split = template(model, 0), data()
+    ends, _ = train("batched", module, loss, split, training)
+    other, _ = train("sequential", module, loss, split, training)
+    torch.testing.assert_close(ends, other, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["norms", "convolution", "residual", "lstm", "transformer"])
 def test_sequential_is_plain_torch(name):
     model, data, loss = MODELS[name]

@@ -87,26 +87,7 @@ class Comparison:
         over the nodes: "mean" by test rows, "worst" and at which "worst_node", "spread" (standard
         deviation); "bytes" sent in all (for "pooled", the rows themselves) and "seconds".
         """
-        last = self.results["alone"].metrics[-1]
-        shown = [name for name in ("accuracy", "auc", "mae", "r2") if name in last]
-        rows = []
-        for name, result in self.results.items():
-            last = result.metrics[-1]
-            over = self.over_nodes(name)
-            rows.append(
-                {"name": name}
-                | {metric: last[metric] for metric in shown}
-                | {
-                    "metric": self.metric,
-                    "mean": over.mean,
-                    "worst": over.worst_value,
-                    "worst_node": "" if over.worst is None else result.nodes[over.worst]["node"],
-                    "spread": over.deviation,
-                    "bytes": sent(result),
-                    "seconds": result.seconds,
-                }
-            )
-        return rows
+        return [result_row(name, result, self.metric) for name, result in self.results.items()]
 
     def nodes(self) -> list[Row]:
         """One flat row per node: its rows, and its "metric" in each of the four ways.
@@ -157,6 +138,22 @@ def over_nodes(result: Result, metric: str) -> Summary:
     """One metric of a result over the nodes where it is defined."""
     values = np.array([row[metric] for row in result.nodes])
     return summary(metric, values, np.array([row["test_rows"] for row in result.nodes]))
+
+
+def result_row(name: str, result: Result, metric: str) -> Row:
+    """One result as a flat row; see ``Comparison.table``."""
+    last, over = result.metrics[-1], over_nodes(result, metric)
+    return {
+        "name": name,
+        **{shown: last[shown] for shown in ("accuracy", "auc", "mae", "r2") if shown in last},
+        "metric": metric,
+        "mean": over.mean,
+        "worst": over.worst_value,
+        "worst_node": "" if over.worst is None else result.nodes[over.worst]["node"],
+        "spread": over.deviation,
+        "bytes": sent(result),
+        "seconds": result.seconds,
+    }
 
 
 def sent(result: Result) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tacit.aggregation import Aggregation, Mean
-from tacit.algorithms import Algorithm, FedAvg, Gossip
+from tacit.algorithms import Algorithm, FedAvg, Gossip, PushSum
 from tacit.data import Contract, Federation, check
 from tacit.errors import InputError
 from tacit.layout import Layout, template
@@ -122,6 +122,11 @@ class Experiment:
             raise InputError(
                 f"topology: {plan!r} was given, but {name} works without a server;"
                 " use Ring() or another graph, or FedAvg() as the algorithm"
+            )
+        if isinstance(self.algorithm, PushSum) and not isinstance(self.aggregation, Mean):
+            raise InputError(
+                f"aggregation: {self.aggregation!r} was given, but PushSum needs Mean(): the sum of"
+                " what nodes hold must be kept"
             )
         if isinstance(plan, Graph):
             plan.check(self.data.nodes, self.seed)

@@ -43,13 +43,19 @@ def _whether(found: "Comparison") -> list[str]:
     if math.isnan(together - alone):
         return [f"No node has test rows on which {_NAMES[found.metric]} is defined: no verdict."]
     gained, lost = _moved(found, 1), _moved(found, -1)
-    slack = _slack(found)
+    slack, all_nodes = _slack(found), len(found.nodes())
     if together - alone > slack:
         word = "helped" + (" on the whole, but not everybody" if lost else "")
     elif together - alone < -slack:
         word = "hurt" + (" on the whole, but not everybody" if gained else "")
+    elif gained and lost:
+        word = "helped some nodes and hurt others, and made little difference on the whole"
+    elif gained:
+        word = f"helped {len(gained)} of {_count(all_nodes, 'node')} and hurt none that we can tell"
+    elif lost:
+        word = f"hurt {len(lost)} of {_count(all_nodes, 'node')} and helped none that we can tell"
     else:
-        word = "made no difference on the whole that these test rows can show"
+        word = "made no difference that these test rows can show"
     return [
         f"Learning together {word}: the nodes' mean {_NAMES[found.metric]} is {together:.3f}"
         f" {_how(found)}, and {alone:.3f} alone."
@@ -61,9 +67,9 @@ def _whom(found: "Comparison") -> list[str]:
     gained, lost = _moved(found, 1), _moved(found, -1)
     same = len(known) - len(gained) - len(lost)
     return [
-        f"Of {_count(len(known), 'node')}, {len(gained)} gained more than chance on their test rows"
-        f" explains{_listed(gained)}, {len(lost)} lost{_listed(lost)}, and for {same} the"
-        " difference is too small to tell."
+        f"Of {_count(len(known), 'node')}, {len(gained)} gained more than the standard error of"
+        f" their test rows{_listed(gained)}, {len(lost)} lost more{_listed(lost)}, and for {same}"
+        " the difference is too small to tell."
     ]
 
 
@@ -140,8 +146,8 @@ def _limits(found: "Comparison") -> list[str]:
     one_class = [row["node"] for row in nodes if row["metric"] != found.metric and row["test_rows"]]
     if one_class:
         says.append(
-            f"{_count(len(one_class), 'node')} with a single class among the test rows"
-            f" ({_names(one_class)}) cannot have an AUC, and are judged by accuracy."
+            f"{_count(len(one_class), 'node')} ({_names(one_class)}) with a single class among the"
+            " test rows: AUC is not defined there, and accuracy stands in for it."
         )
     without = [row["node"] for row in nodes if not row["test_rows"]]
     if without:
@@ -166,7 +172,8 @@ def _slack(found: "Comparison") -> float:
 
 def _moved(found: "Comparison", sign: int) -> list[Row]:
     """The nodes that gained (1) or lost (-1) more than noise, those that moved most first."""
-    moved = [row for row in found.nodes() if sign * row["gain"] > row["noise"]]
+    one_row = 1 + 1e-9  # a difference of exactly one row, rounded up, is no more than one row
+    moved = [row for row in found.nodes() if sign * row["gain"] > row["noise"] * one_row]
     return sorted(moved, key=lambda row: -sign * row["gain"])
 
 
@@ -177,7 +184,7 @@ def _how(found: "Comparison") -> str:
 def _listed(rows: list[Row]) -> str:
     if not rows:
         return ""
-    return f" ({_names(['{node} {gain:+.3f}'.format(**row) for row in rows])})"
+    return f" ({_names(['{node}: {gain:+.3f}'.format(**row) for row in rows])})"
 
 
 def _names(names: list[str]) -> str:

@@ -1,7 +1,7 @@
 """FedAvg and FedSGD: McMahan et al., "Communication-efficient learning of deep networks from
 decentralized data", AISTATS 2017, algorithm 1."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -19,7 +19,7 @@ class FedAvg(Algorithm):
         uniform: count every node alike instead of by its rows.
     """
 
-    uniform: bool = False
+    uniform: bool = field(default=False, kw_only=True)
     exchanges: ClassVar = "server"
 
     def init(self, start: Tensor, nodes: int, layout: Layout) -> State:

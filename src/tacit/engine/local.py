@@ -50,7 +50,7 @@ class Trainer:
         ``memory`` (k, d) takes the end vectors; it may be the job's start, which a node reads once,
         before it is done.
         """
-        if self.workers is not None:
+        if self.workers is not None and len(job.plan.nodes):
             return self.workers.run(job, weight)
         count, size = len(job.plan.nodes), self.layout.size
         if weight is not None:

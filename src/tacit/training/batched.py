@@ -69,7 +69,7 @@ class _Slots:
         else:
             # An entry that several operations use gathers their gradients, from zero.
             self.scale, self.decay = 1.0, 0.0 if owner.program.single_use else 1.0
-            self.gradient = start.new_zeros(count, self.trained)
+            self.gradient = start.new_zeros(count, owner.layout.size)
         self.stacks: dict[int, Stack] = {}
 
     def work(self, positions: Ints, emit: Emit) -> None:
@@ -144,4 +144,5 @@ class _Slots:
             weight = self.weight[:active, : self.trained]
             state = {name: tensor[:active] for name, tensor in self.state.items()}
             inputs = {name: tensor[:active] for name, tensor in self.inputs.items()}
-            descend(job, weight, self.gradient[:active], state, inputs | self.shared_inputs)
+            gradient = self.gradient[:active, : self.trained]
+            descend(job, weight, gradient, state, inputs | self.shared_inputs)

@@ -91,11 +91,13 @@ def descend(
     if "correction" in inputs:
         gradient.add_(inputs["correction"])
     if job.frozen is not None:
-        # The optimiser adds weight decay to the gradient; for a frozen weight they must cancel.
-        gradient = torch.where(job.frozen, -job.training.weight_decay * weight, gradient)
+        gradient = gradient.masked_fill(job.frozen, 0)
+        kept = weight[:, job.frozen]
     if job.training.clip_norm is not None:
         clip_rows(gradient, job.training.clip_norm)
     job.training.step(weight, gradient, state, job.lr)
+    if job.frozen is not None:  # weight decay, or an optimiser's moments, may have moved them
+        weight[:, job.frozen] = kept
 
 
 def diverged_to_nan(vectors: Tensor, losses: Tensor) -> Tensor:

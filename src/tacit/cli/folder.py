@@ -1,0 +1,85 @@
+"""What a run leaves in its folder.
+
+checkpoint.json, checkpoint-*.safetensors    after every round
+report.html, model.safetensors, metrics.json at the end; metrics.json last
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tacit.engine.run import Result
+from tacit.errors import InputError
+from tacit.explain import explain
+from tacit.report import write
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The folder of one run."""
+
+    path: Path
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "metrics.json").exists()
+
+    def rounds_done(self) -> int:
+        """Rounds that a run can go on from; 0 without a checkpoint."""
+        try:
+            return int(json.loads((self.path / "checkpoint.json").read_text())["round"])
+        except (OSError, ValueError, KeyError):
+            return 0
+
+    def begin(self, resume: bool) -> None:
+        """Make sure that a new run does not destroy an unfinished one.
+
+        Raises:
+            InputError: there is one, and it is not to be resumed.
+        """
+        done = self.rounds_done()
+        if done and not self.finished and not resume:
+            raise InputError(
+                f"{self.path} holds an unfinished run (round {done} is done); go on with --resume,"
+                " take another --folder, or delete it"
+            )
+
+    def finish(self, result: Result) -> dict[str, Any]:
+        """Write the report, the model and the metrics; returns the content of metrics.json."""
+        from safetensors.torch import save_file
+
+        write(self.path / "report.html", result, explain(result.experiment))
+        state = {name: tensor.clone() for name, tensor in result.model.state_dict().items()}
+        save_file(state, self.path / "model.safetensors")
+        found = summary(result) | {"folder": str(self.path)}
+        (self.path / "metrics.json").write_text(to_json(found) + "\n")
+        return found
+
+
+def summary(result: Result) -> dict[str, Any]:
+    """A result as plain values."""
+    return {
+        "experiment": result.experiment.description(),
+        "engine": result.engine,
+        "seconds": result.seconds,
+        "baseline": result.baseline,
+        "rounds": list(result.metrics),
+        "nodes": result.nodes,
+    }
+
+
+def to_json(value: Any) -> str:
+    """JSON text, with null for what is not a number or infinite."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,60 @@
+"""The experiment that a Python file defines."""
+
+import sys
+import traceback
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
+
+from tacit.errors import InputError
+from tacit.experiment import Experiment
+
+
+def load(file: Path) -> Experiment:
+    """Run a file as ``python FILE`` would, its folder on ``sys.path``, and take its ``experiment``.
+
+    Raises:
+        InputError: no such file, an exception inside it, or no experiment of that name.
+    """
+    if not file.is_file():
+        what = "is a folder, not a Python file" if file.is_dir() else "there is no such file"
+        raise InputError(f"{file}: {what}")
+    defined = vars(_run(file))
+    found = defined.get("experiment")
+    if isinstance(found, Experiment):
+        return found
+    if found is not None:
+        raise InputError(
+            f"{file}: `experiment` is a {type(found).__name__}; allowed is a tacit.Experiment"
+        )
+    others = [name for name, value in defined.items() if isinstance(value, Experiment)]
+    but = f" but `{others[0]}`; rename that" if others else ""
+    raise InputError(
+        f"{file}: it defines no `experiment`{but or '; set experiment = tacit.Experiment(...)'}"
+    )
+
+
+def _run(file: Path) -> ModuleType:
+    loader = SourceFileLoader("tacit_experiment_file", str(file.resolve()))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    sys.modules[loader.name] = module
+    sys.path.insert(0, str(file.resolve().parent))
+    try:
+        loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        message = " ".join(str(error).split()) or "no message"
+        raise InputError(
+            f"{file}{_line(error, loader.path)}: {type(error).__name__}: {message}"
+        ) from error
+    return module
+
+
+def _line(error: BaseException, path: str) -> str:
+    """Where in the file an exception came from: ", line 12"."""
+    if isinstance(error, SyntaxError) and error.filename == path:
+        return f", line {error.lineno}"
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+    return f", line {lines[-1]}" if lines else ""

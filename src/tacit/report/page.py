@@ -1,0 +1,191 @@
+"""One self-contained HTML file about a run or a comparison: no script, no request, no date."""
+
+import importlib.metadata
+import math
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tacit.compare import Comparison, main_metric, over_nodes, result_row, sent
+from tacit.engine.run import Result, Row
+from tacit.errors import InputError
+from tacit.explain import Disclosure, plan_name, readable
+from tacit.report import plots
+
+_NAMES = {
+    "accuracy": "accuracy", "auc": "AUC", "f1": "F1", "r2": "R2", "mae": "mean absolute error",
+    "loss": "loss",
+}  # fmt: skip
+_BARS = 20  # nodes that have bars of their own
+
+
+def write(path: str | Path, results: Comparison | Result, disclosure: Disclosure) -> Path:
+    """Write the report, replacing a file that is there only when the new one is whole.
+
+    Args:
+        path: of the HTML file; its folder is made if need be.
+        results: of a comparison, or of one run.
+        disclosure: who sees what in the experiment's own plan.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(page(results, disclosure), encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise InputError(f"report: {path} cannot be written ({error.strerror})") from error
+    return path
+
+
+def page(results: Comparison | Result, disclosure: Disclosure) -> str:
+    """The report as HTML; the same results give the same text."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": _number,
+        "signed": _signed,
+        "bytes": readable,
+        "metric": _NAMES.get,
+    }
+    if isinstance(results, Comparison):
+        runs, verdict, nodes = results.results, results.verdict(), results.nodes()
+        own, table = runs[results.together], results.table()
+        drawn = [runs["federated"], runs["gossip"]]
+        metric = results.metric
+    else:
+        own, metric = results, main_metric(results)
+        way = _way(own)
+        runs, drawn = {way: own}, [own]
+        verdict, nodes = _facts(own, metric), _node_rows(own, way, metric)
+        table = [result_row(way, own, metric)]
+    return environment.get_template("page.html.j2").render(
+        data=own.experiment.data,
+        verdict=verdict,
+        table=table,
+        metric=metric,
+        nodes=nodes,
+        ways=list(runs),
+        compared=isinstance(results, Comparison),
+        plans={name: plan_name(result.experiment) for name, result in runs.items()},
+        colours=plots.COLOURS,
+        curves=list(_curves(runs, metric)),
+        bars=_bars(nodes, list(runs), metric),
+        drawings=list(_drawings(drawn)),
+        disclosure=disclosure,
+        settings=list(_settings(own)),
+        model=repr(own.experiment.template),
+    )
+
+
+def _curves(runs: dict[str, Result], metric: str) -> Iterator[tuple[str, str]]:
+    """(SVG, caption) of the main metric and of the loss."""
+    baselines = next(iter(runs.values())).baseline
+    for name in (metric, "loss"):
+        series = {}
+        for way, result in runs.items():
+            measured = [row for row in result.metrics if name in row]
+            series[way] = [row["round"] for row in measured], [row[name] for row in measured]
+        base = baselines.get(name)
+        title = f"{_NAMES[name]} on all test rows after each round"
+        svg = plots.curves(series, f"{_NAMES[name]}, all test rows", title, base)
+        yield svg, f"{title}{'' if base is None else f'; the baseline is {_number(base)}'}"
+
+
+def _bars(nodes: list[Row], ways: list[str], metric: str) -> str:
+    label = _NAMES[metric]
+    if any(row["metric"] != metric for row in nodes):
+        label += f" ({_NAMES['accuracy']} where it is undefined)"
+    if len(nodes) <= _BARS:
+        return plots.bars(nodes, ways, label, f"{label} of each node")
+    if len(ways) > 1:
+        gains = [row["gain"] for row in nodes]
+        return plots.ranked(gains, f"gain in {label}", "What each node gains over training alone")
+    return plots.ranked([row[ways[0]] for row in nodes], label, f"{label} of each node")
+
+
+def _drawings(results: list[Result]) -> Iterator[tuple[str, str]]:
+    """(what it is, SVG) of each topology in use."""
+    for result in results:
+        experiment = result.experiment
+        if experiment.plan is not None and experiment.algorithm.exchanges != "nobody":
+            svg = plots.drawing(experiment.plan, experiment.data.names, experiment.seed)
+            yield plan_name(experiment), svg
+
+
+def _settings(result: Result) -> Iterator[tuple[str, str]]:
+    """Everything that another person needs to repeat the run."""
+    experiment = result.experiment
+    data = experiment.data
+    yield "data", f"{data.name}: {data.task}, {len(data.train.y):,} training rows"
+    yield "nodes", f"{data.nodes:,}"
+    yield "plan", plan_name(experiment)
+    yield "local training", str(experiment.training)
+    yield "aggregation", str(experiment.aggregation)
+    yield "loss", str(experiment.description()["loss"])
+    yield "rounds", f"{experiment.rounds:,}"
+    yield "seed", str(experiment.seed)
+    yield "engine", result.engine
+    yield "experiment digest", experiment.digest()
+    versions = [
+        f"{name} {importlib.metadata.version(name)}" for name in ("tacit", "torch", "numpy")
+    ]
+    yield "versions", ", ".join([*versions, f"Python {platform.python_version()}"])
+
+
+def _facts(result: Result, metric: str) -> list[str]:
+    """What a single run reached, in words."""
+    last, over = result.metrics[-1], over_nodes(result, metric)
+    says = [
+        f"{plan_name(result.experiment)} reached {_NAMES[metric]} {_number(last[metric])} over all"
+        f" test rows after {result.experiment.rounds:,} rounds."
+    ]
+    if metric in result.baseline:
+        base = _number(result.baseline[metric])
+        says.append(f"A model that knows only the training targets reaches {base}.")
+    if over.worst is not None:
+        says.append(
+            f"Over the nodes the mean is {over.mean:.3f}, the worst {over.worst_value:.3f}"
+            f" ({result.nodes[over.worst]['node']})."
+        )
+    return [*says, f"{readable(sent(result))} left the nodes in all."]
+
+
+def _way(result: Result) -> str:
+    """Which of the four ways a single run is."""
+    algorithm = result.experiment.algorithm
+    if algorithm.pools:
+        return "pooled"
+    return {"server": "federated", "peers": "gossip", "nobody": "alone"}[algorithm.exchanges]
+
+
+def _node_rows(result: Result, way: str, metric: str) -> list[Row]:
+    rows = []
+    for node in result.nodes:
+        name = "accuracy" if metric == "auc" and math.isnan(node["auc"]) else metric
+        kept = {key: node[key] for key in ("node", "rows", "test_rows")}
+        rows.append(kept | {"metric": name, way: node[name], "baseline": node[f"baseline_{name}"]})
+    return rows
+
+
+def _number(value: Any) -> str:
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def _signed(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:+.3f}".replace("-", "−")
