@@ -35,6 +35,7 @@ def refused(message: str, **changes):
         ({"topology": tacit.Ring()}, "FedAvg needs a server; use Star"),
         ({"algorithm": tacit.Gossip(), "topology": tacit.Star()}, "Gossip works without a server"),
         ({"algorithm": tacit.Gossip(), "topology": tacit.DirectedRing()}, "use PushSum"),
+        ({"algorithm": tacit.PushSum(), "aggregation": max}, "PushSum needs Mean"),
     ],
 )
 def test_fields_that_do_not_fit(changes, message):

@@ -76,7 +76,7 @@ class Layout:
     def views(self, vectors: Tensor) -> dict[str, Tensor]:
         """Each entry of (..., d) vectors as a (..., *shape) view, without copying."""
         lead = vectors.shape[:-1]
-        return {e.name: vectors[..., e.slice].view(*lead, *e.shape) for e in self.entries}
+        return {e.name: vectors[..., e.slice].view((*lead, *e.shape)) for e in self.entries}
 
     def vector(self, module: nn.Module) -> Tensor:
         """The (d,) vector of a module's present values, as a copy."""

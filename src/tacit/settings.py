@@ -8,10 +8,11 @@ import ast
 import dataclasses
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
-from types import NoneType, UnionType
+from types import FunctionType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tacit import _public
+from tacit.data import Partition
 from tacit.errors import InputError
 from tacit.experiment import Experiment
 
@@ -46,6 +47,15 @@ def apply(experiment: Experiment, settings: Sequence[str]) -> Experiment:
             )
         experiment = _changed(experiment, path, text, "", experiment)
     return experiment
+
+
+def partition(text: str) -> Partition:
+    """The partition that a text such as "Dirichlet(0.5)" stands for.
+
+    Raises:
+        InputError: it stands for none.
+    """
+    return _fitted(_read(text, "partition"), Partition, "partition")
 
 
 def _changed(part: Any, path: str, text: str, above: str, root: Experiment) -> Any:
@@ -91,7 +101,7 @@ def _paths(part: Any, above: str = "") -> Iterator[str]:
 
 
 def _nearest(path: str, known: Sequence[str]) -> str | None:
-    """The path that ends in the same name, in its initials (learning_rate: lr), or in one like it."""
+    """The path that ends in this name, in its initials (learning_rate: lr), or in one like it."""
     name = path.rpartition(".")[2]
     initials = "".join(word[:1] for word in name.split("_"))
     for wanted in (name, initials):
@@ -131,7 +141,9 @@ def _value(node: ast.expr, text: str, path: str) -> Any:
 
 def _parts() -> dict[str, type]:
     """The public parts by name."""
-    public = {name: getattr(_public, name) for name in _public.__all__}
+    public = {
+        name: getattr(module, name) for module in (_public, _public.data) for name in module.__all__
+    }
     return {n: p for n, p in public.items() if isinstance(p, type) and dataclasses.is_dataclass(p)}
 
 
@@ -180,11 +192,12 @@ def _fits(value: Any, kind: Any) -> bool:
 def _plays(part: type, kind: Any) -> bool:
     """Whether a part can be used where ``kind`` is asked for.
 
-    Protocols cannot be checked as classes can; the parts that keep one lie in its package.
+    A protocol's parts lie in its package and have its methods.
     """
     if getattr(kind, "_is_protocol", False):
         home, other = part.__module__.split(".")[:2], kind.__module__.split(".")[:2]
-        return home == other and "__call__" in dir(part)
+        methods = {name for name, value in vars(kind).items() if isinstance(value, FunctionType)}
+        return home == other and methods - {"__init__", "__subclasshook__"} <= set(dir(part))
     return isinstance(kind, type) and issubclass(part, kind)
 
 

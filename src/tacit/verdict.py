@@ -157,17 +157,19 @@ def _limits(found: "Comparison") -> list[str]:
         )
     smallest = min((row["test_rows"] for row in nodes if row["test_rows"]), default=0)
     if 0 < smallest < 100:
-        says.append(
-            f"The smallest test set has {_count(smallest, 'row')}: there a difference below"
-            f" {1 / smallest:.2g}, one row, means nothing."
-        )
+        little = f"a difference below {1 / smallest:.2g}, one row, means nothing"
+        if data.task == "regression":
+            little = "differences mean little"
+        says.append(f"The smallest test set has {_count(smallest, 'row')}: there {little}.")
     return says
 
 
 def _slack(found: "Comparison") -> float:
     """What chance explains of a difference of means over the nodes."""
-    data, alone = found.results["alone"].experiment.data, found.over_nodes("alone").mean
-    return noise(found.metric, alone, len(data.test.y))
+    rows = [row["test_rows"] for row in found.nodes() if row["metric"] == found.metric]
+    shared = found.results["alone"].experiment.data.shared_test
+    count = max(rows, default=0) if shared else sum(rows)
+    return noise(found.metric, found.over_nodes("alone").mean, count)
 
 
 def _moved(found: "Comparison", sign: int) -> list[Row]:

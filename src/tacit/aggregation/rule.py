@@ -24,7 +24,7 @@ class Aggregation(Protocol):
         Args:
             own: (..., d).
             received: (..., k, d).
-            weight: (..., k); the share of ``own`` is what they leave to 1.
+            weight: (..., k), at most 1 in sum; the rest is the share of ``own``.
             round: counted from 0.
 
         Returns:

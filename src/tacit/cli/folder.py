@@ -46,13 +46,17 @@ class Folder:
                 " take another --folder, or delete it"
             )
 
+    def reopen(self) -> None:
+        """Mark the run as unfinished: what an earlier one left here is no longer its result."""
+        (self.path / "metrics.json").unlink(missing_ok=True)
+
     def finish(self, result: Result) -> dict[str, Any]:
         """Write the report, the model and the metrics; returns the content of metrics.json."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         write(self.path / "report.html", result, explain(result.experiment))
         state = {name: tensor.clone() for name, tensor in result.model.state_dict().items()}
-        save_file(state, self.path / "model.safetensors")
+        (self.path / "model.safetensors").write_bytes(save(state))
         found = summary(result) | {"folder": str(self.path)}
         (self.path / "metrics.json").write_text(to_json(found) + "\n")
         return found

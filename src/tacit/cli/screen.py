@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn as Remaining
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from tacit.compare import Comparison, main_metric
@@ -36,9 +36,7 @@ def progress(
         BarColumn(),
         TextColumn("round {task.completed:.0f}/{task.total:.0f}"),
         TextColumn("{task.fields[score]}", style="cyan"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        Remaining(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         console=console,
         disable=quiet or not console.is_terminal,
     ) as bars:
@@ -58,7 +56,7 @@ def progress(
         yield on_round
 
 
-def show_run(console: Console, result: Result) -> None:
+def show_run(result: Result) -> None:
     """A run's scores on each node, and over all test rows."""
     metrics = _metrics(result)
     title = f"{result.experiment.data.name}: scores on test rows after the last round"
@@ -74,7 +72,11 @@ def show_run(console: Console, result: Result) -> None:
     for row in _ends(table, nodes):
         scores = [_score(row[metric]) for metric in metrics]
         table.add_row(
-            row["node"], str(row["rows"]), str(row["test_rows"]), *scores, _score(row[guess])
+            escape(row["node"]),
+            str(row["rows"]),
+            str(row["test_rows"]),
+            *scores,
+            _score(row[guess]),
         )
     table.add_section()
     data, last = result.experiment.data, result.metrics[-1]
@@ -82,15 +84,15 @@ def show_run(console: Console, result: Result) -> None:
         "all", str(len(data.train.y)), str(len(data.test.y)), *(_score(last[m]) for m in metrics),
         _score(result.baseline[metrics[-1]]), style="bold",
     )  # fmt: skip
-    console.print(table)
+    _console().print(table)
     sent = sum(row["bytes"] for row in result.metrics)
-    console.print(
+    say(
         f"{len(result.metrics):,} rounds in {result.seconds:.1f} s, {readable(sent)} sent"
         f" (trained {result.engine})."
     )
 
 
-def show_comparison(console: Console, found: Comparison) -> None:
+def show_comparison(found: Comparison) -> None:
     """The four ways side by side on each node and over all test rows, then the verdict."""
     first = next(iter(found.results.values()))
     metrics = _metrics(first)
@@ -111,11 +113,11 @@ def show_comparison(console: Console, found: Comparison) -> None:
             name: " ".join(_score(row[metric]) for metric in metrics)
             for name, row in zip(found.results, rows, strict=True)
         }
-        if abs(judged["gain"]) > judged["noise"]:
+        if abs(judged["gain"]) > judged["noise"] + 1e-9:  # a row exactly is no more than a row
             colour = "green" if judged["gain"] > 0 else "red"
             cells[found.together] = f"[{colour}]{cells[found.together]}[/]"
         sizes = str(judged["rows"]), str(judged["test_rows"])
-        table.add_row(judged["node"], *sizes, *cells.values(), _score(rows[0][guess]))
+        table.add_row(escape(judged["node"]), *sizes, *cells.values(), _score(rows[0][guess]))
     table.add_section()
     data = first.experiment.data
     overall = found.table()
@@ -125,18 +127,28 @@ def show_comparison(console: Console, found: Comparison) -> None:
         _score(first.baseline[metrics[-1]]), style="bold",
     )  # fmt: skip
     table.add_row("sent", "", "", *(readable(row["bytes"]) for row in overall), "")
-    console.print(table)
-    console.print()
-    for sentence in found.verdict():
-        console.print(f"- {sentence}", soft_wrap=False, highlight=False)
+    _console().print(table)
+    for sentence in ["", *found.verdict()]:
+        say(sentence and f"- {sentence}")
 
 
-def show_rows(console: Console, rows: list[Row]) -> None:
+def say(text: str) -> None:
+    """A paragraph, wrapped between words."""
+    _console().print(text, markup=False, highlight=False)
+
+
+def show_rows(rows: list[Row]) -> None:
     """Flat dicts with the same keys as a table."""
     table = Table(*rows[0])
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
-    console.print(table)
+    _console().print(table)
+
+
+def _console() -> Console:
+    """Of standard output; where that is no terminal, wide enough for every table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
 
 
 def _metrics(result: Result) -> list[str]:

@@ -55,6 +55,8 @@ class StarExchange:
         for group in np.unique(groups):
             member = torch.from_numpy(np.flatnonzero(groups == group))
             share = weight[member].sum()
+            if share == 0:  # a group without rows
+                continue
             heads.append(self.aggregation(own, matrix[member], weight[member] / share, self.round))
             shares.append(share)
         return self.aggregation(own, torch.stack(heads), torch.stack(shares), self.round)

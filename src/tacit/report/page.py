@@ -18,7 +18,7 @@ _NAMES = {
     "accuracy": "accuracy", "auc": "AUC", "f1": "F1", "r2": "R2", "mae": "mean absolute error",
     "loss": "loss",
 }  # fmt: skip
-_BARS = 20  # nodes that have bars of their own
+_SHOWN = 20  # nodes that have a row and bars of their own
 
 
 def write(path: str | Path, results: Comparison | Result, disclosure: Disclosure) -> Path:
@@ -77,7 +77,8 @@ def page(results: Comparison | Result, disclosure: Disclosure) -> str:
         verdict=verdict,
         table=table,
         metric=metric,
-        nodes=nodes,
+        nodes=_ends(nodes, "gain" if isinstance(results, Comparison) else next(iter(runs))),
+        accuracy_instead=any(row["metric"] != metric for row in nodes),
         ways=list(runs),
         compared=isinstance(results, Comparison),
         plans={name: plan_name(result.experiment) for name, result in runs.items()},
@@ -109,12 +110,21 @@ def _bars(nodes: list[Row], ways: list[str], metric: str) -> str:
     label = _NAMES[metric]
     if any(row["metric"] != metric for row in nodes):
         label += f" ({_NAMES['accuracy']} where it is undefined)"
-    if len(nodes) <= _BARS:
+    if len(nodes) <= _SHOWN:
         return plots.bars(nodes, ways, label, f"{label} of each node")
     if len(ways) > 1:
         gains = [row["gain"] for row in nodes]
         return plots.ranked(gains, f"gain in {label}", "What each node gains over training alone")
     return plots.ranked([row[ways[0]] for row in nodes], label, f"{label} of each node")
+
+
+def _ends(nodes: list[Row], key: str) -> list[Row]:
+    """All nodes, or those with the highest and the lowest values."""
+    if len(nodes) <= _SHOWN:
+        return nodes
+    known = [row for row in nodes if not math.isnan(row[key])]
+    ordered = sorted(known, key=lambda row: -row[key])
+    return ordered[: _SHOWN // 2] + ordered[_SHOWN // 2 :][-(_SHOWN // 2) :]
 
 
 def _drawings(results: list[Result]) -> Iterator[tuple[str, str]]:
@@ -184,7 +194,7 @@ def _node_rows(result: Result, way: str, metric: str) -> list[Row]:
 def _number(value: Any) -> str:
     if not isinstance(value, float):
         return f"{value:,}" if isinstance(value, int) else str(value)
-    return "–" if math.isnan(value) else f"{value:.3f}"
+    return "–" if math.isnan(value) else f"{value:.3f}".replace("-", "−")
 
 
 def _signed(value: float) -> str:

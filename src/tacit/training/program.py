@@ -328,15 +328,22 @@ class _Tracer(fx.Tracer):
 
 def _trace(module: nn.Module) -> tuple[fx.Graph, bool]:
     """The module's graph and whether its inside could be followed."""
+    if type(module) in RULES:  # the whole model is one layer
+        return _one_call(), True
     try:
         graph = _Tracer().trace(module)
         if sum(node.op == "placeholder" for node in graph.nodes) == 1:
             return graph, True
     except Exception:
         pass  # control flow that depends on values, or anything else that a tracer cannot follow
-    whole = fx.Graph()
-    whole.output(whole.call_module("", (whole.placeholder("x"),)))
-    return whole, False
+    return _one_call(), False
+
+
+def _one_call() -> fx.Graph:
+    """A graph of one node: the module itself."""
+    graph = fx.Graph()
+    graph.output(graph.call_module("", (graph.placeholder("x"),)))
+    return graph
 
 
 def _is_relu(node: fx.Node, layer: nn.Module | None) -> bool:
