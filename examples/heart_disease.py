@@ -45,10 +45,10 @@ def scores(seed: int) -> dict[str, dict[str, float]]:
 
 
 def mean_scores(seeds: range) -> dict[str, dict[str, float]]:
-    """The mean of ``scores`` over seeds; a hospital's over those where its AUC is defined."""
+    """The mean of ``scores`` over seeds."""
     runs = [scores(seed) for seed in seeds]
     return {
-        way: {name: float(np.nanmean([run[way][name] for run in runs])) for name in runs[0][way]}
+        way: {name: float(np.mean([run[way][name] for run in runs])) for name in runs[0][way]}
         for way in WAYS
     }
 
@@ -58,7 +58,8 @@ def main() -> None:
     seeds = range(20)
     mean = mean_scores(seeds)
     columns = list(mean["alone"])
-    print(f"Means over {len(seeds)} seeds; a hospital's column is the AUC on its own test rows.\n")
+    print(f"Means over {len(seeds)} seeds; a hospital's column is the AUC on its own test rows.")
+    print("Switzerland has one healthy patient, too few for an AUC.\n")
     print(" " * 8 + "".join(f"{column:>13}" for column in columns))
     for way, values in mean.items():
         print(f"{way:8}" + "".join(f"{values[column]:13.3f}" for column in columns))

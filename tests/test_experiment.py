@@ -135,6 +135,21 @@ def test_the_digest_is_that_of_the_content():
     assert len({other.digest() for other in [base, *others]}) == 9
 
 
+def test_the_digest_does_not_depend_on_where_things_lie_in_memory():
+    def smooth():
+        return functools.partial(nn.functional.cross_entropy, label_smoothing=0.1)
+
+    class Rule:
+        streams = False
+
+        def __call__(self, own, received, weight, round):
+            return received.mean(-2)
+
+    first, second = (experiment(loss=smooth(), aggregation=Rule()) for _ in range(2))
+    assert first.digest() == second.digest()
+    assert first.digest() != experiment(loss=smooth()).digest()
+
+
 def test_a_module_may_stand_for_the_function_and_is_not_changed():
     module = nn.Linear(4, 2)
     before = module.weight.clone()

@@ -1,6 +1,7 @@
 """The frozen description of an experiment, and the checks of it before anything runs."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -178,7 +179,12 @@ def describe(value: Any) -> Any:
         return {str(k): describe(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [describe(v) for v in value]
-    return getattr(value, "__qualname__", None) or repr(value)
+    if isinstance(value, functools.partial):
+        return [describe(value.func), describe(value.args), describe(value.keywords)]
+    if isinstance(value, nn.Module):
+        return repr(value)
+    # A function by its name, any other object by that of its class: a repr may hold an address.
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def _digest(*tensors: Tensor) -> str:

@@ -115,11 +115,15 @@ def demo(
     Eight places learn alone, with a server, without one, and pooled. Ends with a table, a verdict
     in plain words, and a report to look at in a browser.
     """
+    import torch
+
     from tacit.cli.screen import say
     from tacit.demo import STORY, experiment
 
     if not as_json:
         say(STORY + "\n")
+    # Steps this small gain nothing from a second thread, and lose much where cores are shared.
+    torch.set_num_threads(1)
     _compare(experiment(seed), out / "report.html", as_json)
 
 

@@ -226,7 +226,7 @@ def _described(svg: list[str], title: str) -> str:
     from markupsafe import escape
 
     text = svg[0][svg[0].index("<svg") :]
-    pass
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*"', "<g", text).replace(_INK, "currentColor")
     text = re.sub(r'(style="[^"]*?)font-family: [^;"]*; ?', r"\1", text)
     view = re.search(r'viewBox="[^"]*"', text)
