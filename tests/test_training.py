@@ -211,6 +211,21 @@ MODELS = {
         lambda: table((23, 2, 0, 30), IMAGES), F.cross_entropy,
     ),
     "residual": (Residual, table, F.cross_entropy),
+    "in place": (
+        lambda: nn.Sequential(nn.Linear(30, 16), nn.LeakyReLU(inplace=True), nn.Linear(16, 3)),
+        table, F.cross_entropy,
+    ),
+    "a single layer": (lambda: nn.Linear(30, 3), table, F.cross_entropy),
+    "a layer used twice": (
+        lambda: nn.Sequential(*2 * [nn.Linear(30, 30)], nn.ReLU(), nn.Linear(30, 3)),
+        table, F.cross_entropy,
+    ),
+    "partly frozen": (
+        lambda: nn.Sequential(
+            nn.Linear(30, 16).requires_grad_(False), nn.ReLU(), nn.Linear(16, 3)
+        ),
+        table, F.cross_entropy,
+    ),
     "branching": (Branching, table, F.cross_entropy),
     "lstm": (lambda: Recurrent(nn.LSTM, num_layers=2), tokens, next_token),
     "gru": (lambda: Recurrent(nn.GRU, num_layers=2), tokens, next_token),

@@ -110,7 +110,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("runs/demo"),
     as_json: Json = False,
 ) -> None:
-    """Show the whole story on bundled data, in about a minute.
+    """Show the whole story on bundled data, within a minute.
 
     Eight places learn alone, with a server, without one, and pooled. Ends with a table, a verdict
     in plain words, and a report to look at in a browser.
@@ -198,6 +198,7 @@ def explain(file: File, settings: Settings = [], as_json: Json = False) -> None:
 
     Every kind of message that a run sends: from whom, to whom, in which form, how many bytes.
     """
+    from tacit.cli.screen import say
     from tacit.explain import explain as disclose
 
     with _stdout_kept_clean(as_json):
@@ -205,7 +206,7 @@ def explain(file: File, settings: Settings = [], as_json: Json = False) -> None:
     if as_json:
         _print_json(disclosure.to_dict())
     else:
-        typer.echo(disclosure.to_text())
+        say(disclosure.to_text())
 
 
 @data.command("list")
@@ -233,6 +234,7 @@ def describe(
 ) -> None:
     """Each node's rows and label counts."""
     from tacit import settings
+    from tacit.cli.screen import say
     from tacit.data import describe as as_text
     from tacit.data import load, node_table, sources
 
@@ -242,8 +244,8 @@ def describe(
         _print_json(node_table(federation))
         return
     source = next(source for source in sources() if source.name == name)
-    typer.echo(f"{source.description}\n{source.home}; licence: {source.licence}\n")
-    typer.echo(as_text(federation))
+    say(f"{source.description}\n{source.home}; licence: {source.licence}\n")
+    say(as_text(federation))
 
 
 @data.command()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -60,8 +61,8 @@ def show_run(result: Result) -> None:
     """A run's scores on each node, and over all test rows."""
     metrics = _metrics(result)
     title = f"{result.experiment.data.name}: scores on test rows after the last round"
-    table = Table(title=title, title_justify="left")
-    table.add_column("node")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("node", overflow="fold")
     for name in ("rows", "test rows", *(_NAMES[m] for m in metrics), f"baseline {_guess(result)}"):
         table.add_column(name, justify="right")
     guess = f"baseline_{metrics[-1]}"
@@ -87,8 +88,8 @@ def show_run(result: Result) -> None:
     _console().print(table)
     sent = sum(row["bytes"] for row in result.metrics)
     say(
-        f"{len(result.metrics):,} rounds in {result.seconds:.1f} s, {readable(sent)} sent"
-        f" (trained {result.engine})."
+        f"{len(result.metrics):,} rounds in {result.seconds:.1f} s, {readable(sent)} sent."
+        f" Training was {result.engine}."
     )
 
 
@@ -97,12 +98,12 @@ def show_comparison(found: Comparison) -> None:
     first = next(iter(found.results.values()))
     metrics = _metrics(first)
     title = f"{' and '.join(_NAMES[m] for m in metrics)} on each node's test rows"
-    table = Table(title=title, title_justify="left")
-    table.add_column("node")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("node", overflow="fold", min_width=11)
     table.add_column("train", justify="right")
     table.add_column("test", justify="right")
     for name in (*found.results, _guess(first)):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", min_width=len(name))
     guess = f"baseline_{metrics[-1]}"
     by_way = (result.nodes for result in found.results.values())
     nodes = list(zip(found.nodes(), *by_way, strict=True))
@@ -133,13 +134,14 @@ def show_comparison(found: Comparison) -> None:
 
 
 def say(text: str) -> None:
-    """A paragraph, wrapped between words."""
-    _console().print(text, markup=False, highlight=False)
+    """A text; on a terminal, wrapped between words."""
+    console = Console()
+    console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def show_rows(rows: list[Row]) -> None:
     """Flat dicts with the same keys as a table."""
-    table = Table(*rows[0])
+    table = Table(*rows[0], box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     _console().print(table)

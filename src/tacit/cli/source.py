@@ -2,12 +2,10 @@
 
 import sys
 import traceback
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 
-from tacit.errors import InputError
+from tacit.errors import InputError, TacitError
 from tacit.experiment import Experiment
 
 
@@ -36,19 +34,18 @@ def load(file: Path) -> Experiment:
 
 
 def _run(file: Path) -> ModuleType:
-    loader = SourceFileLoader("tacit_experiment_file", str(file.resolve()))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    sys.modules[loader.name] = module
+    path = str(file.resolve())
+    module = ModuleType("tacit_experiment_file")
+    module.__file__ = path
+    sys.modules[module.__name__] = module
     sys.path.insert(0, str(file.resolve().parent))
     try:
-        loader.exec_module(module)
+        exec(compile(file.read_bytes(), path, "exec"), vars(module))
     except (Exception, SystemExit) as error:
-        message = " ".join(str(error).split()) or "no message"
-        raise InputError(
-            f"{file}{_line(error, loader.path)}: {type(error).__name__}: {message}"
-        ) from error
+        message = " ".join(str(error).split())
+        if not isinstance(error, TacitError):
+            message = f"{type(error).__name__}: {message or 'no message'}"
+        raise InputError(f"{file}{_line(error, path)}: {message}") from error
     return module
 
 

@@ -142,6 +142,14 @@ class Segment:
         self.inputs: list[fx.Node] = []
         self.parameters: list[str] = []
 
+    def add(
+        self, node: fx.Node, evaluate: Evaluate, inputs: list[fx.Node], parameters: list[str]
+    ) -> None:
+        """Make the stretch longer by a node with these inputs and trained entries."""
+        self.inputs += [n for n in inputs if n not in self.evaluate and n not in self.inputs]
+        self.parameters += [name for name in parameters if name not in self.parameters]
+        self.evaluate[node] = evaluate
+
     def forward(self, run: Run) -> None:
         values, weights = dict(run.values), dict(run.stack.weight)
         leaves: list[tuple[fx.Node | str, Tensor]] = []
@@ -191,6 +199,10 @@ class Program:
 
     def __init__(self, module: nn.Module, layout: Layout, *, training: bool) -> None:
         self.module = module = copy.deepcopy(module).train(training)
+        for layer in module.modules():
+            if hasattr(layer, "inplace"):
+                # A segment's inputs are leaves, on which autograd allows nothing in place.
+                setattr(layer, "inplace", False)  # noqa: B010
         tensors = dict(module.named_parameters()) | dict(module.named_buffers())
         self.entry = {id(tensors[e.name]): e.name for e in layout.entries}
         self.trained = {e.name for e in layout.entries if e.trained}
@@ -201,10 +213,10 @@ class Program:
         self._lower(graph)
 
     def _lower(self, graph: fx.Graph) -> None:
+        """Turn the graph into operations: linear layers, their rectifiers, segments of the rest."""
         needs_grad: set[fx.Node] = set()
-        uses: Counter[str] = Counter()
-        segment: Segment | None = None
         linear: set[fx.Node] = set()
+        uses: Counter[str] = Counter()
         for node in graph.nodes:
             if node.op == "placeholder":
                 self.input = node
@@ -215,41 +227,28 @@ class Program:
             own = self._own(node)
             trained = [name for name in own.values() if name in self.trained]
             uses.update(trained)
-            sources = node.all_input_nodes
-            if trained or any(source in needs_grad for source in sources):
+            inputs = [source for source in node.all_input_nodes if source in needs_grad]
+            if trained or inputs:
                 needs_grad.add(node)
             layer = self.module.get_submodule(node.target) if node.op == "call_module" else None
-            if type(layer) is nn.Linear and len(trained) == len(own) == len(
-                list(layer.parameters())
-            ):
-                operation = LinearOperation(
-                    node, own["weight"], own.get("bias"), sources[0] in needs_grad
-                )
-                self.operations.append(operation)
+            if type(layer) is nn.Linear and len(trained) == len(list(layer.parameters())):
+                bias = own.get("bias")
+                self.operations.append(LinearOperation(node, own["weight"], bias, bool(inputs)))
                 linear.add(node)
-                segment = None
-            elif _is_relu(node, layer) and sources[0] in linear:
-                self.operations.append(ReluOperation(node, sources[0]))
-                segment = None
+            elif _is_relu(node, layer) and node.all_input_nodes[0] in linear:
+                self.operations.append(ReluOperation(node, node.all_input_nodes[0]))
             else:
-                if segment is None:
-                    segment = Segment()
-                    self.operations.append(segment)
-                for source in sources:
-                    inside = source in segment.evaluate or source in segment.inputs
-                    if source in needs_grad and not inside:
-                        segment.inputs.append(source)
-                new = [name for name in trained if name not in segment.parameters]
-                segment.parameters.extend(new)
-                segment.evaluate[node] = self._evaluator(node, layer, own)
+                if not self.operations or not isinstance(self.operations[-1], Segment):
+                    self.operations.append(Segment())
+                segment = self.operations[-1]
+                assert isinstance(segment, Segment)
+                segment.add(node, self._evaluator(node, layer, own), inputs, trained)
         self.single_use = max(uses.values(), default=0) <= 1
 
     def _own(self, node: fx.Node) -> dict[str, str]:
         """The node's tensors that are part of the vector: local name to entry name."""
         if node.op == "call_module":
-            layer = self.module.get_submodule(str(node.target))
-            tensors: dict[str, Tensor] = dict(layer.named_parameters(remove_duplicate=False))
-            tensors.update(layer.named_buffers(remove_duplicate=False))
+            tensors = _tensors_of(self.module.get_submodule(str(node.target)))
         elif node.op == "get_attr":
             tensors = {"": operator.attrgetter(str(node.target))(self.module)}
         else:
@@ -266,6 +265,7 @@ class Program:
             if any(isinstance(part, nn.modules.dropout._DropoutNd) for part in layer.modules()):
                 self.random = True
             rule = RULES.get(type(layer))
+            shared = {k: t.data for k, t in _tensors_of(layer).items() if k not in own}
 
             def call_layer(values: dict, weights: dict, context: Context) -> Any:
                 args = fx.node.map_arg(node.args, values.__getitem__)
@@ -273,6 +273,7 @@ class Program:
                 if isinstance(layer, _ELEMENTWISE_LAYERS):
                     return layer(*args)
                 mine = {local: weights[name] for local, name in own.items()}
+                mine |= {local: _repeat(tensor, weights) for local, tensor in shared.items()}
                 result = rule(layer, mine, context, *args, **kwargs) if rule else None
                 return result if result is not None else _vmap_layer(layer, mine, args, kwargs)
 
@@ -346,6 +347,12 @@ def _one_call() -> fx.Graph:
     return graph
 
 
+def _tensors_of(layer: nn.Module) -> dict[str, Tensor]:
+    """A layer's parameters and buffers by their local names."""
+    found: dict[str, Tensor] = dict(layer.named_parameters(remove_duplicate=False))
+    return found | dict(layer.named_buffers(remove_duplicate=False))
+
+
 def _is_relu(node: fx.Node, layer: nn.Module | None) -> bool:
     return type(layer) is nn.ReLU or node.target in (F.relu, torch.relu, "relu")
 
@@ -377,9 +384,8 @@ def _call(node: fx.Node, args: tuple, kwargs: dict, context: Context) -> Any:
     if target is F.dropout:
         return functional_dropout(context, *args, **kwargs)
     same_rank = len({tensor.dim() for tensor in tensors}) == 1
-    if target in ("contiguous",) or (target in _ELEMENTWISE and same_rank):
-        return function(*args, **kwargs)
-    if target is F.scaled_dot_product_attention and same_rank and len(tensors) == 3:
+    attention = target is F.scaled_dot_product_attention and len(tensors) == 3
+    if target == "contiguous" or (same_rank and (target in _ELEMENTWISE or attention)):
         return function(*args, **kwargs)
     return _vmap(function, args, kwargs)
 

@@ -1,0 +1,56 @@
+"""``tacit demo``: the story that it tells is the one that its data give."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from tacit import demo
+from tacit.cli import app
+from tacit.compare import compare
+
+
+@pytest.fixture(autouse=True)
+def one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The demo runs on one thread; other tests get theirs back."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_eight_offices_of_very_unequal_size() -> None:
+    data = demo.experiment().data
+    assert data.nodes == 8
+    assert data.train.sizes.max() > 10 * data.train.sizes.min()
+    assert len(data.train.y) + len(data.test.y) == 1797  # as the story says
+
+
+def test_the_story_at_a_glance(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = demo.experiment().replace(rounds=2)
+    monkeypatch.setattr(demo, "experiment", lambda seed: short.replace(seed=seed))
+    result = CliRunner().invoke(app, ["demo", "--out", "here"])
+    assert result.exit_code == 0, result.exception
+    assert " ".join(result.stdout.split()).startswith(demo.STORY)
+    for shown in ("office 8", "majority", "sent", "Learning together", "here/report.html"):
+        assert shown in result.stdout
+    assert Path("here/report.html").stat().st_size > 10_000
+    result = CliRunner().invoke(app, ["demo", "--json"])
+    assert len(json.loads(result.stdout)["table"]) == 4
+    assert Path("runs/demo/report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_small_offices_gain_and_the_large_do_not_lose(seed: int) -> None:
+    found = compare(demo.experiment(seed))
+    by_size = sorted(found.nodes(), key=lambda row: row["rows"])
+    small, large = by_size[:4], by_size[4:]
+    assert sum(row["gain"] for row in small) / 4 > 0.03
+    assert all(abs(row["gain"]) < 0.02 for row in large)
+    accuracy = {row["name"]: row["accuracy"] for row in found.table()}
+    assert accuracy["alone"] + 0.03 < accuracy["federated"] <= accuracy["pooled"] + 0.01
