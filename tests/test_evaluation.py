@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import f1_score, r2_score, roc_auc_score
-from small import experiment, federation
 from torch import nn
 
 import tacit
+from small import experiment, federation
 from tacit.data.federation import Federation, Split
 
 
