@@ -221,6 +221,9 @@ def test_an_unfinished_run_is_not_overwritten_and_a_finished_one_is(file: Path) 
     call("run", "wine.py", "--folder", "fresh", "--set", "rounds=1")
     call("run", "wine.py", "--folder", "fresh", "--set", "rounds=2")
     assert len(json.loads(Path("fresh/metrics.json").read_text())["rounds"]) == 2
+    file.write_text(EXPERIMENT.replace("return 1.0", "return 1.0 if round < 2 else 1e39"))
+    call("run", "wine.py", "--folder", "fresh", code=2)
+    assert not Path("fresh/metrics.json").exists()  # it would pass for this run's
 
 
 def test_debug_shows_the_traceback_at_either_place(file: Path) -> None:

@@ -80,6 +80,7 @@ def test_a_file_is_fetched_once_checked_and_kept_uncompressed(home, cache, page)
         ("/torn.gz", gzip.compress(TEXT)[:-20]),
         ("/text.gz", TEXT),
     ],
+    ids=["other", "longer", "bomb", "torn", "text"],
 )
 def test_what_is_not_the_published_file_is_refused_and_nothing_kept(home, cache, page, body):
     home.pages[page] = body

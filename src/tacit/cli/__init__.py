@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from tacit.cli import data
+from tacit.cli.output import Json, print_json, stdout_kept_clean
 from tacit.errors import TacitError
 
 if TYPE_CHECKING:
@@ -49,8 +50,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(data, name="data", help="List, describe and fetch the data sets known by name.")
+app.add_typer(data.app, name="data", help="List, describe and fetch the data sets known by name.")
 
 
 class Engine(StrEnum):
@@ -71,10 +71,6 @@ Settings = Annotated[
         " 'topology=Star(cohort=4)'. Can be given several times.",
     ),
 ]
-Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="One of those that `tacit data list` shows.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
 def main() -> None:
@@ -153,7 +149,7 @@ def run(
     from tacit.cli.screen import progress, show_run
     from tacit.engine.run import run as carry_out
 
-    with _stdout_kept_clean(as_json):
+    with stdout_kept_clean(as_json):
         experiment = _experiment(file, settings)
         kept = Folder(folder or Path("runs") / file.stem)
         kept.begin(resume)
@@ -174,7 +170,7 @@ def run(
             raise typer.Exit(130) from None
         found = kept.finish(result)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         show_run(result)
         typer.echo(f"Report: {kept.path / 'report.html'}; metrics and model beside it.")
@@ -187,7 +183,7 @@ def compare(file: File, settings: Settings = [], as_json: Json = False) -> None:
     The same experiment in these four ways, side by side; its own algorithm is one of them. Ends
     with a table, a verdict in plain words, and a report under runs/.
     """
-    with _stdout_kept_clean(as_json):
+    with stdout_kept_clean(as_json):
         experiment = _experiment(file, settings)
     _compare(experiment, Path("runs") / file.stem / "compare.html", as_json)
 
@@ -201,63 +197,12 @@ def explain(file: File, settings: Settings = [], as_json: Json = False) -> None:
     from tacit.cli.screen import say
     from tacit.explain import explain as disclose
 
-    with _stdout_kept_clean(as_json):
+    with stdout_kept_clean(as_json):
         disclosure = disclose(_experiment(file, settings))
     if as_json:
-        _print_json(disclosure.to_dict())
+        print_json(disclosure.to_dict())
     else:
         say(disclosure.to_text())
-
-
-@data.command("list")
-def list_data(as_json: Json = False) -> None:
-    """The data sets that are known by name."""
-    from tacit.cli.screen import show_rows
-    from tacit.data import sources
-
-    keys = ("name", "task", "rows", "nodes", "description")
-    rows = [{key: getattr(source, key) for key in keys} for source in sources()]
-    if as_json:
-        _print_json(rows)
-    else:
-        show_rows(rows)
-
-
-@data.command()
-def describe(
-    name: Name,
-    nodes: Annotated[int | None, typer.Option(help="How many to deal the rows out to.")] = None,
-    partition: Annotated[
-        str | None, typer.Option(help="Who gets which rows: IID, 'Dirichlet(0.5)', Shards, ...")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Each node's rows and label counts."""
-    from tacit import settings
-    from tacit.cli.screen import say
-    from tacit.data import describe as as_text
-    from tacit.data import load, node_table, sources
-
-    dealt = settings.partition(partition) if partition else None
-    federation = load(name, nodes, dealt)
-    if as_json:
-        _print_json(node_table(federation))
-        return
-    source = next(source for source in sources() if source.name == name)
-    say(f"{source.description}\n{source.home}; licence: {source.licence}\n")
-    say(as_text(federation))
-
-
-@data.command()
-def fetch(name: Name, as_json: Json = False) -> None:
-    """Bring a data set's files onto this machine, and say where they are."""
-    from tacit.data import fetch as bring
-
-    paths = [str(path) for path in bring(name)]
-    if as_json:
-        _print_json(paths)
-    else:
-        typer.echo("\n".join(paths) or f"{name} is bundled: there is nothing to fetch")
 
 
 def _experiment(file: Path, settings: list[str]) -> "Experiment":
@@ -274,13 +219,13 @@ def _compare(experiment: "Experiment", report: Path, as_json: bool) -> None:
     from tacit.report import write
 
     with (
-        _stdout_kept_clean(as_json),
+        stdout_kept_clean(as_json),
         progress(list(variants(experiment)), experiment.rounds, quiet=as_json) as on_round,
     ):
         found = compare(experiment, on_round)
         write(report, found, explain(experiment))
     if as_json:
-        _print_json(
+        print_json(
             {
                 "experiment": experiment.description(),
                 "metric": found.metric,
@@ -293,17 +238,6 @@ def _compare(experiment: "Experiment", report: Path, as_json: bool) -> None:
     else:
         show_comparison(found)
         typer.echo(f"\nReport: {report}")
-
-
-def _stdout_kept_clean(as_json: bool) -> AbstractContextManager[Any]:
-    """While it lasts, what an experiment's file prints goes to standard error."""
-    return redirect_stdout(sys.stderr) if as_json else nullcontext()
-
-
-def _print_json(value: Any) -> None:
-    from tacit.cli.folder import to_json
-
-    typer.echo(to_json(value))
 
 
 def _say_how_to_go_on(done: int, rounds: int) -> None:

@@ -1,15 +1,15 @@
 """What a run leaves in its folder.
 
-checkpoint.json, checkpoint-*.safetensors    after every round
-report.html, model.safetensors, metrics.json at the end; metrics.json last
+checkpoint.json and its tensors after every round; at the end report.html, model.safetensors (the
+shared model, or the mean of the nodes' models) and, last of all, metrics.json.
 """
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tacit.cli.output import to_json
 from tacit.engine.run import Result
 from tacit.errors import InputError
 from tacit.explain import explain
@@ -47,8 +47,9 @@ class Folder:
             )
 
     def reopen(self) -> None:
-        """Mark the run as unfinished: what an earlier one left here is no longer its result."""
-        (self.path / "metrics.json").unlink(missing_ok=True)
+        """Mark the run as unfinished: what an earlier one left here is not its result."""
+        for name in ("metrics.json", "model.safetensors", "report.html"):
+            (self.path / name).unlink(missing_ok=True)
 
     def finish(self, result: Result) -> dict[str, Any]:
         """Write the report, the model and the metrics; returns the content of metrics.json."""
@@ -72,18 +73,3 @@ def summary(result: Result) -> dict[str, Any]:
         "rounds": list(result.metrics),
         "nodes": result.nodes,
     }
-
-
-def to_json(value: Any) -> str:
-    """JSON text, with null for what is not a number or infinite."""
-    return json.dumps(_finite(value), indent=2, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
