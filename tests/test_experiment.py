@@ -145,6 +145,11 @@ def test_the_digest_does_not_depend_on_where_things_lie_in_memory():
         def __call__(self, own, received, weight, round):
             return received.mean(-2)
 
+    # Two losses of the same name are told apart by what they compute.
+    one = experiment(loss=lambda output, target: (output - target).sum())
+    two = experiment(loss=lambda output, target: (output - target).mean())
+    assert one.digest() != two.digest()
+
     first, second = (experiment(loss=smooth(), aggregation=Rule()) for _ in range(2))
     assert first.digest() == second.digest()
     assert first.digest() != experiment(loss=smooth()).digest()

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -183,8 +184,15 @@ def describe(value: Any) -> Any:
         return [describe(value.func), describe(value.args), describe(value.keywords)]
     if isinstance(value, nn.Module):
         return repr(value)
-    # A function by its name, any other object by that of its class: a repr may hold an address.
-    return getattr(value, "__qualname__", type(value).__qualname__)
+    if not hasattr(value, "__qualname__"):  # any other object: its repr may hold an address
+        return type(value).__qualname__
+    if value.__module__.split(".")[0] in ("torch", "tacit"):
+        return value.__qualname__
+    try:
+        source = hashlib.sha256(inspect.getsource(value).encode()).hexdigest()
+    except (OSError, TypeError):  # written at a prompt
+        source = ""
+    return {"name": value.__qualname__, "source": source}
 
 
 def _digest(*tensors: Tensor) -> str:

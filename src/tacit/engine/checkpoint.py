@@ -4,6 +4,7 @@
 any moment leaves the previous checkpoint or the new one, never a mixture.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -58,7 +59,8 @@ class Checkpoint:
             _replace(tensors, lambda part: save_file(state, part))
             _replace(folder / _NAME, lambda part: part.write_text(json.dumps(record)))
         except (OSError, SafetensorError) as error:
-            tensors.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                tensors.unlink(missing_ok=True)
             raise CheckpointError(
                 f"checkpoint: {folder} cannot be written ({error});"
                 " the last good checkpoint is kept"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from tacit.algorithms.base import Metrics, State
@@ -19,6 +20,7 @@ from tacit.engine.workers import Workers
 from tacit.errors import InputError
 from tacit.experiment import Experiment
 from tacit.topology import Graph, Hierarchical, Neighbours, Star
+from tacit.training.batched import Batched
 from tacit.training.evaluation import Evaluator, Scores
 from tacit.training.lowering import Choice, Engine, choose, least_batch
 from tacit.training.metrics import summary
@@ -28,6 +30,8 @@ Row = dict[str, Any]
 
 # The eigenvalues of a mixing matrix of this size take a fraction of a second.
 _MOST_NODES_FOR_A_GAP = 1024
+# About a tenth of a millisecond on one core.
+_OPERATIONS_WORTH_A_THREAD = 10**7
 
 
 class MetricRows(list[Row]):
@@ -151,11 +155,24 @@ class Session:
         self._spectral_gap: float | None = None
 
     def __enter__(self) -> "Session":
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(self._threads())
         return self
 
     def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._threads_before)
         if self.workers:
             self.workers.close()
+
+    def _threads(self) -> int:
+        """One thread where a step is so small that handing it out costs more than it saves."""
+        lowering, split = self.choice.lowering, self.trainer.split
+        if not isinstance(lowering, Batched):
+            return self._threads_before
+        models = min(lowering.slots, split.nodes)
+        rows = min(self.training.batch_size or split.sizes.max(), split.sizes.max())
+        operations = 6 * models * rows * self.experiment.layout.trained
+        return 1 if operations < _OPERATIONS_WORTH_A_THREAD else self._threads_before
 
     def rounds(self) -> Iterator[Row]:
         """Carry out the rounds that are left, and yield the metrics of each."""

@@ -191,7 +191,7 @@ class Adam(Training):
 
 def _above_zero(training: Training, name: str) -> None:
     value = getattr(training, name)
-    if not (value > 0 and math.isfinite(value)):
+    if not 0 < value <= torch.finfo(torch.float32).max:
         raise InputError(f"training.{name}: {value!r} was given; allowed is any number above 0")
 
 
