@@ -66,7 +66,7 @@ def choose(engine: Engine, template: nn.Module, layout: Layout, loss: Loss, spli
         return Choice("batched", "it agrees with training node after node", batched)
     if engine == "batched":
         raise InputError(f"engine: 'batched' was given, but {problem}; use 'auto' or 'sequential'")
-    log.info("training node after node: %s", problem)
+    log.warning("training node after node: %s", problem)
     return Choice("sequential", problem, sequential)
 
 
