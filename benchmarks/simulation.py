@@ -86,13 +86,15 @@ def measure(work: Work, repeats: int) -> Measured:
         experiment.template, experiment.loss, experiment.training.lr, experiment.data.train
     )
     theirs, ours, training, differences = [], [], [], []
+    torch.set_num_threads(CORES)
     with Session(experiment, "auto", None) as session:
+        threads = torch.get_num_threads()  # a session may find that fewer do better
         watch = Stopwatch(session.trainer.lowering)
         session.trainer.lowering = watch
         rounds = session.rounds()
         for round in range(repeats + 1):
             floor_seconds, expected = floor_round(floor, session, round)
-            torch.set_num_threads(CORES)
+            torch.set_num_threads(threads)
             watch.seconds = 0.0
             began = time.perf_counter()
             next(rounds)

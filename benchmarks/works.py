@@ -108,7 +108,7 @@ WORKS = (
     ),
     Work(
         "2nn-100", "2NN, 100 of 100 nodes x 600", 3.5, 4.2,
-        lambda: fedavg(labelled(100, 600, (784,), 10), models.two_nn),
+        lambda: fedavg(labelled(100, 600, (784,), 10), models.two_nn), heavy=True,
     ),
     Work(
         "lr", "LR 784-10, 100 of 1,000 nodes x 60", 8, 14,
@@ -117,10 +117,12 @@ WORKS = (
     Work(
         "mlp", "MLP 30-64-2, 1,000 nodes x 100", 30, 55,
         lambda: fedavg(labelled(1000, 100, (30,), 2), lambda: models.mlp(30, 64, 2)),
+        heavy=True,
     ),
     Work(
         "mlp-skew", "the same, log-normal sizes", 10, 20,
         lambda: fedavg(labelled(1000, 100, (30,), 2, sigma=1.0), lambda: models.mlp(30, 64, 2)),
+        heavy=True,
     ),
     Work(
         "cnn", "CNN 32/64, 50 nodes x 50", 1.6, 1.9,

@@ -46,9 +46,9 @@ def test_fedavg_of_one_step_is_gradient_descent_on_the_pooled_loss():
 )
 def test_both_engines_and_any_number_of_workers_give_the_same_model(algorithm):
     base = experiment(algorithm=algorithm, training=tacit.SGD(lr=0.1, batch_size=8, momentum=0.5))
-    batched = tacit.run(base, engine="batched")
-    for workers in (1, 2, 3):
-        other = tacit.run(base, engine="sequential", workers=workers)
+    batched = tacit.run(base, engine="batched", workers=1)
+    for engine, workers in [("batched", 2), ("sequential", 1), ("sequential", 3)]:
+        other = tacit.run(base, engine=engine, workers=workers)
         torch.testing.assert_close(vector(batched), vector(other), atol=1e-6, rtol=1e-5)
         if batched.vectors is not None:
             torch.testing.assert_close(batched.vectors, other.vectors, atol=1e-6, rtol=1e-5)

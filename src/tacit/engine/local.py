@@ -13,7 +13,7 @@ from tacit.layout import Layout
 from tacit.randomness import key
 from tacit.training.job import Job, Lowering, diverged_to_nan
 from tacit.training.optimizers import Training
-from tacit.training.plan import Ints, Plan
+from tacit.training.plan import Ints, Plan, span
 
 
 class Trainer:
@@ -51,7 +51,7 @@ class Trainer:
         before it is done.
         """
         if self.workers is not None and len(job.plan.nodes):
-            return self.workers.run(job, weight)
+            return self.workers.run(job, weight, overwrite=memory is not None)
         count, size = len(job.plan.nodes), self.layout.size
         if weight is not None:
             result = torch.zeros(size)
@@ -60,7 +60,7 @@ class Trainer:
         all_losses = torch.empty(count)
 
         def emit(positions: Ints, vectors: Tensor, losses: Tensor) -> None:
-            at = torch.from_numpy(positions)
+            at = span(positions)
             all_losses[at] = diverged_to_nan(vectors, losses)
             if weight is None:
                 result[at] = vectors

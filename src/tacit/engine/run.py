@@ -20,7 +20,6 @@ from tacit.engine.workers import Workers
 from tacit.errors import InputError
 from tacit.experiment import Experiment
 from tacit.topology import Graph, Hierarchical, Neighbours, Star
-from tacit.training.batched import Batched
 from tacit.training.evaluation import Evaluator, Scores
 from tacit.training.lowering import Choice, Engine, choose, least_batch
 from tacit.training.metrics import summary
@@ -30,8 +29,8 @@ Row = dict[str, Any]
 
 # The eigenvalues of a mixing matrix of this size take a fraction of a second.
 _MOST_NODES_FOR_A_GAP = 1024
-# About a tenth of a millisecond on one core.
-_OPERATIONS_WORTH_A_THREAD = 10**7
+# Operations a round from which worker processes pay; some milliseconds on one core.
+_WORTH_A_PROCESS = 10**8
 
 
 class MetricRows(list[Row]):
@@ -92,12 +91,12 @@ def run(
 
     Args:
         experiment: what to run; it is checked first.
-        engine: "batched" trains many nodes in one call, "sequential" one after another in worker
-            processes; "auto" takes the faster one that gives the same result.
+        engine: "batched" trains many nodes in one call, "sequential" one after another; "auto" takes
+            the faster one that gives the same result.
         folder: where to keep a checkpoint after each round; None keeps none.
         resume: go on from the checkpoint in ``folder``, if there is one, to the same final bits.
         on_round: called with each round's metrics.
-        workers: processes for sequential training; by default one per core.
+        workers: processes that train; by default one per core where a round is worth it.
 
     Raises:
         InputError: a plan that cannot work.
@@ -135,10 +134,11 @@ class Session:
         template = experiment.template
         self.training = experiment.algorithm.local(experiment.training)
         self.choice: Choice = choose(engine, template, layout, experiment.loss, data.train)
-        self.workers = None
-        count = workers if workers is not None else os.cpu_count() or 1
-        if self.choice.engine == "sequential" and count > 1 and hasattr(os, "memfd_create"):
-            self.workers = Workers(self.choice.lowering, min(count, data.nodes))
+        self.small = self.choice.engine == "batched" and self._operations() < _WORTH_A_PROCESS
+        if workers is None:
+            workers = 1 if self.small else os.cpu_count() or 1
+        workers = min(workers, data.nodes) if hasattr(os, "memfd_create") else 1
+        self.workers = Workers(self.choice.lowering, workers) if workers > 1 else None
         pools = experiment.algorithm.pools
         self.trainer = Trainer(
             data.train.pooled() if pools else data.train,
@@ -156,7 +156,8 @@ class Session:
 
     def __enter__(self) -> "Session":
         self._threads_before = torch.get_num_threads()
-        torch.set_num_threads(self._threads())
+        if self.small:  # handing out an operation of microseconds costs more than it saves
+            torch.set_num_threads(1)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -164,15 +165,16 @@ class Session:
         if self.workers:
             self.workers.close()
 
-    def _threads(self) -> int:
-        """One thread where a step is so small that handing it out costs more than it saves."""
-        lowering, split = self.choice.lowering, self.trainer.split
-        if not isinstance(lowering, Batched):
-            return self._threads_before
-        models = min(lowering.slots, split.nodes)
-        rows = min(self.training.batch_size or split.sizes.max(), split.sizes.max())
-        operations = 6 * models * rows * self.experiment.layout.trained
-        return 1 if operations < _OPERATIONS_WORTH_A_THREAD else self._threads_before
+    def _operations(self) -> float:
+        """About how many a round's training takes, for a dense model."""
+        data, training = self.experiment.data, self.training
+        cohort = getattr(self.experiment.plan, "cohort", None) or data.nodes
+        rows = float(data.train.sizes.mean())
+        if training.steps is None:
+            rows *= training.epochs or 1
+        else:
+            rows = training.steps * min(training.batch_size or rows, rows)
+        return 6 * self.experiment.layout.trained * rows * cohort
 
     def rounds(self) -> Iterator[Row]:
         """Carry out the rounds that are left, and yield the metrics of each."""
@@ -211,11 +213,11 @@ class Session:
         row: Row = {"round": round + 1, "cohort": len(nodes), "train_loss": train.mean_loss()}
         row["bytes"] = exchange.bytes if exchange else 0
         row |= reported
-        if isinstance(exchange, GraphExchange):
-            row |= self._agreement(exchange, round)
         last = round + 1 == self.experiment.rounds
         if last or (round + 1) % self.experiment.evaluate_every == 0:
             row |= self._evaluate(round)
+            if isinstance(exchange, GraphExchange):
+                row |= self._agreement(exchange, round)
         return row
 
     def _exchange(self, nodes: Ints, round: int) -> StarExchange | GraphExchange | None:

@@ -1,6 +1,7 @@
-"""Worker processes for models that gain nothing from batching: one node at a time, one thread each.
+"""Worker processes: each trains its share of the nodes, one thread each.
 
-Workers are forked, so that they inherit the user's model and the data without pickling either; they
+Processes and not threads: a thread pool waits for its slowest member at every operation, and loses
+a multiple of its time where other programs use the cores. Workers are forked, so that they inherit the user's model and the data without pickling either; they
 stay up for the whole run. Vectors travel through shared memory, the rest through private pipes.
 """
 
@@ -12,6 +13,8 @@ import os
 import pickle
 import signal
 import traceback
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -22,9 +25,10 @@ from torch import Tensor
 
 from tacit.errors import TacitError
 from tacit.training.job import Job, Lowering, diverged_to_nan
-from tacit.training.plan import Ints
+from tacit.training.plan import Ints, span
 
 _INPUTS = ("start", "anchor", "correction")
+_OWN = "models"  # what every node has of its own: read as the start, overwritten by the result
 _TRIES = 3
 
 
@@ -34,6 +38,10 @@ class SharedMatrix:
     def __init__(self) -> None:
         self._file = os.memfd_create("tacit")
         self._map: mmap.mmap | None = None
+
+    def close(self) -> None:
+        """Give the file back; tensors that view the memory keep it."""
+        os.close(self._file)
 
     def view(self, shape: tuple[int, ...]) -> Tensor:
         """The memory as a tensor of this shape; its content is whatever was written last."""
@@ -50,30 +58,37 @@ class _Order:
     """What a worker is asked to do: some positions of a job whose vectors lie in shared memory.
 
     Attributes:
-        shapes: of the shared inputs that the job has.
-        result: shape of the shared result: (k, d) end vectors, or (workers, d) partial sums.
+        inputs: where the job's inputs lie, and their shapes.
+        result: where the result goes, and its shape: (k, d) end vectors, or (workers, d) partial
+            sums.
         weight: (k,) for partial sums, None for end vectors.
     """
 
     job: Job
-    shapes: dict[str, tuple[int, ...]]
+    inputs: dict[str, tuple[str, tuple[int, ...]]]
     positions: Ints
-    result: tuple[int, ...]
+    result: tuple[str, tuple[int, ...]]
     weight: Tensor | None
 
 
 class Workers:
-    """A pool of forked processes that carries out jobs; use as a context manager."""
+    """A pool of forked processes that carries out jobs until it is closed."""
 
     def __init__(self, lowering: Lowering, count: int) -> None:
         self.lowering, self.count = lowering, count
-        self.memory = {name: SharedMatrix() for name in (*_INPUTS, "result")}
+        self.memory = {name: SharedMatrix() for name in (*_INPUTS, _OWN, "result")}
         self.split: Any = None
+        self.lent: Callable[[], Tensor | None] = lambda: None
         self.processes: list[Any] = []
         self.pipes: list[Any] = []
 
-    def run(self, job: Job, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    def run(
+        self, job: Job, weight: Tensor | None, overwrite: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Carry out a job: see ``LocalUpdates``.
+
+        With ``overwrite`` the end vectors take the place of the start in shared memory, where they
+        are the next round's start without being copied.
 
         Returns:
             (k, d) end vectors, or their (d,) sum by ``weight`` (k,) if given; and (k,) losses.
@@ -83,29 +98,42 @@ class Workers:
         """
         if not self.processes:
             self._start(job)
-        shapes = {}
+        own = overwrite and self._may_take(job.start)
+        inputs = {}
         for name in _INPUTS:
             value = getattr(job, name)
             if value is not None:
-                shapes[name] = tuple(value.shape)
-                self.memory[name].view(shapes[name]).copy_(value)
-        size = job.start.shape[-1]
-        result = (len(job.plan.nodes) if weight is None else self.count, size)
+                place = _OWN if own and name == "start" else name
+                inputs[name] = place, tuple(value.shape)
+                shared = self.memory[place].view(inputs[name][1])
+                if shared.data_ptr() != value.data_ptr():
+                    shared.copy_(value)
+        shape = (len(job.plan.nodes) if weight is None else self.count, job.start.shape[-1])
+        result = (_OWN if own else "result"), shape
+        vectors = self.memory[result[0]].view(shape)  # grown here, before a worker maps it
         light = replace(job, split=None, start=None, anchor=None, correction=None)  # type: ignore[arg-type]
         orders = [
-            _Order(light, shapes, positions, result, weight)
+            _Order(light, inputs, positions, result, weight)
             for positions in _share_out(job.plan.steps, self.count)
         ]
         losses = torch.empty(len(job.plan.nodes))
-        self.memory["result"].view(result)  # grown here, before a worker maps it
         for index, order in enumerate(orders):
             self.pipes[index].send_bytes(pickle.dumps(order))
         self._collect(orders, losses)
-        vectors = self.memory["result"].view(result)
+        if own:
+            self.lent = weakref.ref(vectors)
+            return vectors, losses
         return (vectors.clone() if weight is None else vectors.sum(0)), losses
+
+    def _may_take(self, start: Tensor) -> bool:
+        """Whether the memory of nodes' own models holds this start already, or nothing in use."""
+        lent = self.lent()
+        return lent is None or lent.data_ptr() == start.data_ptr()
 
     def close(self) -> None:
         """End the processes."""
+        for memory in self.memory.values():
+            memory.close()
         for pipe in self.pipes:
             pipe.close()
         for process in self.processes:
@@ -169,16 +197,17 @@ class Workers:
 
     def _work(self, index: int, order: _Order) -> np.ndarray:
         inputs: dict[str, Any] = {
-            name: self.memory[name].view(shape) for name, shape in order.shapes.items()
+            name: self.memory[place].view(shape) for name, (place, shape) in order.inputs.items()
         }
-        job = replace(order.job, split=self.split, **inputs)
-        result = self.memory["result"].view(order.result)
+        plan = order.job.plan.only(order.positions)
+        job = replace(order.job, split=self.split, plan=plan, **inputs)
+        result = self.memory[order.result[0]].view(order.result[1])
         all_losses = torch.empty(len(order.job.plan.nodes))
         if order.weight is not None:
             result[index].zero_()
 
         def emit(positions: Ints, vectors: Tensor, losses: Tensor) -> None:
-            at = torch.from_numpy(positions)
+            at = span(positions)
             all_losses[at] = diverged_to_nan(vectors, losses)
             if order.weight is None:
                 result[at] = vectors

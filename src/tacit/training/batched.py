@@ -12,11 +12,11 @@ from tacit.layout import Layout
 from tacit.training.dropout import Address
 from tacit.training.job import Emit, Job, descend, emit_idle, split_idle
 from tacit.training.losses import Loss, stacked
-from tacit.training.plan import Ints
+from tacit.training.plan import Ints, span
 from tacit.training.program import Program, Stack
 from tacit.training.rules import Context
 
-_CACHE_BYTES = 6 * 2**20
+_CACHE_BYTES = 4 * 2**20
 _MOST_SLOTS = 1024
 
 
@@ -36,7 +36,8 @@ class Batched:
             busy, idle = split_idle(job.plan, positions)
             emit_idle(job, idle, emit)
             if len(busy):
-                _Slots(self, job, min(self.slots, len(busy))).work(busy, emit)
+                waves = -(-len(busy) // self.slots)
+                _Slots(self, job, -(-len(busy) // waves)).work(busy, emit)
 
     def predict(self, vectors: Tensor, x: Tensor) -> Tensor:
         """Outputs (C, B, ...) of C models (C, d) in evaluation mode on their inputs (C, B, ...)."""
@@ -51,9 +52,23 @@ class _Slots:
     def __init__(self, owner: Batched, job: Job, count: int) -> None:
         self.owner, self.job = owner, job
         self.trained = owner.layout.trained
-        start = job.start
-        self.weight = start.new_empty(count, owner.layout.size)
-        self.state = job.training.init(self.weight[:, : self.trained])
+        start, entries = job.start, owner.layout.entries
+        decay = job.training.fused_decay
+        self.fused = job.plain and owner.program.single_use and decay is not None
+        if self.fused:
+            # Each entry's stack is contiguous: torch accumulates a batched product into anything
+            # else by one product per node.
+            self.parts = [start.new_empty(count, e.size) for e in entries]
+            self.state = {}
+            self.scale, self.decay = -job.lr, 1 - job.lr * (decay or 0.0)
+        else:
+            # Each node's row is contiguous, for optimisers. An entry that several operations use
+            # gathers their gradients, from zero.
+            self.weight = start.new_empty(count, owner.layout.size)
+            self.gradient = torch.zeros_like(self.weight)
+            self.parts = [self.weight[:, e.slice] for e in entries]
+            self.state = job.training.init(self.weight[:, : self.trained])
+            self.scale, self.decay = 1.0, 0.0 if owner.program.single_use else 1.0
         inputs = job.row_inputs(self.trained)
         self.shared_inputs = {k: t for k, t in inputs.items() if t.dim() == 1}
         self.row_inputs = {k: t for k, t in inputs.items() if t.dim() == 2}
@@ -61,15 +76,6 @@ class _Slots:
         self.loss = start.new_zeros(count)
         self.position = np.zeros(count, dtype=np.int64)
         self.step = np.zeros(count, dtype=np.int64)
-
-        decay = job.training.fused_decay
-        self.fused = job.plain and owner.program.single_use and decay is not None
-        if self.fused:
-            self.scale, self.decay = -job.lr, 1 - job.lr * (decay or 0.0)
-        else:
-            # An entry that several operations use gathers their gradients, from zero.
-            self.scale, self.decay = 1.0, 0.0 if owner.program.single_use else 1.0
-            self.gradient = start.new_zeros(count, owner.layout.size)
         self.stacks: dict[int, Stack] = {}
 
     def work(self, positions: Ints, emit: Emit) -> None:
@@ -84,9 +90,9 @@ class _Slots:
             done = np.flatnonzero(self.step[:active] == total[self.position[:active]])
             if not len(done):
                 continue
-            rows = torch.from_numpy(done)
+            rows = span(done)
             losses = self.loss[rows] / torch.from_numpy(self.step[done])
-            emit(self.position[done], self.weight[rows], losses)
+            emit(self.position[done], self._vectors(rows), losses)
             refill = min(len(done), len(waiting))
             self._load(done[:refill], waiting[:refill])
             waiting = waiting[refill:]
@@ -94,12 +100,16 @@ class _Slots:
                 active -= 1
                 self._move(active, int(slot))
 
+    def _vectors(self, slots: slice | Tensor) -> Tensor:
+        return torch.cat([part[slots] for part in self.parts], 1)
+
     def _load(self, slots: Ints, positions: Ints) -> None:
         if not len(slots):
             return
-        rows, at = torch.from_numpy(slots), torch.from_numpy(positions)
+        rows, at = span(slots), span(positions)
         start = self.job.start
-        self.weight[rows] = start[at] if start.dim() == 2 else start
+        for part, entry in zip(self.parts, self.owner.layout.entries, strict=True):
+            part[rows] = start[at, entry.slice] if start.dim() == 2 else start[entry.slice]
         for name, source in self.row_inputs.items():
             self.inputs[name][rows] = source[at]
         for state in self.state.values():
@@ -110,13 +120,16 @@ class _Slots:
     def _move(self, source: int, target: int) -> None:
         if source == target:
             return
-        for tensor in (self.weight, self.loss, *self.state.values(), *self.inputs.values()):
+        for tensor in (*self.parts, self.loss, *self.state.values(), *self.inputs.values()):
             tensor[target] = tensor[source]
         self.position[target], self.step[target] = self.position[source], self.step[source]
 
     def _stack(self, active: int) -> Stack:
         if active not in self.stacks:
-            views = self.owner.layout.views(self.weight[:active])
+            views = {
+                e.name: part[:active].view(active, *e.shape)
+                for part, e in zip(self.parts, self.owner.layout.entries, strict=True)
+            }
             targets = views if self.fused else self.owner.layout.views(self.gradient[:active])
             self.stacks[active] = Stack(views, targets, self.decay, self.scale)
         return self.stacks[active]
@@ -128,9 +141,9 @@ class _Slots:
         at, size = plan.batch(position, step)
         width = int(size.max())
         within = np.minimum(np.arange(width), size[:, None] - 1)
-        rows = plan.rows[torch.from_numpy((at[:, None] + within).ravel())]
-        x = job.split.x[rows].unflatten(0, (active, width))
-        y = job.split.y[rows].unflatten(0, (active, width))
+        rows = plan.rows.index_select(0, torch.from_numpy((at[:, None] + within).ravel()))
+        x = job.split.x.index_select(0, rows).unflatten(0, (active, width))
+        y = job.split.y.index_select(0, rows).unflatten(0, (active, width))
         context = Context(training=True)
         if int(size.min()) < width:
             context.valid = torch.from_numpy((np.arange(width) < size[:, None]).astype(np.float32))

@@ -4,7 +4,8 @@ The same plan feeds batched and sequential training, on any number of processes,
 results agree.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -28,20 +29,22 @@ class Plan:
     Attributes:
         nodes: (k,) node ids; a node may appear more than once.
         sizes: (k,) rows that each holds.
+        offsets: (k,) the first of them in the split.
         steps: (k,) steps that each takes; 0 for a node without rows.
-        rows: every epoch's row numbers, node after node.
-        first: (k,) where each node's rows begin in ``rows``.
         batch_size: (k,) rows of a full batch.
         epoch_steps: (k,) steps in one pass over a node's rows.
+        stream: key of this round's shuffling, or None for the split's order.
+        wanted: (k,) bool, the positions whose rows the table below holds.
     """
 
     nodes: Ints
     sizes: Ints
+    offsets: Ints
     steps: Ints
-    rows: Tensor
-    first: Ints
     batch_size: Ints
     epoch_steps: Ints
+    stream: int | None
+    wanted: NDArray[np.bool_]
 
     @classmethod
     def of(
@@ -60,30 +63,52 @@ class Plan:
             steps = epoch_steps * (training.epochs or 1)
         else:
             steps = np.where(epoch_steps > 0, training.steps, 0)
-        epochs = -(-steps // np.maximum(epoch_steps, 1))
+        stream = key(seed, "shuffle", round) if training.shuffle else None
+        everyone = np.ones(len(nodes), dtype=bool)
+        return cls(nodes, sizes, split.offsets[nodes], steps, batch, epoch_steps, stream, everyone)
 
-        # One segment per (node, epoch); positions 0..size-1 inside each.
-        segment_node = np.repeat(np.arange(len(nodes)), epochs)
-        segment_size = sizes[segment_node]
-        segment_first = np.cumsum(segment_size) - segment_size
-        epoch = np.arange(len(segment_node)) - np.repeat(np.cumsum(epochs) - epochs, epochs)
-        segment = np.repeat(np.arange(len(segment_node)), segment_size)
-        within = np.arange(len(segment)) - segment_first[segment]
-        rows = split.offsets[nodes][segment_node[segment]] + within
-        if training.shuffle:
-            stream = key(seed, "shuffle", round)
-            hashed = words(stream, nodes[segment_node[segment]], epoch[segment], within)
-            # Sorting by (segment, hash) shuffles every segment at once; 44 bits of hash remain.
-            order = np.argsort(segment.astype(np.uint64) << np.uint64(44) | hashed >> np.uint64(20))
-            rows = rows[order]
-        first = np.cumsum(sizes * epochs) - sizes * epochs
-        return cls(nodes, sizes, steps, torch.from_numpy(rows), first, batch, epoch_steps)
+    def only(self, positions: Ints) -> "Plan":
+        """The same plan with the rows of some positions alone."""
+        wanted = np.zeros(len(self.nodes), dtype=bool)
+        wanted[positions] = True
+        return replace(self, wanted=wanted)
+
+    @property
+    def rows(self) -> Tensor:
+        """Every epoch's row numbers in the split, node after node."""
+        return self._table[0]
 
     def batch(self, position: Ints, step: Ints) -> tuple[Ints, Ints]:
         """Where the rows of a step begin in ``rows``, and how many they are; elementwise."""
         size, batch = self.sizes[position], self.batch_size[position]
         epoch, index = step // self.epoch_steps[position], step % self.epoch_steps[position]
         return (
-            self.first[position] + epoch * size + index * batch,
+            self._table[1][position] + epoch * size + index * batch,
             np.minimum(batch, size - index * batch),
         )
+
+    @cached_property
+    def _table(self) -> tuple[Tensor, Ints]:
+        """``rows``, and (k,) where each node's begin there."""
+        epochs = -(-self.steps // np.maximum(self.epoch_steps, 1)) * self.wanted
+        # One segment per (node, epoch); rows 0..size-1 inside each.
+        owner = np.repeat(np.arange(len(self.nodes)), epochs)
+        size = self.sizes[owner]
+        segment = np.repeat(np.arange(len(owner)), size)
+        within = np.arange(len(segment)) - (np.cumsum(size) - size)[segment]
+        rows = self.offsets[owner][segment] + within
+        if self.stream is not None:
+            epoch = np.arange(len(owner)) - (np.cumsum(epochs) - epochs)[owner]
+            hashed = words(self.stream, self.nodes[owner][segment], epoch[segment], within)
+            # Sorting by (segment, hash) shuffles every segment at once; 44 bits of hash remain.
+            order = np.argsort(segment.astype(np.uint64) << np.uint64(44) | hashed >> np.uint64(20))
+            rows = rows[order]
+        length = self.sizes * epochs
+        return torch.from_numpy(rows), np.cumsum(length) - length
+
+
+def span(index: Ints) -> slice | Tensor:
+    """The same index as a slice where it counts upwards: copying a slice is one plain pass."""
+    if len(index) and index[-1] - index[0] == len(index) - 1 and (np.diff(index) == 1).all():
+        return slice(int(index[0]), int(index[-1]) + 1)
+    return torch.from_numpy(index)

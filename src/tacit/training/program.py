@@ -56,9 +56,18 @@ class Stack:
     def take(self, name: str, gradient: Tensor) -> None:
         """Take in the gradient of one entry."""
         target = self.target[name]
-        if self.decay != 1.0:
-            target.mul_(self.decay)
-        target.add_(gradient, alpha=self.scale)
+        if self.decay == 0.0:
+            target.copy_(gradient).mul_(self.scale)
+        else:
+            target.mul_(self.decay).add_(gradient, alpha=self.scale)
+
+    def take_product(self, name: str, left: Tensor, right: Tensor) -> None:
+        """Take in the gradient left @ right, (C, o, b) times (C, b, i)."""
+        target = self.target[name]
+        if target.is_contiguous():
+            target.baddbmm_(left, right, beta=self.decay, alpha=self.scale)
+        else:  # torch would make one product per node
+            self.take(name, torch.bmm(left, right))
 
 
 class Run:
@@ -99,10 +108,8 @@ class LinearOperation:
             # Before the update below: the input's gradient is at the weights of the forward pass.
             back = torch.bmm(flat, stack.weight[self.weight])
             run.pass_back(self.source, back.view_as(x))
-        stack.target[self.weight].baddbmm_(
-            flat.transpose(1, 2), x.reshape(len(x), -1, x.shape[-1]),
-            beta=stack.decay, alpha=stack.scale,
-        )  # fmt: skip
+        inputs = x.reshape(len(x), -1, x.shape[-1])
+        stack.take_product(self.weight, flat.transpose(1, 2), inputs)
         if self.bias:
             stack.take(self.bias, flat.sum(1))
 
