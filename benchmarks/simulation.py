@@ -65,9 +65,9 @@ class Stopwatch:
         self.lowering, self.seconds = lowering, 0.0
 
     def train(self, job: Job, positions: Ints, emit: Emit) -> None:
-        def timed(positions: Ints, vectors: Tensor, losses: Tensor) -> None:
+        def timed(positions: Ints, blocks: list[Tensor], losses: Tensor) -> None:
             began = time.perf_counter()
-            emit(positions, vectors, losses)
+            emit(positions, blocks, losses)
             self.seconds -= time.perf_counter() - began
 
         began = time.perf_counter()

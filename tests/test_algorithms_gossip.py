@@ -239,7 +239,7 @@ def test_every_node_finds_the_optimum_of_all_rows(algorithm, topology):
 
     training = tacit.SGD(lr=0.1, batch_size=None, steps=1, schedule=schedule)
     plan = experiment(pairs, algorithm=algorithm, topology=topology, training=training)
-    result = tacit.run(plan.replace(rounds=60, evaluate_every=60))
+    result = tacit.run(plan.replace(rounds=60))
     # Nodes stay about lr G / gap from the optimum (Yuan, Ling, Yin, "On the convergence of
     # decentralized gradient descent", 2016), where G is the largest gradient of a node there and
     # the gap of a ring of 6 is 2/3 (1 - cos(60 degrees)) = 1/3.

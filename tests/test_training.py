@@ -1,5 +1,6 @@
 """Batched and sequential training against plain torch: same batches, same arithmetic."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,7 @@ from tacit.layout import Layout, template
 from tacit.models import char_lstm, transformer
 from tacit.randomness import key
 from tacit.training.batched import Batched
-from tacit.training.job import Job
+from tacit.training.job import Collect, Job
 from tacit.training.losses import next_token
 from tacit.training.lowering import choose, least_batch
 from tacit.training.optimizers import SGD, Adam, Cosine, StepDecay
@@ -63,12 +64,7 @@ def train(kind, module, loss, split, training, slots=None, **terms):
     if slots:
         lowering.slots = slots
     ends, losses = torch.zeros(len(nodes), layout.size), torch.zeros(len(nodes))
-
-    def emit(positions, vectors, found):
-        at = torch.from_numpy(positions)
-        ends[at], losses[at] = vectors, found
-
-    lowering.train(job, nodes, emit)
+    lowering.train(job, nodes, Collect(ends, losses, None))
     return ends, losses
 
 
@@ -134,6 +130,23 @@ def test_slots_change_nothing(slots, training):
     torch.testing.assert_close(losses, other_losses, equal_nan=True, atol=1e-5, rtol=1e-5)
     assert losses[2].isnan()  # the node without rows
     assert torch.equal(ends[2], Layout.of(module).vector(module))
+
+
+@pytest.mark.parametrize("slots", [2, 4])
+@pytest.mark.parametrize("training", [SGD(lr=0.1, batch_size=4), SGD(lr=0.1, momentum=0.5)])
+def test_models_trained_in_place_are_those_trained_aside(slots, training):
+    module, split = template(mlp, 0), table((9, 9, 9, 9, 9))
+    layout, nodes = Layout.of(module), np.arange(5)
+    start = torch.randn(5, layout.size, generator=torch.Generator().manual_seed(1))
+    plan = Plan.of(split, nodes, training, 0, 1)
+    lowering = Batched(module, layout, F.cross_entropy)
+    lowering.slots = slots
+    aside = torch.zeros_like(start)
+    job = Job(split, plan, training, training.lr, 0, start)
+    lowering.train(job, nodes, Collect(aside, torch.zeros(5), None))
+    assert not torch.allclose(aside, start)
+    lowering.train(replace(job, in_place=True), nodes, Collect(start, torch.zeros(5), None))
+    torch.testing.assert_close(start, aside, atol=1e-6, rtol=1e-5)
 
 
 class Recurrent(nn.Module):

@@ -1,5 +1,6 @@
 """Local training in this process or its workers, as algorithms see it."""
 
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -11,9 +12,9 @@ from tacit.engine.workers import Workers
 from tacit.errors import DivergenceError
 from tacit.layout import Layout
 from tacit.randomness import key
-from tacit.training.job import Job, Lowering, diverged_to_nan
+from tacit.training.job import Collect, Job, Lowering
 from tacit.training.optimizers import Training
-from tacit.training.plan import Ints, Plan, span
+from tacit.training.plan import Ints, Plan
 
 
 class Trainer:
@@ -57,18 +58,10 @@ class Trainer:
             result = torch.zeros(size)
         else:
             result = torch.empty(count, size) if memory is None else memory
-        all_losses = torch.empty(count)
-
-        def emit(positions: Ints, vectors: Tensor, losses: Tensor) -> None:
-            at = span(positions)
-            all_losses[at] = diverged_to_nan(vectors, losses)
-            if weight is None:
-                result[at] = vectors
-            else:
-                result.add_(weight[at] @ vectors)
-
-        self.lowering.train(job, np.arange(count), emit)
-        return result, all_losses
+        losses = torch.empty(count)
+        job = replace(job, in_place=memory is not None)
+        self.lowering.train(job, np.arange(count), Collect(result, losses, weight))
+        return result, losses
 
 
 class LocalTrain:

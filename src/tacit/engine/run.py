@@ -91,8 +91,8 @@ def run(
 
     Args:
         experiment: what to run; it is checked first.
-        engine: "batched" trains many nodes in one call, "sequential" one after another; "auto" takes
-            the faster one that gives the same result.
+        engine: "batched" trains many nodes in one call, "sequential" one after another; "auto"
+            takes the faster one that gives the same result.
         folder: where to keep a checkpoint after each round; None keeps none.
         resume: go on from the checkpoint in ``folder``, if there is one, to the same final bits.
         on_round: called with each round's metrics.

@@ -1,8 +1,9 @@
 """Worker processes: each trains its share of the nodes, one thread each.
 
 Processes and not threads: a thread pool waits for its slowest member at every operation, and loses
-a multiple of its time where other programs use the cores. Workers are forked, so that they inherit the user's model and the data without pickling either; they
-stay up for the whole run. Vectors travel through shared memory, the rest through private pipes.
+a multiple of its time where other programs use the cores. Workers are forked, so that they inherit
+the user's model and the data without pickling either; they stay up for the whole run. Vectors
+travel through shared memory, the rest through private pipes.
 """
 
 import contextlib
@@ -24,8 +25,8 @@ import torch
 from torch import Tensor
 
 from tacit.errors import TacitError
-from tacit.training.job import Job, Lowering, diverged_to_nan
-from tacit.training.plan import Ints, span
+from tacit.training.job import Collect, Job, Lowering
+from tacit.training.plan import Ints
 
 _INPUTS = ("start", "anchor", "correction")
 _OWN = "models"  # what every node has of its own: read as the start, overwritten by the result
@@ -111,7 +112,9 @@ class Workers:
         shape = (len(job.plan.nodes) if weight is None else self.count, job.start.shape[-1])
         result = (_OWN if own else "result"), shape
         vectors = self.memory[result[0]].view(shape)  # grown here, before a worker maps it
-        light = replace(job, split=None, start=None, anchor=None, correction=None)  # type: ignore[arg-type]
+        light = replace(
+            job, split=None, start=None, anchor=None, correction=None, in_place=own,  # type: ignore[arg-type]
+        )  # fmt: skip
         orders = [
             _Order(light, inputs, positions, result, weight)
             for positions in _share_out(job.plan.steps, self.count)
@@ -202,20 +205,11 @@ class Workers:
         plan = order.job.plan.only(order.positions)
         job = replace(order.job, split=self.split, plan=plan, **inputs)
         result = self.memory[order.result[0]].view(order.result[1])
-        all_losses = torch.empty(len(order.job.plan.nodes))
+        losses = torch.empty(len(order.job.plan.nodes))
         if order.weight is not None:
-            result[index].zero_()
-
-        def emit(positions: Ints, vectors: Tensor, losses: Tensor) -> None:
-            at = span(positions)
-            all_losses[at] = diverged_to_nan(vectors, losses)
-            if order.weight is None:
-                result[at] = vectors
-            else:
-                result[index] += order.weight[at] @ vectors
-
-        self.lowering.train(job, order.positions, emit)
-        return all_losses[torch.from_numpy(order.positions)].numpy()
+            result = result[index].zero_()
+        self.lowering.train(job, order.positions, Collect(result, losses, order.weight))
+        return losses[torch.from_numpy(order.positions)].numpy()
 
 
 def _share_out(steps: Ints, workers: int) -> list[Ints]:
@@ -223,6 +217,8 @@ def _share_out(steps: Ints, workers: int) -> list[Ints]:
 
     The assignment depends on the plan alone, so that partial sums always add up in the same order.
     """
+    if (steps == steps[0]).all():  # neighbours stay together, which makes copies plain passes
+        return np.array_split(np.arange(len(steps)), workers)
     load = [0] * workers
     positions: list[list[int]] = [[] for _ in range(workers)]
     for position in np.argsort(-steps, kind="stable"):

@@ -35,8 +35,14 @@ class Batched:
         with torch.no_grad():
             busy, idle = split_idle(job.plan, positions)
             emit_idle(job, idle, emit)
-            if len(busy):
-                waves = -(-len(busy) // self.slots)
+            if not len(busy):
+                return
+            waves = -(-len(busy) // self.slots)
+            steps = job.plan.steps[busy]
+            if job.in_place and steps[0] == steps[-1]:
+                for wave in np.array_split(busy, waves):
+                    _Slots(self, job, len(wave), span(wave)).work(wave, emit)
+            else:
                 _Slots(self, job, -(-len(busy) // waves)).work(busy, emit)
 
     def predict(self, vectors: Tensor, x: Tensor) -> Tensor:
@@ -47,26 +53,33 @@ class Batched:
 
 
 class _Slots:
-    """C models in training, and how far each has come."""
+    """C models in training, and how far each has come.
 
-    def __init__(self, owner: Batched, job: Job, count: int) -> None:
+    Nodes that all take the same steps are trained where their start lies, at its rows ``place``.
+    """
+
+    def __init__(
+        self, owner: Batched, job: Job, count: int, place: slice | Tensor | None = None
+    ) -> None:
         self.owner, self.job = owner, job
+        self.in_place = isinstance(place, slice)
         self.trained = owner.layout.trained
         start, entries = job.start, owner.layout.entries
         decay = job.training.fused_decay
         self.fused = job.plain and owner.program.single_use and decay is not None
-        if self.fused:
+        if self.fused and not self.in_place:
             # Each entry's stack is contiguous: torch accumulates a batched product into anything
             # else by one product per node.
             self.parts = [start.new_empty(count, e.size) for e in entries]
+        else:
+            self.weight = start[place] if self.in_place else start.new_empty(count, start.shape[-1])
+            self.parts = [self.weight[:, e.slice] for e in entries]
+        if self.fused:
             self.state = {}
             self.scale, self.decay = -job.lr, 1 - job.lr * (decay or 0.0)
         else:
-            # Each node's row is contiguous, for optimisers. An entry that several operations use
-            # gathers their gradients, from zero.
-            self.weight = start.new_empty(count, owner.layout.size)
+            # An entry that several operations use gathers their gradients, from zero.
             self.gradient = torch.zeros_like(self.weight)
-            self.parts = [self.weight[:, e.slice] for e in entries]
             self.state = job.training.init(self.weight[:, : self.trained])
             self.scale, self.decay = 1.0, 0.0 if owner.program.single_use else 1.0
         inputs = job.row_inputs(self.trained)
@@ -92,7 +105,7 @@ class _Slots:
                 continue
             rows = span(done)
             losses = self.loss[rows] / torch.from_numpy(self.step[done])
-            emit(self.position[done], self._vectors(rows), losses)
+            emit(self.position[done], [part[rows] for part in self.parts], losses)
             refill = min(len(done), len(waiting))
             self._load(done[:refill], waiting[:refill])
             waiting = waiting[refill:]
@@ -100,16 +113,14 @@ class _Slots:
                 active -= 1
                 self._move(active, int(slot))
 
-    def _vectors(self, slots: slice | Tensor) -> Tensor:
-        return torch.cat([part[slots] for part in self.parts], 1)
-
     def _load(self, slots: Ints, positions: Ints) -> None:
         if not len(slots):
             return
         rows, at = span(slots), span(positions)
         start = self.job.start
-        for part, entry in zip(self.parts, self.owner.layout.entries, strict=True):
-            part[rows] = start[at, entry.slice] if start.dim() == 2 else start[entry.slice]
+        if not self.in_place:
+            for part, entry in zip(self.parts, self.owner.layout.entries, strict=True):
+                part[rows] = start[at, entry.slice] if start.dim() == 2 else start[entry.slice]
         for name, source in self.row_inputs.items():
             self.inputs[name][rows] = source[at]
         for state in self.state.values():

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tacit.data.federation import Split
 from tacit.training.optimizers import State, Training, clip_rows
-from tacit.training.plan import Ints, Plan
+from tacit.training.plan import Ints, Plan, span
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +29,7 @@ class Job:
         anchor: (d,) or (k, d) centre of the proximal term; ``start`` if None.
         correction: (p,) or (k, p) added to the gradient of the p trained coordinates.
         frozen: (p,) bool, trained coordinates that stay as they are in this job.
+        in_place: the end vectors go where the start (k, d) lies, and may be trained there.
     """
 
     split: Split
@@ -41,6 +42,7 @@ class Job:
     anchor: Tensor | None = None
     correction: Tensor | None = None
     frozen: Tensor | None = None
+    in_place: bool = False
 
     @property
     def plain(self) -> bool:
@@ -58,12 +60,38 @@ class Job:
 
 
 class Emit(Protocol):
-    """Takes finished nodes: their positions in the plan, (c, d) vectors and (c,) mean losses.
+    """Takes finished nodes: their positions in the plan, end vectors, and (c,) mean losses.
 
-    The vectors are only valid during the call.
+    The vectors come as blocks (c, d_1), (c, d_2), ... of their columns, valid during the call only.
     """
 
-    def __call__(self, positions: Ints, vectors: Tensor, losses: Tensor) -> None: ...
+    def __call__(self, positions: Ints, blocks: list[Tensor], losses: Tensor) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Collect:
+    """An ``Emit`` that keeps what it is given.
+
+    Attributes:
+        result: (k, d) for end vectors, or (d,) for their sum by ``weight``, to which it is added.
+        losses: (k,); NaN for a node whose last step left a vector that is not finite.
+        weight: (k,), or None for end vectors.
+    """
+
+    result: Tensor
+    losses: Tensor
+    weight: Tensor | None
+
+    def __call__(self, positions: Ints, blocks: list[Tensor], losses: Tensor) -> None:
+        at, first, total = span(positions), 0, torch.zeros(())
+        for block in blocks:
+            columns = slice(first, first := first + block.shape[1])
+            if self.weight is not None:
+                self.result[columns] += self.weight[at] @ block
+            elif block.data_ptr() != self.result[at, columns].data_ptr():  # trained in place
+                self.result[at, columns] = block
+            total = total + block.sum(1)
+        self.losses[at] = torch.where(total.isfinite(), losses, torch.nan)
 
 
 class Lowering(Protocol):
@@ -100,11 +128,6 @@ def descend(
         weight[:, job.frozen] = kept
 
 
-def diverged_to_nan(vectors: Tensor, losses: Tensor) -> Tensor:
-    """The (c,) losses, NaN where the last step left a (c, d) vector that is not finite."""
-    return torch.where(vectors.sum(1).isfinite(), losses, torch.nan)
-
-
 def split_idle(plan: Plan, positions: Ints) -> tuple[Ints, Ints]:
     """Positions with steps to take, most steps first, and those without."""
     steps = plan.steps[positions]
@@ -117,4 +140,4 @@ def emit_idle(job: Job, positions: Ints, emit: Emit) -> None:
     if len(positions):
         at = torch.from_numpy(positions)
         start = job.start[at] if job.start.dim() == 2 else job.start.expand(len(at), -1)
-        emit(positions, start, torch.full((len(at),), torch.nan))
+        emit(positions, [start], torch.full((len(at),), torch.nan))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-StackedLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+StackedLoss = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 _ROWWISE = (
     F.cross_entropy,
@@ -55,9 +55,10 @@ def per_row(loss: Loss) -> Loss | None:
 
 
 def stacked(loss: Loss) -> StackedLoss:
-    """The loss of C models at once: (C, B, ...) outputs and targets to (C,) means.
+    """The loss of C models at once, and its gradient.
 
-    The third argument says by ones and zeros which of the (C, B) rows count; None counts all.
+    Returns a function of (C, B, ...) outputs, targets, and ones and zeros (C, B) that say which
+    rows count (None for all). It returns the (C,) means and their gradient by the outputs.
     """
     rows = per_row(loss)
 
@@ -73,7 +74,40 @@ def stacked(loss: Loss) -> StackedLoss:
         parts = zip(output, target, sizes, strict=True)
         return torch.stack([loss(o[:size], t[:size]) for o, t, size in parts])
 
-    return known if rows else unknown
+    means = known if rows else unknown
+
+    def with_gradient(
+        output: Tensor, target: Tensor, valid: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if _is_cross_entropy(loss) and output.dim() == target.dim() + 1 == 3:
+            return _cross_entropy(output, target, valid)
+        output = output.detach().requires_grad_()
+        with torch.enable_grad():
+            losses = means(output, target, valid)
+            (gradient,) = torch.autograd.grad(losses.sum(), output)
+        return losses.detach(), gradient
+
+    return with_gradient
+
+
+def _is_cross_entropy(loss: Loss) -> bool:
+    if type(loss) is nn.CrossEntropyLoss:
+        return _unreduced(loss) is not None and loss.label_smoothing == 0
+    return loss is F.cross_entropy
+
+
+def _cross_entropy(output: Tensor, target: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Of logits (C, B, k) and labels (C, B): softmax minus one-hot, in half autograd's time."""
+    if valid is None:
+        share = output.new_full(target.shape, 1 / target.shape[1])
+    else:
+        share = valid / valid.sum(1, keepdim=True)
+    label = target.unsqueeze(-1)
+    log_softmax = torch.log_softmax(output, -1)
+    losses = -(log_softmax.gather(-1, label).squeeze(-1) * share).sum(1)
+    gradient = log_softmax.exp_()
+    gradient.scatter_add_(-1, label, gradient.new_full((1, 1, 1), -1.0).expand_as(label))
+    return losses, gradient.mul_(share.unsqueeze(-1))
 
 
 def _unreduced(loss: Loss) -> Loss | None:

@@ -13,7 +13,7 @@ from tacit.data.federation import Split
 from tacit.errors import InputError
 from tacit.layout import Layout
 from tacit.training.batched import Batched
-from tacit.training.job import Job, Lowering
+from tacit.training.job import Collect, Job, Lowering
 from tacit.training.losses import Loss
 from tacit.training.optimizers import SGD
 from tacit.training.plan import Plan
@@ -106,12 +106,8 @@ def _compare(
     ends = []
     for lowering in (batched, sequential):
         end = torch.empty(2, layout.size)
-
-        def emit(positions: np.ndarray, vectors: torch.Tensor, losses: torch.Tensor) -> None:
-            end[torch.from_numpy(positions)] = vectors  # noqa: B023
-
         try:
-            lowering.train(job, np.arange(2), emit)
+            lowering.train(job, np.arange(2), Collect(end, torch.empty(2), None))
         except Exception as error:
             if lowering is sequential:
                 raise

@@ -35,6 +35,11 @@ _ELEMENTWISE = {
 }  # fmt: skip
 
 
+# Into a stack that is not contiguous torch accumulates by one product per node, which costs more
+# than a pass over a product set aside, unless the matrices are at least this large.
+_LARGE = 2**14
+
+
 @dataclass
 class Stack:
     """C models in training: weights, where gradients go, and how.
@@ -58,15 +63,17 @@ class Stack:
         target = self.target[name]
         if self.decay == 0.0:
             target.copy_(gradient).mul_(self.scale)
-        else:
-            target.mul_(self.decay).add_(gradient, alpha=self.scale)
+            return
+        if self.decay != 1.0:
+            target.mul_(self.decay)
+        target.add_(gradient, alpha=self.scale)
 
     def take_product(self, name: str, left: Tensor, right: Tensor) -> None:
         """Take in the gradient left @ right, (C, o, b) times (C, b, i)."""
         target = self.target[name]
-        if target.is_contiguous():
+        if target.is_contiguous() or target[0].numel() > _LARGE:
             target.baddbmm_(left, right, beta=self.decay, alpha=self.scale)
-        else:  # torch would make one product per node
+        else:
             self.take(name, torch.bmm(left, right))
 
 
@@ -319,14 +326,11 @@ class Program:
             (C,) mean loss of each model's valid rows.
         """
         run = self._run(stack, context, x)
-        output = run.values[self.output].detach().requires_grad_()
-        with torch.enable_grad():
-            losses = loss(output, y, context.valid)
-            (gradient,) = torch.autograd.grad(losses.sum(), output)
-        run.gradients[self.output] = gradient
+        output = run.values[self.output].detach()
+        losses, run.gradients[self.output] = loss(output, y, context.valid)
         for operation in reversed(self.operations):
             operation.backward(run)
-        return losses.detach()
+        return losses
 
 
 class _Tracer(fx.Tracer):

@@ -37,7 +37,7 @@ class Sequential:
         with torch.random.fork_rng(devices=[], enabled=self.random):
             for position in busy:
                 loss = self._node(job, int(position))
-                emit(np.array([position]), self.vector.unsqueeze(0), torch.tensor([loss]))
+                emit(np.array([position]), [self.vector.unsqueeze(0)], torch.tensor([loss]))
 
     def predict(self, vectors: Tensor, x: Tensor) -> Tensor:
         """Outputs (C, B, ...) of C models (C, d) in evaluation mode on their inputs (C, B, ...)."""
