@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class Measured:
     Attributes:
         ratio: floor over ours.
         least, most: the ratio in the round where it was smallest and largest.
-        overhead: share of our round that is not training; None where workers train.
+        overhead: share of our round in which nobody trains.
         difference: largest absolute difference of a parameter after a round, median over rounds.
     """
 
@@ -54,7 +55,7 @@ class Measured:
     ratio: float
     least: float
     most: float
-    overhead: float | None
+    overhead: float
     difference: float
 
 
@@ -74,6 +75,19 @@ class Stopwatch:
         self.lowering.train(job, positions, timed)
         self.seconds += time.perf_counter() - began
 
+    def watch(self, session: Session) -> None:
+        """Count this session's training: in this process, or the wait for its workers."""
+        session.trainer.lowering = self
+        if session.workers is not None:
+            wait = session.workers._collect
+
+            def timed(*args: Any) -> None:
+                began = time.perf_counter()
+                wait(*args)
+                self.seconds += time.perf_counter() - began
+
+            session.workers._collect = timed
+
 
 def measure(work: Work, repeats: int) -> Measured:
     """Time a round of the floor and one of ours, ``repeats`` times in turn, after one to warm up.
@@ -90,7 +104,7 @@ def measure(work: Work, repeats: int) -> Measured:
     with Session(experiment, "auto", None) as session:
         threads = torch.get_num_threads()  # a session may find that fewer do better
         watch = Stopwatch(session.trainer.lowering)
-        session.trainer.lowering = watch
+        watch.watch(session)
         rounds = session.rounds()
         for round in range(repeats + 1):
             floor_seconds, expected = floor_round(floor, session, round)
@@ -105,7 +119,7 @@ def measure(work: Work, repeats: int) -> Measured:
                 theirs.append(floor_seconds)
                 ours.append(ours_seconds)
                 training.append(watch.seconds)
-        engine, alone = session.choice.engine, session.workers is None
+        engine = session.choice.engine
     # The median, because in a rare round some ReLU's input lies so close to zero that rounding
     # decides its sign, which moves a parameter by 1e-5 even between two floors.
     difference = statistics.median_low(differences)
@@ -116,7 +130,7 @@ def measure(work: Work, repeats: int) -> Measured:
         work.name, work.title, work.required, work.aim, engine,
         statistics.median(theirs), statistics.median(ours),
         statistics.median(theirs) / statistics.median(ours), min(ratios), max(ratios),
-        rest if alone else None, difference,
+        rest, difference,
     )  # fmt: skip
 
 
@@ -181,7 +195,7 @@ def machine() -> str:
 
 
 def show(row: Measured) -> None:
-    overhead = "" if row.overhead is None else f"{100 * row.overhead:6.1f} %"
+    overhead = f"{100 * row.overhead:6.1f} %"
     verdict = "aim" if row.ratio >= row.aim else "ok" if row.ratio >= row.required else "MISSED"
     print(
         f"{row.title:38} {row.engine:10} {row.floor:8.4f} {row.ours:8.4f} {row.ratio:6.1f}"

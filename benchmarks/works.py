@@ -54,7 +54,7 @@ def _federation(x: Tensor, y: Tensor, sizes: np.ndarray, task: str, classes: int
     train = Split(x, y, np.concatenate([[0], np.cumsum(sizes)]))
     test = Split(x[:10], y[:10], np.array([0, 10]))
     names = tuple(str(node) for node in range(len(sizes)))
-    return Federation(train, test, names, task, classes)  # type: ignore[arg-type]
+    return Federation(train, test, names, task, classes)
 
 
 def labelled(

@@ -69,7 +69,7 @@ class _Order:
     inputs: dict[str, tuple[str, tuple[int, ...]]]
     positions: Ints
     result: tuple[str, tuple[int, ...]]
-    weight: Tensor | None
+    weight: np.ndarray | None
 
 
 class Workers:
@@ -115,8 +115,9 @@ class Workers:
         light = replace(
             job, split=None, start=None, anchor=None, correction=None, in_place=own,  # type: ignore[arg-type]
         )  # fmt: skip
+        weights = None if weight is None else weight.numpy()
         orders = [
-            _Order(light, inputs, positions, result, weight)
+            _Order(light, inputs, positions, result, weights)
             for positions in _share_out(job.plan.steps, self.count)
         ]
         losses = torch.empty(len(job.plan.nodes))
@@ -206,9 +207,10 @@ class Workers:
         job = replace(order.job, split=self.split, plan=plan, **inputs)
         result = self.memory[order.result[0]].view(order.result[1])
         losses = torch.empty(len(order.job.plan.nodes))
+        weight = None
         if order.weight is not None:
-            result = result[index].zero_()
-        self.lowering.train(job, order.positions, Collect(result, losses, order.weight))
+            result, weight = result[index].zero_(), torch.from_numpy(order.weight)
+        self.lowering.train(job, order.positions, Collect(result, losses, weight))
         return losses[torch.from_numpy(order.positions)].numpy()
 
 
