@@ -62,6 +62,10 @@ def models_of(result: tacit.Result) -> np.ndarray:
     return result.vectors.numpy()
 
 
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
 def stub_train(layout: Layout | None = None, step: torch.Tensor | float = 0.0):
     """A ``train`` that moves every model by ``step``."""
 
@@ -139,7 +143,7 @@ def test_momentum_makes_it_dfedavgm():
 
 
 def test_pairwise_gossip_averages_pairs_and_an_odd_node_rests():
-    topology, models = tacit.Pairwise(), torch.randn(5, 3)
+    topology, models = tacit.Pairwise(), torch.randn(5, 3, generator=seeded())
     expected = models.clone()
     for sender, receiver in zip(*topology.links(5, 7, 2), strict=True):
         expected[receiver] = (models[sender] + models[receiver]) / 2
@@ -150,7 +154,7 @@ def test_pairwise_gossip_averages_pairs_and_an_odd_node_rests():
 
 
 def test_epidemic_learning_averages_what_arrived_with_the_own_model():
-    topology, models = tacit.Epidemic(2), torch.randn(9, 3)
+    topology, models = tacit.Epidemic(2), torch.randn(9, 3, generator=seeded())
     senders, receivers = topology.links(9, 0, 4)
     heard = np.bincount(receivers, minlength=9)
     assert heard.min() < heard.max()  # or uniform weights could not be told from others
@@ -192,7 +196,7 @@ def test_push_sum_is_algorithm_1_of_assran_et_al():
     ],
 )
 def test_push_sum_reaches_the_mean_of_all_nodes(topology, rounds):
-    numerator = torch.randn(8, 5)
+    numerator = torch.randn(8, 5, generator=seeded())
     mean = numerator.mean(0)
     state = {"numerator": numerator, "weight": torch.ones(8, 1)}
     algorithm, train = PushSum(), stub_train()

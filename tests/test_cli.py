@@ -175,7 +175,7 @@ def test_data_commands() -> None:
             EXPERIMENT.replace("lr=0.1", "lr=0"),
             "tacit: other.py, line 20: training.lr: 0 was given; allowed is any number above 0",
         ),
-        (EXPERIMENT.replace("(13, 3)", "(13, 2)"), "the model gives an output of shape (2, 2)"),
+        (EXPERIMENT.replace("(13, 3)", "(13, 2)"), "the model gives an output of shape (5, 2)"),
     ],
 )
 def test_a_file_that_cannot_be_used(file: Path, content: str | None, sentence: str) -> None:

@@ -22,7 +22,7 @@ def refused(message: str, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rounds": 0}, "rounds: 0 was given; allowed is 1 or more"),
+        ({"rounds": 0}, "rounds: 0 was given; allowed is a whole number, 1 or more"),
         ({"rounds": 2.5}, "rounds: 2.5 was given"),
         ({"evaluate_every": 0}, "evaluate_every: 0 was given"),
         ({"training": "sgd"}, "training: 'sgd' was given"),
@@ -61,11 +61,11 @@ def test_a_disconnected_graph():
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (lambda: nn.Linear(5, 2), r"inputs of shape \(2, 4\)"),
-        (lambda: nn.Linear(4, 1), r"output of shape \(2, 1\) and targets of shape \(2,\)"),
+        (lambda: nn.Linear(5, 2), r"inputs of shape \(3, 4\)"),
+        (lambda: nn.Linear(4, 1), r"output of shape \(3, 1\) and targets of shape \(3,\)"),
         (
             lambda: nn.Sequential(nn.Linear(4, 4), nn.Unflatten(1, (2, 2))),
-            r"output of shape \(2, 2, 2\) and targets of shape \(2,\)",
+            r"output of shape \(3, 2, 2\) and targets of shape \(3,\)",
         ),
         (lambda: nn.Flatten(), "no parameter that requires a gradient"),
     ],
@@ -91,7 +91,7 @@ def test_a_regression_output_of_another_shape():
 
 def test_a_loss_per_row():
     rows = functools.partial(nn.functional.cross_entropy, reduction="none")
-    refused(r"loss: it returns \(2,\); allowed is one number", loss=rows)
+    refused(r"loss: it returns \(3,\); allowed is one number", loss=rows)
 
 
 def test_labels_out_of_range_and_values_that_are_not_finite():

@@ -128,7 +128,7 @@ def test_changing_graph_reaches_everybody() -> None:
 def test_alone_sends_nothing_and_pooled_all_rows() -> None:
     alone = explain(experiment(algorithm=tacit.Alone()))
     assert alone.rows == ()
-    assert "nothing leaves" in alone.sentences[0]
+    assert "sends no message" in alone.sentences[0]
     pooled = explain(experiment(algorithm=tacit.Pooled()))
     # 6 nodes x 5 rows of two float32 inputs and one int64 label: 30 * (8 + 8) bytes.
     assert pooled.bytes == 480

@@ -277,7 +277,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path):
 def test_checkpoints_are_json_and_safetensors_and_only_the_last_is_kept(tmp_path):
     tacit.run(experiment(), folder=tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "checkpoint-000004.safetensors",
+        f"checkpoint-{experiment().digest()[:8]}-000004.safetensors",
         "checkpoint.json",
     ]
     record = json.loads((tmp_path / "checkpoint.json").read_text())

@@ -75,7 +75,7 @@ def test_a_whole_number_for_a_decimal_field_is_the_same_experiment(
         ("rounds", "--set: 'rounds' was given; allowed is FIELD=VALUE, such as training.lr=0.05"),
         ("rounds=3.5", "rounds: 3.5 was given; allowed is a whole number"),
         ("rounds=True", "rounds: True was given; allowed is a whole number"),
-        ("rounds=0", "rounds: 0 was given; allowed is 1 or more"),
+        ("rounds=0", "rounds: 0 was given; allowed is a whole number, 1 or more"),
         ("seed=", "seed: '' was given; allowed is a whole number"),
         ("training.lr=abc", "training.lr: 'abc' was given; allowed is a number"),
         ("training.lr=-1", "training.lr: -1.0 was given; allowed is any number above 0"),

@@ -431,7 +431,7 @@ def test_plan_that_cannot_work_is_refused(topology: Graph, nodes: int, message: 
         (lambda: Custom({0: [1]}), "type dict was given; allowed is a networkx graph"),
         (lambda: TimeVarying(()), "allowed are one or more topologies"),
         (lambda: TimeVarying((Star(),)), "topologies without a server"),
-        (lambda: Star(0), "cohort: 0 was given; allowed is 1 or more"),
+        (lambda: Star(0), "cohort: 0 was given; allowed is a whole number, 1 or more"),
         (lambda: Star(-3), "cohort: -3 was given"),
         (lambda: Star(3, "sometimes"), "sampling: 'sometimes' was given; allowed is one of with"),
         (lambda: Hierarchical(0), "groups: 0 was given"),

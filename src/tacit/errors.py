@@ -44,5 +44,6 @@ class DivergenceError(TacitError):
         self.node, self.round = node, round
         super().__init__(
             f"training diverged: the loss of node {node!r} is not finite in round {round};"
-            " the last good checkpoint is kept; try a smaller training.lr or training.clip_norm"
+            " try a smaller training.lr or training.clip_norm, in another folder if a checkpoint"
+            " of an earlier round is to be kept"
         )

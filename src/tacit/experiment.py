@@ -5,6 +5,7 @@ import functools
 import hashlib
 import inspect
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -69,7 +70,8 @@ class Experiment:
             value = getattr(self, name)
             if not isinstance(value, kind):
                 wanted = getattr(kind, "__name__", "topology")
-                raise InputError(f"{name}: {value!r} was given; allowed is a {wanted}")
+                given = repr(value) if len(repr(value)) < 80 else type(value).__name__
+                raise InputError(f"{name}: {given} was given; allowed is tacit's {wanted}")
         for name in ("model", "loss", "aggregation"):
             if not callable(getattr(self, name)):
                 raise InputError(
@@ -78,7 +80,11 @@ class Experiment:
         for name in ("rounds", "evaluate_every"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}: {value!r} was given; allowed is 1 or more")
+                raise InputError(
+                    f"{name}: {value!r} was given; allowed is a whole number, 1 or more"
+                )
+        if not isinstance(self.seed, int):
+            raise InputError(f"seed: {self.seed!r} was given; allowed is a whole number")
         if self.protection:
             raise InputError(
                 f"protection: {list(self.protection)!r} was given; this version has no protections,"
@@ -159,7 +165,7 @@ class Experiment:
                 torch.from_numpy(self.data.test.offsets),
             ),
         }
-        fields["model"] = {"module": repr(self.template), "digest": _digest(self.start())}
+        fields["model"] = self.template
         fields["topology"] = self.plan
         return {name: describe(value) for name, value in fields.items()}
 
@@ -182,8 +188,11 @@ def describe(value: Any) -> Any:
         return [describe(v) for v in value]
     if isinstance(value, functools.partial):
         return [describe(value.func), describe(value.args), describe(value.keywords)]
+    if isinstance(value, Tensor):
+        return _digest(value.detach())
     if isinstance(value, nn.Module):
-        return repr(value)
+        settings = {k: v for k, v in vars(value).items() if k[0] != "_" and k != "training"}
+        return [repr(value), describe(settings), describe(dict(value.state_dict()))]
     if not hasattr(value, "__qualname__"):  # any other object: its repr may hold an address
         return type(value).__qualname__
     if value.__module__.split(".")[0] in ("torch", "tacit"):
@@ -205,7 +214,9 @@ def _digest(*tensors: Tensor) -> str:
 
 def _check_fit(module: nn.Module, loss: Loss, data: Federation) -> None:
     """Try one batch: the model must take the inputs, and its output must fit the loss."""
-    x, y = data.train.x[:2], data.train.y[:2]
+    # A number of rows that is not the number of classes, so that a wrong pair cannot broadcast.
+    rows = torch.arange(3 if data.classes != 3 else 5) % len(data.train.y)
+    x, y = data.train.x[rows], data.train.y[rows]
     module.eval()
     with torch.no_grad():
         try:
@@ -226,7 +237,9 @@ def _check_fit(module: nn.Module, loss: Loss, data: Federation) -> None:
                 " its last layer needs one output for each"
             )
         try:
-            value = loss(output, y)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)  # torch's, of targets that broadcast
+                value = loss(output, y)
         except Exception as error:
             raise InputError(f"loss: the model gives {shapes} ({_first_line(error)})") from error
     if not isinstance(value, Tensor) or value.dim() != 0:

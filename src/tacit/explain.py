@@ -106,7 +106,7 @@ def explain(experiment: Experiment) -> Disclosure:
     if algorithm.pools:
         rows, seen = _pooled(data)
     elif algorithm.exchanges == "nobody":
-        rows, seen = [], ["Nobody sees anything: nothing leaves any node, models included."]
+        rows, seen = [], ["Nobody sees any model: training sends no message."]
     elif isinstance(plan, Graph):
         rows, seen = _graph(experiment, plan)
     else:

@@ -129,7 +129,7 @@ def template(model: "nn.Module | type[nn.Module] | object", seed: int) -> nn.Mod
         InputError: ``model`` does neither.
     """
     if isinstance(model, nn.Module):
-        module = copy.deepcopy(model)
+        module = model
     else:
         if not callable(model):
             raise InputError(
@@ -137,9 +137,17 @@ def template(model: "nn.Module | type[nn.Module] | object", seed: int) -> nn.Mod
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module = model()
-        if not isinstance(module, nn.Module):
-            raise InputError(f"model: the function returned {type(module).__name__}, not a Module")
+            made = model()
+        if not isinstance(made, nn.Module):
+            raise InputError(f"model: the function returned {type(made).__name__}, not a Module")
+        module = made
+    try:
+        module = copy.deepcopy(module)  # a function, too, may hand out a module that is the user's
+    except RuntimeError as error:
+        raise InputError(
+            "model: it cannot be copied, as with the old weight_norm and spectral_norm;"
+            " use those of torch.nn.utils.parametrizations"
+        ) from error
     for part in module.modules():
         # BatchNorm counts its batches in an int64 buffer. As a float it rides in the vector, so
         # that no count leaks from one node into the next.

@@ -45,7 +45,7 @@ class Checkpoint:
         Raises:
             CheckpointError: the disk is full, or the folder cannot be written.
         """
-        tensors = folder / f"checkpoint-{self.round:06d}.safetensors"
+        tensors = folder / f"checkpoint-{self.experiment[:8]}-{self.round:06d}.safetensors"
         record = {
             "experiment": self.experiment,
             "round": self.round,
@@ -58,6 +58,9 @@ class Checkpoint:
             state = {name: tensor.contiguous() for name, tensor in self.state.items()}
             _replace(tensors, lambda part: save_file(state, part))
             _replace(folder / _NAME, lambda part: part.write_text(json.dumps(record)))
+            for old in folder.glob("checkpoint-*.safetensors"):
+                if old != tensors:
+                    old.unlink()
         except (OSError, SafetensorError) as error:
             with contextlib.suppress(OSError):
                 tensors.unlink(missing_ok=True)
@@ -65,9 +68,6 @@ class Checkpoint:
                 f"checkpoint: {folder} cannot be written ({error});"
                 " the last good checkpoint is kept"
             ) from error
-        for old in folder.glob("checkpoint-*.safetensors"):
-            if old != tensors:
-                old.unlink()
 
     @classmethod
     def read(cls, folder: Path, experiment: str) -> "Checkpoint | None":
@@ -102,5 +102,8 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        os.fsync(directory)  # the new name, too
+        os.close(directory)
     finally:
         part.unlink(missing_ok=True)

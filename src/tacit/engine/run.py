@@ -1,6 +1,7 @@
 """Carries an experiment out in this process: rounds, measured, checkpointed, resumable."""
 
 import math
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -105,6 +106,8 @@ def run(
     """
     if engine not in ("auto", "batched", "sequential"):
         raise InputError(f"engine: {engine!r} was given; allowed is auto, batched or sequential")
+    if resume and folder is None:
+        raise InputError("resume: True was given without a folder; give the folder of the run")
     experiment.check()
     path = Path(folder) if folder is not None else None
     found = Checkpoint.read(path, experiment.digest()) if path and resume else None
@@ -137,7 +140,9 @@ class Session:
         self.small = self.choice.engine == "batched" and self._operations() < _WORTH_A_PROCESS
         if workers is None:
             workers = 1 if self.small else os.cpu_count() or 1
-        workers = min(workers, data.nodes) if hasattr(os, "memfd_create") else 1
+        # A daemon (a member of a multiprocessing.Pool) may have no processes of its own.
+        able = hasattr(os, "memfd_create") and not multiprocessing.current_process().daemon
+        workers = min(workers, data.nodes) if able else 1
         self.workers = Workers(self.choice.lowering, workers) if workers > 1 else None
         pools = experiment.algorithm.pools
         self.trainer = Trainer(
@@ -188,7 +193,7 @@ class Session:
     def result(self) -> Result:
         """What was learned, after the last round."""
         experiment = self.experiment
-        if self.shared is None:
+        if self.own is None and self.shared is None:
             self._evaluate(experiment.rounds - 1)
         vectors = self._models(experiment.rounds - 1)
         model = experiment.layout.module(

@@ -7,13 +7,14 @@ travel through shared memory, the rest through private pipes.
 """
 
 import contextlib
+import logging
 import mmap
 import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
 import signal
-import traceback
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from tacit.training.plan import Ints
 _INPUTS = ("start", "anchor", "correction")
 _OWN = "models"  # what every node has of its own: read as the start, overwritten by the result
 _TRIES = 3
+log = logging.getLogger("tacit")
 
 
 class SharedMatrix:
@@ -112,8 +114,11 @@ class Workers:
         shape = (len(job.plan.nodes) if weight is None else self.count, job.start.shape[-1])
         result = (_OWN if own else "result"), shape
         vectors = self.memory[result[0]].view(shape)  # grown here, before a worker maps it
+        # The lr of this round is known, and a schedule may be a function, which cannot be pickled.
+        training = replace(job.training, schedule=None)
         light = replace(
-            job, split=None, start=None, anchor=None, correction=None, in_place=own,  # type: ignore[arg-type]
+            job, training=training, split=None, start=None, anchor=None, correction=None,  # type: ignore[arg-type]
+            in_place=own,
         )  # fmt: skip
         weights = None if weight is None else weight.numpy()
         orders = [
@@ -122,7 +127,7 @@ class Workers:
         ]
         losses = torch.empty(len(job.plan.nodes))
         for index, order in enumerate(orders):
-            self.pipes[index].send_bytes(pickle.dumps(order))
+            self._send(index, order)
         self._collect(orders, losses)
         if own:
             self.lent = weakref.ref(vectors)
@@ -140,8 +145,9 @@ class Workers:
             memory.close()
         for pipe in self.pipes:
             pipe.close()
+        patience = time.monotonic() + 1
         for process in self.processes:
-            process.join(1)
+            process.join(max(0.0, patience - time.monotonic()))
             if process.is_alive():
                 process.kill()
                 process.join()
@@ -161,6 +167,14 @@ class Workers:
         theirs.close()
         self.processes[index], self.pipes[index] = process, ours
 
+    def _send(self, index: int, order: _Order) -> None:
+        message = pickle.dumps(order)
+        try:
+            self.pipes[index].send_bytes(message)
+        except ConnectionError:  # it died before it began
+            self._fork(index)
+            self.pipes[index].send_bytes(message)
+
     def _collect(self, orders: list[_Order], losses: Tensor) -> None:
         waiting = set(range(self.count))
         tries = [1] * self.count
@@ -170,6 +184,11 @@ class Workers:
                 try:
                     answer = pickle.loads(self.pipes[index].recv_bytes())
                 except (EOFError, ConnectionError):
+                    if orders[index].job.in_place:
+                        raise TacitError(
+                            "a worker process died over models that it trained where they lie;"
+                            " resume from the last checkpoint"
+                        ) from None
                     if tries[index] == _TRIES:
                         raise TacitError(
                             f"a worker process died {_TRIES} times over the same nodes;"
@@ -177,10 +196,10 @@ class Workers:
                         ) from None
                     tries[index] += 1
                     self._fork(index)
-                    self.pipes[index].send_bytes(pickle.dumps(orders[index]))
+                    self._send(index, orders[index])
                     continue
                 if isinstance(answer, str):
-                    raise TacitError(f"local training failed in a worker process:\n{answer}")
+                    raise TacitError(f"local training failed in a worker process: {answer}")
                 losses[torch.from_numpy(orders[index].positions)] = torch.from_numpy(answer)
                 waiting.discard(index)
 
@@ -194,8 +213,9 @@ class Workers:
                 order = pickle.loads(pipe.recv_bytes())
                 try:
                     answer: Any = self._work(index, order)
-                except Exception:
-                    answer = traceback.format_exc()
+                except Exception as error:
+                    log.debug("a worker failed", exc_info=True)
+                    answer = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
                 pipe.send_bytes(pickle.dumps(answer))
         os._exit(0)
 

@@ -33,8 +33,10 @@ class Star:
     sampling: Sampling = "without-replacement"
 
     def __post_init__(self) -> None:
-        if self.cohort is not None and self.cohort < 1:
-            raise InputError(f"topology.cohort: {self.cohort} was given; allowed is 1 or more")
+        if self.cohort is not None and (not isinstance(self.cohort, int) or self.cohort < 1):
+            raise InputError(
+                f"topology.cohort: {self.cohort!r} was given; allowed is a whole number, 1 or more"
+            )
         if self.sampling not in get_args(Sampling):
             raise InputError(
                 f"topology.sampling: {self.sampling!r} was given;"

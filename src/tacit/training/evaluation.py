@@ -132,4 +132,12 @@ class Evaluator:
 
 def _single_rows(loss: Loss) -> Loss:
     """The loss of each row as a batch of its own, for losses of unknown form."""
-    return torch.vmap(lambda output, target: loss(output.unsqueeze(0), target.unsqueeze(0)))
+    one = lambda output, target: loss(output.unsqueeze(0), target.unsqueeze(0))  # noqa: E731
+
+    def rows(output: Tensor, target: Tensor) -> Tensor:
+        try:
+            return torch.vmap(one)(output, target)
+        except RuntimeError:  # the loss looks at values: a mask, ``.item()``
+            return torch.stack([one(o, t) for o, t in zip(output, target, strict=True)])
+
+    return rows

@@ -83,7 +83,9 @@ class Training:
         for name in ("batch_size", "epochs", "steps"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
-                raise InputError(f"training.{name}: {value!r} was given; allowed is 1 or more")
+                raise InputError(
+                    f"training.{name}: {value!r} was given; allowed is a whole number, 1 or more"
+                )
         if self.epochs is not None and self.steps is not None:
             raise InputError(
                 f"training.steps: epochs={self.epochs} and steps={self.steps} were both given;"
@@ -95,6 +97,11 @@ class Training:
             )
         if self.clip_norm is not None:
             _above_zero(self, "clip_norm")
+        if self.schedule is not None and not callable(self.schedule):
+            raise InputError(
+                f"training.schedule: {self.schedule!r} was given; allowed is Cosine(), StepDecay()"
+                " or a function of (round, rounds)"
+            )
 
     def lr_at(self, round: int, rounds: int) -> float:
         """The learning rate of a round."""
@@ -191,7 +198,8 @@ class Adam(Training):
 
 def _above_zero(training: Training, name: str) -> None:
     value = getattr(training, name)
-    if not 0 < value <= torch.finfo(torch.float32).max:
+    number = isinstance(value, int | float)
+    if not number or not 0 < value <= torch.finfo(torch.float32).max:
         raise InputError(f"training.{name}: {value!r} was given; allowed is any number above 0")
 
 

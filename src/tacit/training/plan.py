@@ -101,7 +101,11 @@ class Plan:
             epoch = np.arange(len(owner)) - (np.cumsum(epochs) - epochs)[owner]
             hashed = words(self.stream, self.nodes[owner][segment], epoch[segment], within)
             # Sorting by (segment, hash) shuffles every segment at once; 44 bits of hash remain.
-            order = np.argsort(segment.astype(np.uint64) << np.uint64(44) | hashed >> np.uint64(20))
+            hashed >>= np.uint64(20)
+            if len(owner) < 2**20:
+                order = np.argsort(segment.astype(np.uint64) << np.uint64(44) | hashed)
+            else:
+                order = np.lexsort((hashed, segment))
             rows = rows[order]
         length = self.sizes * epochs
         return torch.from_numpy(rows), np.cumsum(length) - length

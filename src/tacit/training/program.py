@@ -12,7 +12,7 @@ import copy
 import operator
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ _ELEMENTWISE = {
     "relu", "tanh", "sigmoid", "exp", "log", "sqrt", "abs", "add", "sub", "mul", "div", "pow",
 }  # fmt: skip
 
+
+_PROPERTIES = ("shape", "ndim", "device", "dtype")
 
 # Into a stack that is not contiguous torch accumulates by one product per node, which costs more
 # than a pass over a product set aside, unless the matrices are at least this large.
@@ -57,10 +59,12 @@ class Stack:
     target: dict[str, Tensor]
     decay: float = 1.0
     scale: float = 1.0
+    taken: set[str] = field(default_factory=set)
 
     def take(self, name: str, gradient: Tensor) -> None:
         """Take in the gradient of one entry."""
         target = self.target[name]
+        self.taken.add(name)
         if self.decay == 0.0:
             target.copy_(gradient).mul_(self.scale)
             return
@@ -71,6 +75,7 @@ class Stack:
     def take_product(self, name: str, left: Tensor, right: Tensor) -> None:
         """Take in the gradient left @ right, (C, o, b) times (C, b, i)."""
         target = self.target[name]
+        self.taken.add(name)
         if target.is_contiguous() or target[0].numel() > _LARGE:
             target.baddbmm_(left, right, beta=self.decay, alpha=self.scale)
         else:
@@ -245,7 +250,7 @@ class Program:
             if trained or inputs:
                 needs_grad.add(node)
             layer = self.module.get_submodule(node.target) if node.op == "call_module" else None
-            if type(layer) is nn.Linear and len(trained) == len(list(layer.parameters())):
+            if type(layer) is nn.Linear and _plain(layer, own, trained):
                 bias = own.get("bias")
                 self.operations.append(LinearOperation(node, own["weight"], bias, bool(inputs)))
                 linear.add(node)
@@ -328,8 +333,11 @@ class Program:
         run = self._run(stack, context, x)
         output = run.values[self.output].detach()
         losses, run.gradients[self.output] = loss(output, y, context.valid)
+        stack.taken.clear()
         for operation in reversed(self.operations):
             operation.backward(run)
+        for name in self.trained - stack.taken:  # no gradient reached it: that is one of zero
+            stack.target[name].mul_(stack.decay)
         return losses
 
 
@@ -364,8 +372,15 @@ def _tensors_of(layer: nn.Module) -> dict[str, Tensor]:
     return found | dict(layer.named_buffers(remove_duplicate=False))
 
 
+def _plain(layer: nn.Linear, own: dict[str, str], trained: list[str]) -> bool:
+    """Whether all is trained, and no ``weight_norm`` or ``prune`` makes weights from others."""
+    return "weight" in own and len(trained) == len(own) == len(list(layer.parameters()))
+
+
 def _is_relu(node: fx.Node, layer: nn.Module | None) -> bool:
-    return type(layer) is nn.ReLU or node.target in (F.relu, torch.relu, "relu")
+    if layer is not None:  # a layer's target is its name, which may be "relu" whatever it is
+        return type(layer) is nn.ReLU
+    return node.target in (F.relu, torch.relu, "relu")
 
 
 def _repeat(value: Any, weights: dict[str, Tensor]) -> Any:
@@ -389,7 +404,7 @@ def _call(node: fx.Node, args: tuple, kwargs: dict, context: Context) -> Any:
     function = target if callable(target) else getattr(Tensor, str(target))
     if not tensors or (target is operator.getitem and not isinstance(args[0], Tensor)):
         return function(*args, **kwargs)
-    if target in ("size", "dim") or (target is getattr and args[1] in ("shape", "ndim")):
+    if target in ("size", "dim") or (target is getattr and args[1] in _PROPERTIES):
         per_node = args[0][0]
         return function(per_node, *args[1:], **kwargs)
     if target is F.dropout:

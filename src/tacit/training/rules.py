@@ -68,12 +68,15 @@ def conv2d(layer: nn.Conv2d, own: Own, context: Context, x: Tensor) -> Tensor | 
 
 def embedding(layer: nn.Embedding, own: Own, context: Context, tokens: Tensor) -> Tensor | None:
     """One table for all nodes, each node's tokens shifted to its own part of it."""
-    if layer.padding_idx is not None or layer.max_norm is not None or layer.scale_grad_by_freq:
+    if layer.max_norm is not None or layer.scale_grad_by_freq:
         return None
     weight = own["weight"]
     shift = torch.arange(len(weight), device=tokens.device) * weight.shape[1]
     shifted = tokens + shift.view(-1, *[1] * (tokens.dim() - 1))
-    return F.embedding(shifted, weight.flatten(0, 1))
+    result = F.embedding(shifted, weight.flatten(0, 1))
+    if layer.padding_idx is None:
+        return result
+    return torch.where((tokens == layer.padding_idx).unsqueeze(-1), result.detach(), result)
 
 
 def _per_node(parameter: Tensor, dims: int) -> Tensor:
