@@ -146,20 +146,25 @@ def test_weights_that_sum_to_less_than_one_leave_the_rest_to_the_own_vector():
         assert result.item() == pytest.approx(6.1)
 
 
+class Dies(nn.Module):
+    """Ends every process but the one that imported this file."""
+
+    parent = os.getpid()
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x):
+        if os.getpid() != self.parent:
+            os._exit(1)
+        return self.linear(x)
+
+
 def test_a_worker_that_dies_over_and_over_ends_the_run(monkeypatch):
     from tacit.engine.workers import Workers
 
-    parent, fork, forks = os.getpid(), Workers._fork, []
-
-    class Dies(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = nn.Linear(4, 2)
-
-        def forward(self, x):
-            if os.getpid() != parent:
-                os._exit(1)
-            return self.linear(x)
+    fork, forks = Workers._fork, []
 
     def counted(self, index):
         forks.append(index)
@@ -305,18 +310,6 @@ def test_a_schedule_that_cannot_be_pickled_reaches_workers_as_its_value():
 
 
 def test_a_worker_that_dies_over_models_trained_in_place_ends_the_run():
-    parent = os.getpid()
-
-    class Dies(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = nn.Linear(4, 2)
-
-        def forward(self, x):
-            if os.getpid() != parent:
-                os._exit(1)
-            return self.linear(x)
-
     base = experiment(model=Dies, algorithm=tacit.Alone())
     with pytest.raises(tacit.TacitError, match="resume from the last checkpoint"):
         tacit.run(base, engine="sequential", workers=2)
