@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import tacit
+from tacit.aggregation import Round
 from tacit.algorithms import Gossip, PushSum
 from tacit.data import from_arrays
 from tacit.engine.exchange import GraphExchange
@@ -148,7 +149,7 @@ def test_pairwise_gossip_averages_pairs_and_an_odd_node_rests():
     for sender, receiver in zip(*topology.links(5, 7, 2), strict=True):
         expected[receiver] = (models[sender] + models[receiver]) / 2
     assert (expected == models).all(1).sum() == 1
-    exchange = GraphExchange(topology.graph(5, 7, 2), tacit.Mean(), 2)
+    exchange = GraphExchange(topology.graph(5, 7, 2), tacit.Mean(), Round(2))
     state, _ = Gossip().round({"models": models}, stub_train(), exchange)
     torch.testing.assert_close(state["models"], expected)
 
@@ -161,7 +162,7 @@ def test_epidemic_learning_averages_what_arrived_with_the_own_model():
     expected = torch.stack(
         [models[[node, *senders[receivers == node].tolist()]].mean(0) for node in range(9)]
     )
-    exchange = GraphExchange(topology.graph(9, 0, 4), tacit.Mean(), 4)
+    exchange = GraphExchange(topology.graph(9, 0, 4), tacit.Mean(), Round(4))
     state, _ = Gossip().round({"models": models}, stub_train(), exchange)
     torch.testing.assert_close(state["models"], expected)
 
@@ -201,7 +202,7 @@ def test_push_sum_reaches_the_mean_of_all_nodes(topology, rounds):
     state = {"numerator": numerator, "weight": torch.ones(8, 1)}
     algorithm, train = PushSum(), stub_train()
     for round in range(rounds):
-        exchange = GraphExchange(topology.graph(8, 0, round), tacit.Mean(), round)
+        exchange = GraphExchange(topology.graph(8, 0, round), tacit.Mean(), Round(round))
         state, _ = algorithm.round(state, train, exchange)
         assert float(state["weight"].sum()) == pytest.approx(8, abs=1e-4)
         torch.testing.assert_close(algorithm.model(state), mean, rtol=0, atol=1e-5)
@@ -216,7 +217,7 @@ def test_push_sum_averages_buffers_without_leaving_their_range():
     weight = torch.tensor([[0.2], [1.8]])
     models = torch.tensor([[0.0, 10.0], [0.0, 2.0]])
     train = stub_train(layout, torch.tensor([[0.0, -9.0], [0.0, -1.0]]))
-    exchange = GraphExchange(tacit.DirectedRing().graph(2, 0, 0), tacit.Mean(), 0)
+    exchange = GraphExchange(tacit.DirectedRing().graph(2, 0, 0), tacit.Mean(), Round(0))
     state, _ = PushSum().round({"numerator": models * weight, "weight": weight}, train, exchange)
     torch.testing.assert_close(PushSum().models(state, train)[:, 1], torch.ones(2))
 

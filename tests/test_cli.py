@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+import tacit
 from tacit.cli import app
 
 EXPERIMENT = """
@@ -139,6 +140,27 @@ def test_compare_as_json_and_as_a_table(file: Path) -> None:
     out, _ = call("compare", "wine.py", "--set", "rounds=2")
     for sentence in found["verdict"][:2]:
         assert sentence in " ".join(out.replace("\n- ", "\n").split())
+
+
+def test_arena_as_json_and_as_a_table(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tacit.robustness.defaults.attacks", lambda _: {})
+    monkeypatch.setattr("tacit.robustness.defaults.defences", lambda: {"mean": tacit.Mean()})
+    out, _ = call("arena", "wine.py", "--json", "--set", "rounds=2")
+    found = json.loads(out, parse_constant=refuse_constant)
+    assert [(row["topology"], row["outcome"]) for row in found["table"]] == [
+        ("Star", "done"),
+        ("RandomRegular", "done"),
+    ]
+    folder = Path("runs/wine-arena")
+    assert found["folder"] == str(folder)
+    assert json.loads((folder / "arena.json").read_text()) == found
+    assert (folder / "arena.csv").read_text().splitlines()[0].startswith("topology,defence,rule,")
+    assert "<html" in (folder / "arena.html").read_text()
+    kept = (folder / "cells.jsonl").read_bytes()
+    out, _ = call("arena", "wine.py", "--set", "rounds=2")
+    assert (folder / "cells.jsonl").read_bytes() == kept  # nothing was run again
+    assert "Star: Use mean, Mean()." in " ".join(out.split())
+    assert "runs/wine-arena/arena.html" in out
 
 
 def test_explain(file: Path) -> None:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from tacit import demo
 from tacit.cli import app
 from tacit.compare import compare
+from tacit.errors import DivergenceError
 
 
 @pytest.fixture(autouse=True)
@@ -36,12 +37,45 @@ def test_the_story_at_a_glance(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(app, ["demo", "--out", "here"])
     assert result.exit_code == 0, result.exception
     assert " ".join(result.stdout.split()).startswith(demo.STORY)
-    for shown in ("office 8", "majority", "sent", "Learning together", "here/report.html"):
+    for shown in (
+        "office 8", "majority", "sent", "Learning together", "here/report.html",
+        "BALANCE, a third lies", "Poisoned:",
+    ):  # fmt: skip
         assert shown in result.stdout
     assert Path("here/report.html").stat().st_size > 10_000
     result = CliRunner().invoke(app, ["demo", "--json"])
-    assert len(json.loads(result.stdout)["table"]) == 4
+    found = json.loads(result.stdout)
+    assert len(found["table"]) == 4
+    assert [row["run"] for row in found["poisoned"]] == list(demo.poisoned(short))
     assert Path("runs/demo/report.html").is_file()
+
+
+def test_a_third_of_eight_offices_lies() -> None:
+    before, broken, defended = demo.poisoned(demo.experiment()).values()
+    assert before.attacks == ()
+    # floor(8 / 3 + 1 / 2) = 3
+    assert len(broken.malicious) == 3
+    assert list(broken.malicious) == list(defended.malicious)
+
+
+def test_a_run_that_diverges_counts_as_nothing_and_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def diverge(plan: object, **_: object) -> None:
+        raise DivergenceError("office 1", 2)
+
+    monkeypatch.setattr(demo, "run", diverge)
+    rows = demo.withstand(demo.experiment())
+    assert [(row["accuracy"], row["diverged"]) for row in rows] == [(0.0, True)] * 3
+    assert demo.moral(rows).count("0.0% (training diverged)") == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_mean_falls_and_balance_does_not(seed: int) -> None:
+    before, broken, defended = (row["accuracy"] for row in demo.withstand(demo.experiment(seed)))
+    assert before - broken > 0.2
+    assert before - defended < 0.1
 
 
 @pytest.mark.slow

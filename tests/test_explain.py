@@ -9,7 +9,12 @@ import torch
 from torch import nn
 
 import tacit
+from tacit.aggregation import Balance
+from tacit.aggregation.krum import Krum
+from tacit.aggregation.sketch_guard import SketchGuard
 from tacit.algorithms import FedPer, PushSum, Scaffold
+from tacit.attacks.alie import ALIE
+from tacit.attacks.labels import LabelFlip
 from tacit.explain import explain, plan_name, readable
 from tacit.topology import Custom, DirectedExponential, Epidemic, Hierarchical, Ring, Star
 
@@ -148,6 +153,56 @@ def test_statistics_of_standardisation_are_told_for_numbers_alone() -> None:
     words = said(data=data, model=model, loss=tacit.next_token)
     assert "sum of squares" not in words
     assert "its texts" in words
+
+
+def test_the_mean_withstands_nobody() -> None:
+    assert "Mean() withstands no liar" in said()
+    assert "Aggregation" not in said(algorithm=tacit.Alone())
+    assert "Aggregation" not in said(algorithm=tacit.Pooled())
+
+
+def test_a_rule_is_told_for_the_fewest_vectors_that_a_receiver_gets() -> None:
+    rule = Krum(f=1)
+    gossip = {"aggregation": rule, "algorithm": tacit.Gossip()}
+    for k, plan in (
+        (6, {"aggregation": rule}),
+        (5, {"aggregation": rule, "topology": Star(cohort=5)}),
+        (5, gossip | {"topology": tacit.Complete()}),
+        # The hub of a wheel hears 5 nodes, each node of its rim 3.
+        (3, {**gossip, "aggregation": Balance(),
+             "topology": Custom(nx.wheel_graph(6))}),
+    ):  # fmt: skip
+        words = explain(experiment(**plan)).sentences
+        told = plan["aggregation"].tolerates(k)
+        assert f"Aggregation: {plan['aggregation']} withstands {told}." in words
+
+
+def test_liars_are_named_with_what_they_know() -> None:
+    plan = experiment()
+    names = plan.data.names
+    plan = plan.replace(attack=ALIE(nodes=(names[1], names[4])))
+    words = " ".join(explain(plan).sentences)
+    assert f"In this experiment 2 of 6 nodes are malicious: {names[1]}, {names[4]}." in words
+    assert "The attack is ALIE(" in words
+    assert "each other's" in words
+    assert "In this experiment" not in said()
+
+
+def test_at_most_five_liars_are_listed_and_data_attacks_know_nothing() -> None:
+    plan = experiment(nodes=12)
+    names = plan.data.names
+    words = " ".join(explain(plan.replace(attack=LabelFlip(nodes=names[:7]))).sentences)
+    assert f"7 of 12 nodes are malicious: {', '.join(names[:5])} and 2 more." in words
+    assert "The attack is LabelFlip(" in words
+    assert "liars" not in words.split("The attack is")[1].split(".")[0]
+
+
+def test_sketches_take_fewer_bytes() -> None:
+    words = said(
+        algorithm=tacit.Gossip(), topology=tacit.Complete(), aggregation=SketchGuard(buckets=3)
+    )
+    # 6 * 5 = 30 links: 30 * 3 numbers of 4 bytes, and 30 * 6 numbers more if all are accepted.
+    assert "360 B where no model is accepted and 1.08 kB where all are" in words
 
 
 def test_refuses_a_plan_that_contradicts_itself() -> None:

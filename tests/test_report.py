@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 import tacit
 from tacit.compare import Comparison, compare
 from tacit.explain import explain
-from tacit.report import page, plots, write
+from tacit.report import arena as arena_page
+from tacit.report import page, plots, verdicts, write
+from tacit.robustness.scores import MEASURES, Arena
 from tacit.topology import DirectedRing, Hierarchical, Ring, Star
 
 HOSTILE = ("<script>alert(1)</script>", "\"quoted\" & 'named'", "$x^2$ München")
@@ -196,3 +199,117 @@ def test_a_failed_write_keeps_the_old_file(
         write(path, comparison, explain(experiment()))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def judged(accepted: list[list[float]], malicious: list[int]) -> tacit.Result:
+    """A run of four nodes with these verdicts."""
+    result = tacit.run(experiment(("a", "b", "c", "<d>"), algorithm=tacit.Gossip(), rounds=1))
+    return dataclasses.replace(
+        result, verdicts=torch.tensor(accepted), malicious=np.array(malicious)
+    )
+
+
+def test_who_was_turned_away_and_when() -> None:
+    nan = math.nan
+    result = judged([[1, 0.4, 1, 0], [1, 0.6, nan, 0.25], [1, 0.2, 1, 0.5]], [0, 3])
+    found = verdicts.verdicts(result)
+    # Malicious first, then by mean acceptance: d (0.25), a (1), b (0.4), c (1, sent twice).
+    assert [(row["node"], row["malicious"]) for row in found["nodes"]] == [
+        ("<d>", True), ("a", True), ("b", False), ("c", False),
+    ]  # fmt: skip
+    assert [row["away"] for row in found["nodes"]] == [2, 0, 2, 0]  # below 0.5
+    assert [row["first"] for row in found["nodes"]] == [1, None, 1, None]
+    assert [row["accepted"] for row in found["nodes"]] == pytest.approx([0.25, 1, 0.4, 1])
+    text = page.page(result, explain(result.experiment))
+    assert "Who was turned away, and when" in Page(text).text
+    assert "&lt;d&gt; (malicious)" in text
+    assert "b (malicious)" not in text
+
+
+def test_every_shade_is_one_outline() -> None:
+    # Three shades (1.0, 0.5, 0.0) of 2, 1 and 2 squares; one NaN has none.
+    columns = np.array([[1.0, 0.5, 0.0], [1.0, math.nan, 0.0]])
+    svg = verdicts.heat(columns, ["a", "b", "c"], 1, "title")
+    outlines = re.findall(r'<path d="([^"]+)"[^>]*style="fill: ([^;"]+)', svg)
+    squares = [(path.count("M"), fill) for path, fill in outlines if path.count("z") > 0]
+    assert [count for count, fill in squares if "none" not in fill][-3:] == [2, 1, 2]
+
+
+def test_groups_of_rounds_are_means_over_those_in_which_a_node_sent() -> None:
+    accepted = np.full((41, 2), math.nan)  # two rounds a column, the last one alone
+    accepted[:3, 0] = [1, 0, 0.5]
+    found = verdicts._binned(accepted)
+    assert found.shape == (21, 2)
+    assert found[:2, 0].tolist() == [0.5, 0.5]  # (1 + 0) / 2, and 0.5 of one that sent
+    assert np.isnan(found[2:]).all()
+    assert np.isnan(found[:, 1]).all()
+
+
+def test_many_rounds_are_grouped_and_many_nodes_left_out() -> None:
+    accepted = torch.ones(90, 70)
+    accepted[:, 5] = 0
+    names = tuple(f"node {i}" for i in range(70))
+    result = dataclasses.replace(
+        tacit.run(experiment(names, rounds=1)), verdicts=accepted, malicious=np.array([69])
+    )
+    found = verdicts.verdicts(result)
+    assert [row["node"] for row in found["nodes"][:2]] == ["node 69", "node 5"]
+    assert len(found["nodes"]) == 40
+    assert "in each 3 rounds" in found["caption"]  # 90 rounds in at most 40 columns
+
+
+def test_a_run_without_verdicts_has_no_picture_of_them(html: str) -> None:
+    assert "turned away" not in html
+    plan = experiment()
+    result = dataclasses.replace(tacit.run(plan), verdicts=None)
+    assert "turned away" not in page.page(result, explain(plan))
+
+
+def cell(topology: str, defence: str, attack: str, worst: float | None, **more: object) -> dict:
+    return (
+        {"topology": topology, "defence": defence, "rule": "Rule(f=1)", "attack": attack}
+        | dict.fromkeys(MEASURES)
+        | {"outcome": "done", "note": "", "seconds": 0.5, "worst_accuracy": worst}
+        | more
+    )
+
+
+def test_the_page_of_an_arena(tmp_path: Path) -> None:
+    no = {"outcome": "not applicable"}
+    found = Arena(
+        experiment(),
+        [
+            cell("star", "<b>mean</b>", "none", 0.9),
+            cell("star", "<b>mean</b>", "backdoor & co", 0.5, attack_success=0.75),
+            cell("star", "<b>mean</b>", "dissensus", None, note="it needs a graph", **no),
+            cell("star", "median", "none", 0.8, note="f is 1: lowered"),
+            cell("star", "median", "backdoor & co", 0.0, outcome="diverged in round 2"),
+            cell("star", "median", "dissensus", None, note="it needs a graph", **no),
+            cell("star", "krum", "none", None, note="too few inputs", **no),
+            cell("star", "krum", "backdoor & co", None, note="too few inputs", **no),
+            cell("star", "krum", "dissensus", None, note="too few inputs", **no),
+        ],
+    )
+    html = arena_page.write(tmp_path / "arena.html", found).read_text(encoding="utf-8")
+    assert html == arena_page.page(found)
+    parsed = Page(html)
+    assert not {"script", "link", "iframe", "img", "object"} & set(parsed.tags)
+    assert "://" not in html
+    assert "<b>" not in html
+    text = " ".join(parsed.text.split())
+    for shown in (
+        "<b>mean</b>", "0.500 −0.400 hit 75 %", "lost −0.800", "f is 1: lowered",
+        "krum: too few inputs",
+        "median under backdoor & co: diverged in round 2.", *found.best()["star"],
+        "median under dissensus: not applicable (it needs a graph).",
+    ):  # fmt: skip
+        assert shown in text
+    assert text.count("too few inputs") == 1
+    assert re.search(r'<svg [^>]*role="img" aria-label="star: the worst', html)
+
+
+def test_colours_go_from_guessing_to_perfect_and_can_be_read() -> None:
+    assert arena_page._style(0.5, 0.5) == arena_page._style(0.0, 0.5)
+    assert arena_page._style(0.5, 0.5) == "background:#d55e00;color:#000"
+    assert arena_page._style(0.75, 0.5) == "background:#f7f3ea;color:#000"
+    assert arena_page._style(1.0, 0.5) == "background:#0072b2;color:#fff"

@@ -9,9 +9,11 @@ from torch import nn
 
 import tacit
 from small import experiment, federation
+from tacit.aggregation import Aggregated, Aggregation, Round
 from tacit.data.federation import Federation, Split
 from tacit.engine.checkpoint import Checkpoint
 from tacit.engine.exchange import StarExchange
+from tacit.engine.local import LocalTrain
 from tacit.engine.run import Session
 from tacit.layout import Layout, template
 from test_run import Stop, stop_after, vector
@@ -42,7 +44,9 @@ def test_a_graph_that_changes_is_drawn_anew_each_round():
     with Session(base, "batched", 1) as session:
         graphs = set()
         for round in range(6):
-            exchange = session._exchange(np.arange(5), round)
+            exchange = session._exchange(
+                np.arange(5), LocalTrain(session.trainer, np.arange(5), round)
+            )
             graphs.add(str(exchange.neighbours.senders.tolist()))
     assert len(graphs) > 1
 
@@ -115,14 +119,12 @@ def test_masks_of_dropout_are_new_in_each_round():
     assert len(streams) == 4
 
 
-class Middle:
+class Middle(Aggregation):
     """A rule that needs every vector at once, and its weights."""
 
-    streams = False
-
-    def __call__(self, own, received, weight, round):
+    def aggregate(self, own, received, weight, round):
         assert weight.sum().item() == pytest.approx(1)
-        return (weight.unsqueeze(-1) * received).sum(-2)
+        return Aggregated((weight.unsqueeze(-1) * received).sum(-2), torch.ones_like(weight))
 
 
 def test_groups_weigh_what_their_rows_weigh():
@@ -141,7 +143,7 @@ def test_weights_that_sum_to_less_than_one_leave_the_rest_to_the_own_vector():
             return torch.tensor([[1.0], [3.0]])
 
     for received in (Given(), Given().matrix()):
-        exchange = StarExchange(tacit.Star(), tacit.Mean(), np.arange(2), 0, 2)
+        exchange = StarExchange(tacit.Star(), tacit.Mean(), np.arange(2), Round(), 2)
         result = exchange(torch.tensor([10.0]), received, torch.tensor([0.2, 0.3]))
         assert result.item() == pytest.approx(6.1)
 

@@ -42,6 +42,23 @@ def experiment() -> tacit.Experiment:
         ),
         ("topology.sampling=with-replacement", "topology", "sampling", "with-replacement"),
         ("aggregation=Mean()", None, "aggregation", tacit.Mean()),
+        ("aggregation=Krum(f=2)", None, "aggregation", tacit.aggregation.Krum(f=2)),
+        (
+            "aggregation=NNM(f=2) | Krum(2)",
+            None,
+            "aggregation",
+            tacit.aggregation.NNM(f=2) | tacit.aggregation.Krum(f=2),
+        ),
+        ("aggregation=Balance", None, "aggregation", tacit.aggregation.Balance()),
+        ("attack=ALIE(nodes=0.2)", None, "attack", tacit.attacks.ALIE(nodes=0.2)),
+        ("attack=ALIE(nodes=['0', '1'])", None, "attack", tacit.attacks.ALIE(nodes=("0", "1"))),
+        ("attack=None", None, "attack", None),
+        (
+            "attack=(ALIE, Backdoor(target=1))",
+            None,
+            "attack",
+            (tacit.attacks.ALIE(), tacit.attacks.Backdoor(target=1)),
+        ),
     ],
 )
 def test_fields_and_parts(
@@ -96,6 +113,11 @@ def test_a_whole_number_for_a_decimal_field_is_the_same_experiment(
         ("topology=RandomRegular", "topology: RandomRegular is given as RandomRegular(degree=...)"),
         ("topology=RandomRegular(1, 2)", "is given as RandomRegular(degree=...)"),
         ("aggregation=Cosine", "aggregation: Cosine(final=0.0) was given; allowed is "),
+        ("aggregation=Krum(2) | NNM(2)", "aggregation: 'Krum(2) | NNM(2)' was given; allowed is "),
+        ("aggregation=NNM(2)", "aggregation: NNM(f=2) was given; allowed is "),
+        ("aggregation=Ring | Krum(2)", "aggregation: 'Ring | Krum(2)' was given; allowed is "),
+        ("attack=ALI", "attack: 'ALI' was given; allowed is "),
+        ("attack=Krum(2)", "attack: Krum(f=2) was given; allowed is "),
     ],
 )
 def test_what_does_not_fit_is_said_in_one_sentence(

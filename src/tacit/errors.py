@@ -47,3 +47,9 @@ class DivergenceError(TacitError):
             " try a smaller training.lr or training.clip_norm, in another folder if a checkpoint"
             " of an earlier round is to be kept"
         )
+
+
+def require(condition: bool, field: str, given: object, allowed: str) -> None:
+    """Refuse a setting with one sentence."""
+    if not condition:
+        raise InputError(f"{field}: {given!r} was given; allowed is {allowed}")

@@ -11,18 +11,22 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tacit.aggregation import Aggregation, Mean
-from tacit.algorithms import Algorithm, FedAvg, Gossip, PushSum
+from tacit.algorithms import LEARN, Algorithm, FedAvg, Gossip, PushSum
+from tacit.attacks.base import Attack, DataAttack, UpdateAttack
+from tacit.attacks.placement import chosen
 from tacit.data import Contract, Federation, check
 from tacit.errors import InputError
 from tacit.layout import Layout, template
 from tacit.randomness import torch_seed
-from tacit.topology import Graph, Hierarchical, Ring, Star
+from tacit.topology import Complete, Graph, Hierarchical, Ring, Star
 from tacit.training.losses import Loss
 from tacit.training.optimizers import Training
+from tacit.training.plan import Ints
 
 Topology = Star | Hierarchical | Graph
 
@@ -40,6 +44,8 @@ class Experiment:
         topology: who talks to whom; by default a star for algorithms with a server and a ring for
             those without.
         aggregation: how a receiver combines what it received.
+        attack: adversaries among the nodes, one or several, to find out what they cost; None: all
+            nodes are honest. With an attack, honest nodes alone are measured.
         protection: transforms of an update that give a guarantee. None exist in this version.
         rounds: number of rounds, at least 1.
         seed: of every random choice.
@@ -54,6 +60,7 @@ class Experiment:
     algorithm: Algorithm = field(default_factory=FedAvg)
     topology: Topology | None = None
     aggregation: Aggregation = field(default_factory=Mean)
+    attack: Attack | Sequence[Attack] | None = None
     protection: Sequence[Any] = ()
     rounds: int = 10
     seed: int = 0
@@ -72,7 +79,16 @@ class Experiment:
                 wanted = getattr(kind, "__name__", "topology")
                 given = repr(value) if len(repr(value)) < 80 else type(value).__name__
                 raise InputError(f"{name}: {given} was given; allowed is tacit's {wanted}")
-        for name in ("model", "loss", "aggregation"):
+        if not isinstance(self.aggregation, Aggregation):
+            raise InputError(
+                f"aggregation: {self.aggregation!r} was given; allowed is a rule such as Mean()"
+            )
+        if not all(isinstance(attack, Attack) for attack in self.attacks):
+            raise InputError(
+                f"attack: {self.attack!r} was given; allowed is None, one of tacit.attacks, or a"
+                " list of them"
+            )
+        for name in ("model", "loss"):
             if not callable(getattr(self, name)):
                 raise InputError(
                     f"{name}: {getattr(self, name)!r} was given; allowed is a function"
@@ -85,11 +101,51 @@ class Experiment:
                 )
         if not isinstance(self.seed, int):
             raise InputError(f"seed: {self.seed!r} was given; allowed is a whole number")
+        if self.protection and not self.aggregation.streams:
+            raise InputError(
+                f"protection: {list(self.protection)!r} was given, but {self.aggregation!r} needs"
+                " single updates, which masks hide; use Mean() as the aggregation"
+            )
         if self.protection:
             raise InputError(
                 f"protection: {list(self.protection)!r} was given; this version has no protections,"
                 " and every receiver sees updates in the clear"
             )
+
+    @property
+    def attacks(self) -> tuple[Attack, ...]:
+        """The adversaries, in the order in which they act."""
+        if self.attack is None:
+            return ()
+        return (self.attack,) if isinstance(self.attack, Attack) else tuple(self.attack)
+
+    @cached_property
+    def placed(self) -> tuple[Ints, ...]:
+        """(b,) ids of each attack's malicious nodes."""
+        plan, data = self.plan, self.data
+        graph = plan.graph(data.nodes, self.seed, 0) if isinstance(plan, Graph) else None
+        return tuple(chosen(a.nodes, data.names, graph, self.seed) for a in self.attacks)
+
+    @property
+    def malicious(self) -> Ints:
+        """(b,) ids of all malicious nodes, ascending."""
+        found = np.concatenate([np.empty(0, np.int64), *self.placed])
+        return np.unique(found)
+
+    @property
+    def honest(self) -> Ints:
+        """(h,) ids of all other nodes, ascending."""
+        return np.setdiff1d(np.arange(self.data.nodes), self.malicious)
+
+    @property
+    def inputs(self) -> int:
+        """The fewest vectors that a receiver aggregates; 0 where nobody does."""
+        plan, nodes = self.plan, self.data.nodes
+        if isinstance(plan, Graph):
+            return int(plan.graph(nodes, self.seed, 0).degree.min())
+        if isinstance(plan, Hierarchical):
+            return min(plan.groups, (plan.cohort or nodes) // plan.groups)
+        return 0 if plan is None else plan.cohort or nodes
 
     @property
     def plan(self) -> Topology | None:
@@ -146,8 +202,68 @@ class Experiment:
                 )
         elif plan is not None:
             plan.check(self.data.nodes)
+        self._check_aggregation()
+        self._check_attacks()
         self.algorithm.check(self.layout, self.training)
         _check_fit(self.template, self.loss, self.data)
+
+    def _check_aggregation(self) -> None:
+        rule, plan, name = self.aggregation, self.plan, type(self.algorithm).__name__
+        if self.algorithm.exchanges == "nobody" or isinstance(self.algorithm, PushSum):
+            return
+        if isinstance(self.algorithm, LEARN) and not isinstance(plan, Complete):
+            raise InputError(f"topology: {plan!r} was given, but {name} needs Complete()")
+        graph = isinstance(plan, Graph)
+        k = self.inputs
+        if not rule.streams:
+            if k < rule.least:
+                where = "neighbours" if graph else "nodes in a cohort or group"
+                raise InputError(
+                    f"aggregation: {rule!r} needs {rule.least} or more inputs, but a receiver has"
+                    f" {k} {where}; {_nearest(rule, k)}"
+                )
+            rule.check(k)
+        if "root" in rule.uses and not graph and getattr(rule, "root", None) is None:
+            raise InputError(
+                f"aggregation.root: {rule!r} needs a clean root data set under a server; give"
+                f" {type(rule).__name__}(root=(x, y)), or use Median()"
+            )
+        if rule.uses == {"start"} and not graph:
+            raise InputError(
+                f"aggregation: {rule!r} measures by the receiver's own training step, and a server"
+                " takes none; use Gossip() as the algorithm, or Median()"
+            )
+        if "loss" in rule.uses and not graph:
+            raise InputError(
+                f"aggregation: {rule!r} measures losses on the receiver's own rows, and a server"
+                " has none; use Gossip() as the algorithm, or Median()"
+            )
+        if "memory" in rule.uses and isinstance(plan, Graph) and not plan.static:
+            raise InputError(
+                f"aggregation: {rule!r} remembers each neighbour, but {plan!r} changes them in"
+                " every round; use a fixed graph, or Balance()"
+            )
+
+    def _check_attacks(self) -> None:
+        if not self.attacks:
+            return
+        if not len(self.honest):
+            raise InputError("attack.nodes: all nodes are malicious; at least one must be honest")
+        for attack in self.attacks:
+            if isinstance(attack, DataAttack):
+                attack.fit(self.data)
+            if not isinstance(attack, UpdateAttack):
+                continue
+            if attack.needs_graph and not isinstance(self.plan, Graph):
+                raise InputError(
+                    f"attack: {attack!r} needs neighbours to tell different lies; use Gossip()"
+                    " as the algorithm, or another attack"
+                )
+            if isinstance(self.algorithm, PushSum) or self.algorithm.exchanges == "nobody":
+                raise InputError(
+                    f"attack: {attack!r} changes what nodes send, which does not work with"
+                    f" {type(self.algorithm).__name__}; use FedAvg() or Gossip()"
+                )
 
     def replace(self, **changes: Any) -> "Experiment":
         """The same experiment with some fields changed."""
@@ -173,6 +289,15 @@ class Experiment:
         """A hash of the whole description: equal for the same experiment on any machine."""
         text = json.dumps(self.description(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _nearest(rule: Aggregation, k: int) -> str:
+    """The nearest plan that works: a smaller f, or more inputs."""
+    for f in range(getattr(rule, "f", 0) - 1, 0, -1):
+        less = replace(rule, f=f)  # type: ignore[type-var]
+        if less.least <= k:
+            return f"use {less!r}, or give a receiver {rule.least} inputs"
+    return f"give a receiver {rule.least} inputs, or use Median()"
 
 
 def describe(value: Any) -> Any:

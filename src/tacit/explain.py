@@ -6,6 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from tacit.aggregation import Mean
+from tacit.aggregation.sketch_guard import SketchGuard
+from tacit.attacks.base import UpdateAttack
+from tacit.attacks.view import Knowledge
 from tacit.data import Federation
 from tacit.experiment import Experiment
 from tacit.topology import Graph, Hierarchical, Neighbours, Star
@@ -15,6 +19,15 @@ _ATTACKS = (
     "may reconstruct training rows (gradient inversion: Zhu, Liu, Han, NeurIPS 2019) or tell"
     " whether a certain row was among them (membership inference: Shokri et al., IEEE S&P 2017)"
 )
+
+
+_KNOWS: dict[Knowledge, str] = {
+    "own": "each liar knows its own data and models alone",
+    "colluders": "the liars know their own data and models, and each other's",
+    "all": "the liars also know what all honest nodes send in the round, and the graph",
+    "defence": "the liars know what all nodes send, and may ask the receivers' rule at will",
+}
+_LISTED = 5  # nodes named in a sentence
 
 
 @dataclass(frozen=True)
@@ -117,6 +130,10 @@ def explain(experiment: Experiment) -> Disclosure:
             "An outsider on the wire: between machines, whoever listens reads the same bytes, for"
             " no protection encrypts them. A simulation in one process sends nothing over a wire."
         )
+    if rows and plan is not None and not algorithm.pools:
+        seen += _defended(experiment, plan)
+    if experiment.attacks:
+        seen += _attacked(experiment)
     if not algorithm.pools:
         seen += _at_home(experiment)
     disclosed = Disclosure(_title(experiment), tuple(rows), ())
@@ -252,6 +269,58 @@ def _graph(experiment: Experiment, plan: Graph) -> tuple[list[Message], list[str
         " (1: all agree after one exchange; near 0: news travels slowly)."
     )
     return rows, sees
+
+
+def _defended(experiment: Experiment, plan: Star | Hierarchical | Graph) -> list[str]:
+    """What the rule withstands where it receives the fewest vectors, and what it saves."""
+    rule = experiment.aggregation
+    if isinstance(rule, Mean):
+        return [
+            "Aggregation: Mean() withstands no liar: a single malicious node can move the result"
+            " anywhere."
+        ]
+    said = [f"Aggregation: {rule} withstands {rule.tolerates(_fewest(experiment, plan))}."]
+    if isinstance(plan, Graph) and isinstance(rule, SketchGuard):
+        links = plan.graph(experiment.data.nodes, experiment.seed, 0).edges
+        low, high = (
+            readable(rule.traffic(links, accepted, experiment.layout.size) * _FLOAT_BYTES)
+            for accepted in (0, links)
+        )
+        said.append(
+            f"Between machines a round would take {low} where no model is accepted and {high} where"
+            f" all are, for each link carries a sketch of {rule.buckets:,} numbers first and only"
+            " accepted models follow; the bytes above are those of every model."
+        )
+    return said
+
+
+def _fewest(experiment: Experiment, plan: Star | Hierarchical | Graph) -> int:
+    """The smallest number of vectors that any receiver combines in any round."""
+    n, seed = experiment.data.nodes, experiment.seed
+    rounds = range(experiment.rounds)
+    if isinstance(plan, Graph):
+        graphs = rounds[:1] if plan.static else rounds
+        return min(int(plan.graph(n, seed, round).degree.min()) for round in graphs)
+    cohorts = [cohort for round in rounds if len(cohort := plan.sample(n, seed, round))]
+    if isinstance(plan, Star):
+        return min(map(len, cohorts), default=0)
+    groups = [np.unique(plan.group_of(n)[nodes], return_counts=True)[1] for nodes in cohorts]
+    return min((min(len(sizes), int(sizes.min())) for sizes in groups), default=0)
+
+
+def _attacked(experiment: Experiment) -> list[str]:
+    """Who is malicious, and how."""
+    names = [experiment.data.names[node] for node in experiment.malicious]
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    said = [
+        f"In this experiment {len(names)} of {experiment.data.nodes:,} nodes"
+        f" {'are' if len(names) > 1 else 'is'} malicious: {', '.join(names[:_LISTED])}{more}."
+        " Scores are those of the honest."
+    ]
+    for attack in experiment.attacks:
+        knows = f": {_KNOWS[attack.knowledge]}" if isinstance(attack, UpdateAttack) else ""
+        said.append(f"The attack is {_brief(attack)}{knows}.")
+    return said
 
 
 def _pooled(data: Federation) -> tuple[list[Message], list[str]]:

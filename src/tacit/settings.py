@@ -1,7 +1,7 @@
 """Fields of an experiment changed by text, as in ``tacit run FILE --set training.lr=0.05``.
 
 Nothing is evaluated: a value is a literal, a word, or a public part by its name with literal
-arguments (``Gossip``, ``FedProx(mu=0.1)``).
+arguments (``Gossip``, ``FedProx(mu=0.1)``); parts may be joined by ``|`` (``NNM(2) | Krum(2)``).
 """
 
 import ast
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import FunctionType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from tacit import _public
+from tacit import _public, aggregation, attacks
 from tacit.data import Partition
 from tacit.errors import InputError
 from tacit.experiment import Experiment
@@ -133,6 +133,10 @@ def _value(node: ast.expr, text: str, path: str) -> Any:
                 for keyword in keywords
             }
             return _made(_parts()[name], given, named, path)
+        case ast.BinOp(left, ast.BitOr(), right):
+            parts = [_value(side, text, path) for side in (left, right)]
+            if all(map(dataclasses.is_dataclass, parts)) and hasattr(parts[0], "__or__"):
+                return parts[0] | parts[1]
     try:
         return ast.literal_eval(node)
     except ValueError:
@@ -141,9 +145,8 @@ def _value(node: ast.expr, text: str, path: str) -> Any:
 
 def _parts() -> dict[str, type]:
     """The public parts by name."""
-    public = {
-        name: getattr(module, name) for module in (_public, _public.data) for name in module.__all__
-    }
+    homes = (aggregation, attacks, _public, _public.data)
+    public = {name: getattr(module, name) for module in homes for name in module.__all__}
     return {n: p for n, p in public.items() if isinstance(p, type) and dataclasses.is_dataclass(p)}
 
 
@@ -180,7 +183,8 @@ def _kinds(hint: Any) -> list[Any]:
     """The types of a union, one by one; of generic ones, what they are made from."""
     if get_origin(hint) in (Union, UnionType):
         return [kind for each in get_args(hint) for kind in _kinds(each)]
-    return [hint if get_origin(hint) is Literal else get_origin(hint) or hint]
+    origin = get_origin(hint)
+    return [hint if origin is Literal else tuple if origin is Sequence else origin or hint]
 
 
 def _fits(value: Any, kind: Any) -> bool:

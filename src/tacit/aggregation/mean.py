@@ -3,11 +3,15 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
+
+from tacit.aggregation.gram import combination
+from tacit.aggregation.rule import Aggregated, Aggregation, Round
 
 
 @dataclass(frozen=True)
-class Mean:
+class Mean(Aggregation):
     """``(1 - sum(w)) * own + sum(w_i * received_i)``.
 
     A server's weights sum to one, so that its own vector drops out (McMahan et al. 2017, algorithm
@@ -16,6 +20,5 @@ class Mean:
 
     streams: ClassVar[bool] = True
 
-    def __call__(self, own: Tensor, received: Tensor, weight: Tensor, round: int) -> Tensor:
-        total = (weight.unsqueeze(-2) @ received).squeeze(-2)
-        return own * (1 - weight.sum(-1, keepdim=True)) + total
+    def aggregate(self, own: Tensor, received: Tensor, weight: Tensor, round: Round) -> Aggregated:
+        return Aggregated(combination(own, received, weight), torch.ones_like(weight))

@@ -15,11 +15,14 @@ from tacit.algorithms.fedopt import (
 )
 from tacit.algorithms.fedprox import FedProx
 from tacit.algorithms.gossip import Gossip
+from tacit.algorithms.learn import LEARN
+from tacit.algorithms.monna import MoNNA
 from tacit.algorithms.personal import Ditto, FedBN, FedPer, FedRep, FineTune
 from tacit.algorithms.pushsum import PushSum
 from tacit.algorithms.scaffold import Scaffold
 
 __all__ = [
+    "LEARN",
     "Algorithm",
     "Alone",
     "Ditto",
@@ -34,6 +37,7 @@ __all__ = [
     "FedSGD",
     "FineTune",
     "Gossip",
+    "MoNNA",
     "Pooled",
     "PushSum",
     "Scaffold",

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
-from tacit.errors import InputError
 from tacit.layout import Layout
 from tacit.training.optimizers import Training
 from tacit.training.plan import Ints
@@ -154,9 +153,3 @@ class Algorithm:
         ``train`` trains all nodes.
         """
         return None
-
-
-def require(condition: bool, field: str, given: object, allowed: str) -> None:
-    """Refuse a setting with one sentence."""
-    if not condition:
-        raise InputError(f"{field}: {given!r} was given; allowed is {allowed}")

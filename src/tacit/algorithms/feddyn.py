@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tacit.algorithms.base import Algorithm, Metrics, ServerExchange, State, Train, require
+from tacit.algorithms.base import Algorithm, Metrics, ServerExchange, State, Train
 from tacit.algorithms.scaffold import distinct
+from tacit.errors import require
 from tacit.layout import Layout
 
 

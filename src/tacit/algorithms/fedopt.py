@@ -12,7 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tacit.algorithms.base import Algorithm, Metrics, ServerExchange, State, Train, require
+from tacit.algorithms.base import Algorithm, Metrics, ServerExchange, State, Train
+from tacit.errors import require
 from tacit.layout import Layout
 
 

@@ -5,7 +5,8 @@ from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
-from tacit.algorithms.base import Algorithm, Metrics, PeerExchange, State, Train, require
+from tacit.algorithms.base import Algorithm, Metrics, PeerExchange, State, Train
+from tacit.errors import require
 from tacit.layout import Layout
 
 Mix = Literal["after", "before"]

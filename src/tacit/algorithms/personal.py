@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tacit.algorithms.base import Algorithm, Metrics, ServerExchange, State, Train, require
+from tacit.algorithms.base import Algorithm, Metrics, ServerExchange, State, Train
 from tacit.algorithms.fedavg import FedAvg
-from tacit.errors import InputError
+from tacit.errors import InputError, require
 from tacit.layout import Layout
 from tacit.training.optimizers import Training
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tacit.algorithms.base import Algorithm, Metrics, ServerExchange, State, Train, require
-from tacit.errors import InputError
+from tacit.algorithms.base import Algorithm, Metrics, ServerExchange, State, Train
+from tacit.errors import InputError, require
 from tacit.layout import Layout
 from tacit.training.optimizers import Training
 from tacit.training.plan import Ints

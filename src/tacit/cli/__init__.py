@@ -10,6 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 from tacit.cli import data
+from tacit.cli.arena import arena
+from tacit.cli.arguments import File, Settings, experiment_of
 from tacit.cli.output import Json, print_json, stdout_kept_clean
 from tacit.errors import TacitError
 
@@ -51,26 +53,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data.app, name="data", help="List, describe and fetch the data sets known by name.")
+app.command()(arena)
 
 
 class Engine(StrEnum):
     auto = "auto"
     batched = "batched"
     sequential = "sequential"
-
-
-File = Annotated[
-    Path, typer.Argument(metavar="FILE", help="A Python file that defines `experiment`.")
-]
-Settings = Annotated[
-    list[str],
-    typer.Option(
-        "--set",
-        metavar="FIELD=VALUE",
-        help="Change a field of the experiment: rounds=3, training.lr=0.05, algorithm=Gossip,"
-        " 'topology=Star(cohort=4)'. Can be given several times.",
-    ),
-]
 
 
 def main() -> None:
@@ -108,19 +97,32 @@ def demo(
 ) -> None:
     """Show the whole story on bundled data, within a minute.
 
-    Eight places learn alone, with a server, without one, and pooled. Ends with a table, a verdict
-    in plain words, and a report to look at in a browser.
+    Eight places learn alone, with a server, without one, and pooled: a table, a verdict in plain
+    words, and a report to look at in a browser. Then a third of them lies, with and without a
+    defence.
     """
     import torch
 
-    from tacit.cli.screen import say
-    from tacit.demo import STORY, experiment
+    from tacit.cli.screen import progress, say, show_rows
+    from tacit.demo import STORY, experiment, moral, poisoned, withstand
 
     if not as_json:
         say(STORY + "\n")
     # Steps this small gain nothing from a second thread, and lose much where cores are shared.
     torch.set_num_threads(1)
-    _compare(experiment(seed), out / "report.html", as_json)
+    plan = experiment(seed)
+    found = _compare(plan, out / "report.html", as_json)
+    with (
+        stdout_kept_clean(as_json),
+        progress(list(poisoned(plan)), plan.rounds, quiet=as_json) as on_round,
+    ):
+        rows = withstand(plan, on_round)
+    if as_json:
+        print_json(found | {"poisoned": rows})
+    else:
+        say("")
+        show_rows([{"run": row["run"], "accuracy": f"{row['accuracy']:.3f}"} for row in rows])
+        say(moral(rows))
 
 
 @app.command()
@@ -150,7 +152,7 @@ def run(
     from tacit.engine.run import run as carry_out
 
     with stdout_kept_clean(as_json):
-        experiment = _experiment(file, settings)
+        experiment = experiment_of(file, settings)
         kept = Folder(folder or Path("runs") / file.stem)
         kept.begin(resume)
         done = kept.rounds_done() if resume else 0
@@ -184,8 +186,10 @@ def compare(file: File, settings: Settings = [], as_json: Json = False) -> None:
     with a table, a verdict in plain words, and a report under runs/.
     """
     with stdout_kept_clean(as_json):
-        experiment = _experiment(file, settings)
-    _compare(experiment, Path("runs") / file.stem / "compare.html", as_json)
+        experiment = experiment_of(file, settings)
+    found = _compare(experiment, Path("runs") / file.stem / "compare.html", as_json)
+    if as_json:
+        print_json(found)
 
 
 @app.command()
@@ -198,21 +202,15 @@ def explain(file: File, settings: Settings = [], as_json: Json = False) -> None:
     from tacit.explain import explain as disclose
 
     with stdout_kept_clean(as_json):
-        disclosure = disclose(_experiment(file, settings))
+        disclosure = disclose(experiment_of(file, settings))
     if as_json:
         print_json(disclosure.to_dict())
     else:
         say(disclosure.to_text())
 
 
-def _experiment(file: Path, settings: list[str]) -> "Experiment":
-    from tacit.cli.source import load
-    from tacit.settings import apply
-
-    return apply(load(file), settings)
-
-
-def _compare(experiment: "Experiment", report: Path, as_json: bool) -> None:
+def _compare(experiment: "Experiment", report: Path, as_json: bool) -> dict[str, Any]:
+    """Carry the comparison out, write its report, and show it to people; or, for programs, not."""
     from tacit.cli.screen import progress, show_comparison
     from tacit.compare import compare, variants
     from tacit.explain import explain
@@ -224,20 +222,17 @@ def _compare(experiment: "Experiment", report: Path, as_json: bool) -> None:
     ):
         found = compare(experiment, on_round)
         write(report, found, explain(experiment))
-    if as_json:
-        print_json(
-            {
-                "experiment": experiment.description(),
-                "metric": found.metric,
-                "table": found.table(),
-                "nodes": found.nodes(),
-                "verdict": found.verdict(),
-                "report": str(report),
-            }
-        )
-    else:
+    if not as_json:
         show_comparison(found)
         typer.echo(f"\nReport: {report}")
+    return {
+        "experiment": experiment.description(),
+        "metric": found.metric,
+        "table": found.table(),
+        "nodes": found.nodes(),
+        "verdict": found.verdict(),
+        "report": str(report),
+    }
 
 
 def _say_how_to_go_on(done: int, rounds: int) -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 from tacit.compare import Comparison, main_metric
 from tacit.engine.run import Result
 from tacit.explain import readable
+from tacit.robustness.scores import Arena
 
 Row = dict[str, Any]
 OnRound = Callable[[str, Row], None]
@@ -55,6 +56,36 @@ def progress(
                 bars.update(task, score=" ".join(scores))
 
         yield on_round
+
+
+@contextmanager
+def cell_progress(quiet: bool = False) -> Iterator[Callable[[Row, int, int], None]]:
+    """A bar for the cells of an arena on standard error, where that is a terminal.
+
+    Yields:
+        What to call with each cell's row, how many are done, and how many there are.
+    """
+    console = Console(stderr=True)
+    with Progress(
+        BarColumn(),
+        TextColumn("cell {task.completed:.0f}/{task.total:.0f}"),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        TextColumn("{task.description}", style="cyan"),
+        console=console,
+        disable=quiet or not console.is_terminal,
+    ) as bars:
+        task = bars.add_task("", total=0)
+
+        def on_cell(row: Row, done: int, cells: int) -> None:
+            name = f"{row['topology']}, {row['defence']}, {row['attack']}"
+            bars.update(task, completed=done, total=cells, description=name)
+
+        yield on_cell
+
+
+def show_arena(found: Arena) -> None:
+    """The worst node's accuracy in each cell, and which defence to use."""
+    say(found.to_text(_console().width))
 
 
 def show_run(result: Result) -> None:

@@ -1,19 +1,36 @@
-"""Who receives what in a round, aggregated; and how many bytes that takes."""
+"""Who receives what in a round, aggregated; what adversaries make of it; how many bytes."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tacit.aggregation.rule import Aggregation
+from tacit.aggregation.gram import Geometry, GramRule, gram
+from tacit.aggregation.rule import Aggregation, Round
 from tacit.algorithms.base import Updates
+from tacit.engine.adversary import Adversary, Sent
+from tacit.engine.local import LocalTrain
 from tacit.topology import Hierarchical, Neighbours, Star
 from tacit.training.plan import Ints
 
 FLOAT_BYTES = 4
+SERVER = -1
 _CACHE_FLOATS = 2**18
+# Received numbers of one call of a rule, and rows of one Gram matrix.
+_MOST_FLOATS = 2**26
+_MOST_ROWS = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """How far each link's vector was let through: (e,) senders, receivers, acceptances."""
+
+    senders: Ints
+    receivers: Ints
+    accepted: Tensor
 
 
 class StarExchange:
@@ -21,6 +38,8 @@ class StarExchange:
 
     Attributes:
         bytes: sent by all parties so far.
+        train: whose start the rule or adversaries look at; None where they do not.
+        verdict: of the first exchange in the round; None where a rule streams.
     """
 
     def __init__(
@@ -28,12 +47,16 @@ class StarExchange:
         topology: Star | Hierarchical,
         aggregation: Aggregation,
         nodes: Ints,
-        round: int,
+        round: Round,
         n: int,
+        adversary: Adversary | None = None,
     ) -> None:
-        self.aggregation, self.round, self.nodes = aggregation, round, nodes
+        self.aggregation, self.nodes, self.adversary = aggregation, nodes, adversary
+        self.round = replace(round, receivers=torch.tensor(SERVER), all_links=n)
         self.groups = topology.group_of(n)[nodes] if isinstance(topology, Hierarchical) else None
         self.bytes = 0
+        self.train: LocalTrain | None = None
+        self.verdict: Verdict | None = None
 
     def __call__(self, own: Tensor, received: Updates | Tensor, weight: Tensor) -> Tensor:
         links = len(self.nodes)
@@ -42,24 +65,58 @@ class StarExchange:
         self.bytes += 2 * links * FLOAT_BYTES * own.shape[-1]
         if not len(self.nodes):
             return own
-        if self.aggregation.streams and not isinstance(received, Tensor):
+        lying = self.adversary is not None and self.adversary.lies
+        if self.aggregation.streams and not isinstance(received, Tensor) and not lying:
             # A streaming rule is (1 - sum(w)) own + sum(w_i received_i); groups do not change it.
             return own * (1 - weight.sum()) + received.sum(weight)
         matrix = received if isinstance(received, Tensor) else received.matrix()
-        if self.groups is None or self.aggregation.streams:
-            return self.aggregation(own, matrix, weight, self.round)
-        return self._by_group(self.groups, own, matrix, weight)
+        if self.adversary is not None:
+            matrix = self._lied(self.adversary, own, matrix, weight)
+        result, accepted = self._aggregate(own, matrix, weight, self.round)
+        if self.verdict is None and not (self.aggregation.streams and not lying):
+            receivers = np.full(links, SERVER)[: len(self.nodes)]
+            self.verdict = Verdict(self.nodes, receivers, accepted)
+        return result
 
-    def _by_group(self, groups: Ints, own: Tensor, matrix: Tensor, weight: Tensor) -> Tensor:
-        heads, shares = [], []
-        for group in np.unique(groups):
-            member = torch.from_numpy(np.flatnonzero(groups == group))
+    def _lied(self, adversary: Adversary, own: Tensor, matrix: Tensor, weight: Tensor) -> Tensor:
+        everyone = np.arange(len(self.nodes))
+
+        def ask(sent: Sent) -> tuple[Tensor, Tensor]:
+            quiet = replace(self.round, memory=dict(self.round.memory))
+            result, accepted = self._aggregate(own, sent.rows[sent.index], weight, quiet)
+            return result.unsqueeze(0), accepted
+
+        sent = adversary(
+            self.round, self.nodes, matrix, _start(self.train), everyone,
+            np.full(len(everyone), SERVER), own.unsqueeze(0), None, None, ask,
+        )  # fmt: skip
+        return sent.rows[sent.index]
+
+    def _aggregate(
+        self, own: Tensor, matrix: Tensor, weight: Tensor, round: Round
+    ) -> tuple[Tensor, Tensor]:
+        links = torch.from_numpy(self.nodes)
+        if self.groups is None or self.aggregation.streams:
+            return self.aggregation(own, matrix, weight, replace(round, links=links))
+        heads, shares, members = [], [], []
+        accepted = torch.zeros_like(weight)
+        for group in np.unique(self.groups):
+            member = torch.from_numpy(np.flatnonzero(self.groups == group))
             share = weight[member].sum()
             if share == 0:  # a group without rows
                 continue
-            heads.append(self.aggregation(own, matrix[member], weight[member] / share, self.round))
+            here = replace(round, links=links[member])
+            head, accepted[member] = self.aggregation(
+                own, matrix[member], weight[member] / share, here
+            )
+            heads.append(head)
             shares.append(share)
-        return self.aggregation(own, torch.stack(heads), torch.stack(shares), self.round)
+            members.append(member)
+        above = replace(round, links=torch.arange(len(heads)), memory={})
+        result, passed = self.aggregation(own, torch.stack(heads), torch.stack(shares), above)
+        for member, share in zip(members, passed, strict=True):
+            accepted[member] *= share
+        return result, accepted
 
 
 class GraphExchange:
@@ -68,26 +125,115 @@ class GraphExchange:
     Weights are Metropolis-Hastings where links go both ways, else uniform over the received.
     """
 
-    def __init__(self, neighbours: Neighbours, aggregation: Aggregation, round: int) -> None:
-        self.neighbours, self.aggregation, self.round = neighbours, aggregation, round
+    def __init__(
+        self,
+        neighbours: Neighbours,
+        aggregation: Aggregation,
+        round: Round,
+        adversary: Adversary | None = None,
+    ) -> None:
+        self.neighbours, self.aggregation, self.adversary = neighbours, aggregation, adversary
+        self.round = replace(round, all_links=neighbours.edges)
         self.bytes = 0
         self.pushed = False
+        self.train: LocalTrain | None = None
+        self.verdict: Verdict | None = None
 
     def __call__(self, models: Tensor, *, push: bool = False) -> Tensor:
-        links = self.neighbours
-        self.bytes += links.edges * FLOAT_BYTES * models.shape[-1]
+        links, size = self.neighbours, models.shape[-1]
         self.pushed = push
         if push:
+            self.bytes += links.edges * FLOAT_BYTES * size
             return mix(models, links, links.push(), links.push_own())
         weight = self.weight()
-        if self.aggregation.streams:
+        if self.aggregation.streams and not (self.adversary and self.adversary.lies):
+            self.bytes += links.edges * FLOAT_BYTES * size
             return mix(models, links, weight, links.own(weight))
-        result = torch.empty_like(models)
-        for receivers, senders, weights in _by_degree(links, weight):
-            result[receivers] = self.aggregation(
-                models[receivers], models[senders], weights, self.round
-            )
+        sent = Sent(models, links.senders)
+        if self.adversary is not None:
+            sent = self._lied(self.adversary, models, weight)
+        everyone = np.arange(links.nodes)
+        result, accepted = self._aggregate(models, sent, weight, everyone, self.round)
+        if self.verdict is None:
+            self.verdict = Verdict(links.senders, links.receivers, accepted)
+        let_through = int((accepted > 0).sum())
+        self.bytes += FLOAT_BYTES * self.aggregation.traffic(links.edges, let_through, size)
         return result
+
+    def _lied(self, adversary: Adversary, models: Tensor, weight: np.ndarray) -> Sent:
+        links = self.neighbours
+
+        def ask(sent: Sent) -> tuple[Tensor, Tensor]:
+            victims = adversary.victims(links.senders, links.receivers)
+            quiet = replace(self.round, memory=dict(self.round.memory))
+            result, accepted = self._aggregate(models, sent, weight, victims, quiet)
+            return result[torch.from_numpy(victims)], accepted
+
+        return adversary(
+            self.round, np.arange(links.nodes), models, _start(self.train), links.senders,
+            links.receivers, models, links, weight, ask,
+        )  # fmt: skip
+
+    def _aggregate(
+        self, models: Tensor, sent: Sent, weight: np.ndarray, receivers: Ints, round: Round
+    ) -> tuple[Tensor, Tensor]:
+        """(n, d) what ``receivers`` make of what was sent, and the (e,) acceptances."""
+        rule, links = self.aggregation, self.neighbours
+        result, accepted = models.clone(), torch.zeros(links.edges)
+        whole = len(receivers) == links.nodes and self._network(sent)
+        if whole and isinstance(rule, GramRule):
+            return self._combined(rule, models, sent, weight, round)
+        for group, at in _by_degree(links, receivers, models.shape[-1]):
+            out = rule(
+                models[group],
+                sent.rows[torch.from_numpy(sent.index[at])],
+                torch.from_numpy(weight[at].astype(np.float32)),
+                self._seen(round, group, at),
+            )
+            result[group], accepted[torch.from_numpy(at)] = out
+        return result, accepted
+
+    def _network(self, sent: Sent) -> bool:
+        """Whether one Gram matrix of all that was sent serves every receiver."""
+        rule = self.aggregation
+        return (
+            isinstance(rule, GramRule)
+            and not rule.uses
+            and type(rule).view is GramRule.view
+            and len(sent.rows) <= _MOST_ROWS
+            and bool(sent.rows.sum(-1).isfinite().all())
+        )
+
+    def _combined(
+        self, rule: GramRule, models: Tensor, sent: Sent, weight: np.ndarray, round: Round
+    ) -> tuple[Tensor, Tensor]:
+        links = self.neighbours
+        products = gram(sent.rows, models.mean(0))
+        norms = torch.linalg.vector_norm(models, dim=-1).double().square()
+        factors, accepted = np.zeros(links.edges, np.float32), torch.zeros(links.edges)
+        for group, at in _by_degree(links, np.arange(links.nodes), 1):
+            rows = torch.from_numpy(sent.index[at])
+            rule.check(at.shape[1])
+            cross = products[group.unsqueeze(1), rows]
+            differences = (
+                products[rows.unsqueeze(2), rows.unsqueeze(1)]
+                - cross.unsqueeze(2)
+                - cross.unsqueeze(1)
+                + products[group, group].view(-1, 1, 1)
+            )
+            geometry = Geometry(differences, norms[group])
+            share = torch.from_numpy(weight[at]).double()
+            found, let = rule.combine(geometry, share, self._seen(round, group, at))
+            factors[at], accepted[torch.from_numpy(at)] = found.float().numpy(), let.float()
+        own = 1 - np.bincount(links.receivers, weights=factors, minlength=links.nodes)
+        indexed = Neighbours(links.offsets, sent.index)
+        return mix(sent.rows, indexed, factors, own.astype(np.float32)), accepted
+
+    def _seen(self, round: Round, group: Tensor, at: Ints) -> Round:
+        start = _start(self.train)
+        if start is not None:
+            start = start.expand(self.neighbours.nodes, -1)[group]
+        return replace(round, receivers=group, links=torch.from_numpy(at), start=start)
 
     def spectral_gap(self) -> float:
         """1 - |lambda_2| of the mixing matrix that was used last."""
@@ -103,17 +249,22 @@ class GraphExchange:
         )
 
 
-def mix(models: Tensor, links: Neighbours, weight: np.ndarray, own: np.ndarray) -> Tensor:
-    """W X for (n, d) models, in place and in O(e d): each node's own row and its neighbours'.
+def _start(train: LocalTrain | None) -> Tensor | None:
+    return None if train is None else train.start
 
-    Some columns at a time, so that they stay in the cache and no second matrix is needed.
+
+def mix(models: Tensor, links: Neighbours, weight: np.ndarray, own: np.ndarray) -> Tensor:
+    """W X for (r, d) models, in place and in O(e d): each node's own row and its neighbours'.
+
+    Senders may be rows beyond the nodes' own, which come first. Some columns at a time, so that
+    they stay in the cache and no second matrix is needed.
     """
     n = links.nodes
     offsets = torch.from_numpy((links.offsets + np.arange(n + 1))[:-1])
     rows = torch.from_numpy(np.insert(links.senders, links.offsets[:-1], np.arange(n)))
     weights = np.insert(weight, links.offsets[:-1], own).astype(np.float32)
     for columns in models.split(max(64, _CACHE_FLOATS // n), dim=1):
-        columns.copy_(
+        columns[:n].copy_(
             F.embedding_bag(
                 rows,
                 columns.contiguous(),
@@ -122,17 +273,13 @@ def mix(models: Tensor, links: Neighbours, weight: np.ndarray, own: np.ndarray) 
                 per_sample_weights=torch.from_numpy(weights),
             )
         )
-    return models
+    return models[:n]
 
 
-def _by_degree(links: Neighbours, weight: np.ndarray) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Receivers (m,), their senders (m, k) and weights (m, k), for each degree k."""
-    degree = np.diff(links.offsets)
-    for k in np.unique(degree):
-        receivers = np.flatnonzero(degree == k)
-        at = links.offsets[receivers][:, None] + np.arange(k)
-        yield (
-            torch.from_numpy(receivers),
-            torch.from_numpy(links.senders[at]),
-            torch.from_numpy(weight[at].astype(np.float32)),
-        )
+def _by_degree(links: Neighbours, receivers: Ints, size: int) -> Iterator[tuple[Tensor, Ints]]:
+    """Receivers (m,) and their links (m, k), some at a time, for each degree k above 0."""
+    degree = np.diff(links.offsets)[receivers]
+    for k in np.unique(degree[degree > 0]):
+        same = receivers[degree == k]
+        for part in np.array_split(same, -(-len(same) * int(k) * size // _MOST_FLOATS)):
+            yield torch.from_numpy(part), links.offsets[part][:, None] + np.arange(k)

@@ -24,6 +24,7 @@ class Trainer:
         names: of the nodes, for error messages.
         least: rows of the smallest batch that the model can train on.
         workers: processes that train, or None to train in this one.
+        honest: nodes whose losses must stay finite; None: all.
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class Trainer:
         seed: int,
         rounds: int,
         least: int,
+        honest: Ints | None = None,
     ) -> None:
         self.split, self.names, self.layout, self.training = split, names, layout, training
         self.lowering, self.workers = lowering, workers
         self.seed, self.rounds, self.least = seed, rounds, least
+        self.honest = honest
 
     def run(
         self, job: Job, weight: Tensor | None, memory: Tensor | None = None
@@ -69,6 +72,8 @@ class LocalTrain:
 
     Attributes:
         losses: (k,) mean training loss of each node in the last training, NaN for none.
+        keeps_start: whether ``start`` must outlive a training that overwrites it.
+        start: (d,) or (k, d) where the last training began.
     """
 
     def __init__(self, trainer: Trainer, nodes: Ints, round: int) -> None:
@@ -77,6 +82,8 @@ class LocalTrain:
         self.lr = self.training.lr_at(round, trainer.rounds)
         self.rows = trainer.split.sizes[nodes]
         self.losses = torch.full((len(nodes),), torch.nan)
+        self.keeps_start = False
+        self.start: Tensor | None = None
 
     @cached_property
     def plan(self) -> Plan:
@@ -100,6 +107,7 @@ class LocalTrain:
         frozen: Tensor | None = None,
         overwrite: bool = False,
     ) -> "LocalUpdates":
+        self.start = start.clone() if self.keeps_start and overwrite else start
         stream = key(self.trainer.seed, "dropout", self.round)
         job = Job(
             self.trainer.split, self.plan, self.training, self.lr, stream, start,
@@ -134,6 +142,8 @@ class LocalUpdates:
         vectors, losses = self.train.trainer.run(self.job, weight, self.memory)
         self.train.losses = losses
         busy = torch.from_numpy(self.train.steps > 0)
+        if (honest := self.train.trainer.honest) is not None:
+            busy &= torch.from_numpy(np.isin(self.nodes, honest))
         wrong = torch.nonzero(busy & ~losses.isfinite())
         if len(wrong):
             node = int(self.nodes[int(wrong[0])])

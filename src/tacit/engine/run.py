@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tacit.aggregation.rule import Round
 from tacit.algorithms.base import Metrics, State
+from tacit.attacks.poison import poisoned, probes
+from tacit.data.federation import Federation, Split
+from tacit.engine.adversary import Adversary
 from tacit.engine.checkpoint import Checkpoint
-from tacit.engine.exchange import GraphExchange, StarExchange
+from tacit.engine.exchange import GraphExchange, StarExchange, Verdict
 from tacit.engine.local import LocalTrain, Trainer
 from tacit.engine.workers import Workers
 from tacit.errors import InputError
 from tacit.experiment import Experiment
+from tacit.randomness import generator
 from tacit.topology import Graph, Hierarchical, Neighbours, Star
 from tacit.training.evaluation import Evaluator, Scores
 from tacit.training.lowering import Choice, Engine, choose, least_batch
@@ -27,6 +32,9 @@ from tacit.training.metrics import summary
 from tacit.training.plan import Ints
 
 Row = dict[str, Any]
+
+# Names in a checkpoint beside the algorithm's own.
+_MEMORY, _VERDICTS = "aggregation.", "verdicts"
 
 # The eigenvalues of a mixing matrix of this size take a fraction of a second.
 _MOST_NODES_FOR_A_GAP = 1024
@@ -58,6 +66,9 @@ class Result:
         vectors: (n, d) each node's own model, or None where all use the shared one.
         engine: "batched" or "sequential", and why.
         seconds: spent in rounds, evaluation included.
+        malicious: (b,) ids of the malicious nodes.
+        verdicts: (rounds, n) how far each sender was let through by honest receivers, on average,
+            NaN where it did not send; None where the rule judges nobody.
     """
 
     experiment: Experiment
@@ -68,6 +79,8 @@ class Result:
     vectors: Tensor | None
     engine: str
     seconds: float
+    malicious: Ints
+    verdicts: Tensor | None
 
     @property
     def models(self) -> list[nn.Module]:
@@ -115,13 +128,13 @@ def run(
         engine = found.engine  # type: ignore[assignment]
     with Session(experiment, engine, workers) as session:
         if found:
-            session.state, session.metrics = found.state, MetricRows(found.metrics)
+            session.restore(found)
         digest = experiment.digest() if path else ""
         for row in session.rounds():
             if path:
                 Checkpoint(
                     digest, len(session.metrics), session.choice.engine, session.metrics,
-                    session.state,
+                    session.tensors(),
                 ).write(path)  # fmt: skip
             if on_round:
                 on_round(row)
@@ -136,6 +149,11 @@ class Session:
         data, layout = experiment.data, experiment.layout
         template = experiment.template
         self.training = experiment.algorithm.local(experiment.training)
+        self.malicious, self.honest = experiment.malicious, experiment.honest
+        data = poisoned(data, experiment.attacks, experiment.placed, experiment.seed)
+        self.adversary = Adversary(experiment) if experiment.attacks else None
+        self.memory: dict[str, Tensor] = {}
+        self.verdicts: list[Tensor] = []
         self.choice: Choice = choose(engine, template, layout, experiment.loss, data.train)
         self.small = self.choice.engine == "batched" and self._operations() < _WORTH_A_PROCESS
         if workers is None:
@@ -150,14 +168,22 @@ class Session:
             ("all nodes pooled",) if pools else data.names,
             layout, self.training, self.choice.lowering, self.workers,
             seed=experiment.seed, rounds=experiment.rounds, least=least_batch(template),
+            honest=self.honest if experiment.attacks and not pools else None,
         )  # fmt: skip
-        self.evaluator = Evaluator(data, template, layout, experiment.loss, self.choice.lowering)
+        measured = _honest(experiment.data, self.honest)
+        self.evaluator = self._evaluator(measured)
+        triggered = probes(experiment.data, experiment.attacks, self.honest)
+        self.success = self._evaluator(replace(measured, test=triggered)) if triggered else None
         self.state: State = experiment.algorithm.init(experiment.start(), data.nodes, layout)
         self.metrics = MetricRows()
         self.shared: Scores | None = None
         self.own: Scores | None = None
         self._graph: Neighbours | None = None
         self._spectral_gap: float | None = None
+
+    def _evaluator(self, data: Federation) -> Evaluator:
+        e = self.experiment
+        return Evaluator(data, e.template, e.layout, e.loss, self.choice.lowering)
 
     def __enter__(self) -> "Session":
         self._threads_before = torch.get_num_threads()
@@ -181,6 +207,23 @@ class Session:
             rows = training.steps * min(training.batch_size or rows, rows)
         return 6 * self.experiment.layout.trained * rows * cohort
 
+    def tensors(self) -> State:
+        """Everything that the next round depends on: the algorithm's, the rule's, the verdicts."""
+        kept = {_MEMORY + name: tensor for name, tensor in self.memory.items()}
+        if self.verdicts:
+            kept[_VERDICTS] = torch.stack(self.verdicts)
+        return self.state | kept
+
+    def restore(self, found: Checkpoint) -> None:
+        """Go on from what ``tensors`` gave."""
+        self.metrics = MetricRows(found.metrics)
+        state = dict(found.state)
+        if _VERDICTS in state:
+            self.verdicts = list(state.pop(_VERDICTS))
+        for name in [name for name in state if name.startswith(_MEMORY)]:
+            self.memory[name.removeprefix(_MEMORY)] = state.pop(name)
+        self.state = state
+
     def rounds(self) -> Iterator[Row]:
         """Carry out the rounds that are left, and yield the metrics of each."""
         for round in range(len(self.metrics), self.experiment.rounds):
@@ -202,7 +245,8 @@ class Session:
         return Result(
             experiment, self.metrics, self._node_rows(), self.evaluator.baseline.pooled, model,
             vectors, f"{self.choice.engine}: {self.choice.reason}",
-            sum(row["seconds"] for row in self.metrics),
+            sum(row["seconds"] for row in self.metrics), self.malicious,
+            torch.stack(self.verdicts) if self.verdicts else None,
         )  # fmt: skip
 
     def _round(self, round: int) -> Row:
@@ -213,11 +257,13 @@ class Session:
         else:
             nodes = np.arange(n)
         train = LocalTrain(self.trainer, nodes, round)
-        exchange = self._exchange(nodes, round)
+        exchange = self._exchange(nodes, train)
         self.state, reported = algorithm.round(self.state, train, exchange)
         row: Row = {"round": round + 1, "cohort": len(nodes), "train_loss": train.mean_loss()}
         row["bytes"] = exchange.bytes if exchange else 0
         row |= reported
+        if exchange and exchange.verdict is not None:
+            row |= self._judge(exchange.verdict, round)
         last = round + 1 == self.experiment.rounds
         if last or (round + 1) % self.experiment.evaluate_every == 0:
             row |= self._evaluate(round)
@@ -225,21 +271,89 @@ class Session:
                 row |= self._agreement(exchange, round)
         return row
 
-    def _exchange(self, nodes: Ints, round: int) -> StarExchange | GraphExchange | None:
+    def _exchange(self, nodes: Ints, train: LocalTrain) -> StarExchange | GraphExchange | None:
         experiment, topology = self.experiment, self.experiment.plan
-        n = experiment.data.nodes
-        if isinstance(topology, Graph):
-            if self._graph is None or not topology.static:
-                self._graph = topology.graph(n, experiment.seed, round)
-            return GraphExchange(self._graph, experiment.aggregation, round)
+        rule, n = experiment.aggregation, experiment.data.nodes
         if topology is None:
             return None
-        return StarExchange(topology, experiment.aggregation, nodes, round, n)
+        graph = isinstance(topology, Graph)
+        round = Round(
+            train.round, experiment.rounds, experiment.seed,
+            loss=self._loss(train.round) if "loss" in rule.uses else None,
+            root=self._root(train.round) if "root" in rule.uses and not graph else None,
+            memory=self.memory,
+        )  # fmt: skip
+        exchange: StarExchange | GraphExchange
+        if isinstance(topology, Graph):
+            if self._graph is None or not topology.static:
+                self._graph = topology.graph(n, experiment.seed, train.round)
+            exchange = GraphExchange(self._graph, rule, round, self.adversary)
+        else:
+            exchange = StarExchange(topology, rule, nodes, round, n, self.adversary)
+        if "start" in rule.uses or (self.adversary and self.adversary.lies):
+            train.keeps_start = True
+            exchange.train = train
+        return exchange
+
+    def _loss(self, round: int) -> Callable[[Tensor, Tensor], Tensor]:
+        """Losses of models on a batch of each receiver's rows, drawn afresh in every round."""
+        split, size = self.trainer.split, self.training.batch_size
+        layout, lowering = self.experiment.layout, self.choice.lowering
+
+        def batch(node: int) -> tuple[Tensor, Tensor]:
+            x, y = split.node(node)
+            draw = generator(self.experiment.seed, "aggregation-batch", round, node)
+            rows = torch.from_numpy(draw.permutation(len(y))[:size])
+            return x[rows], y[rows]
+
+        def measure(receivers: Tensor, models: Tensor) -> Tensor:
+            nodes = receivers.reshape(-1).tolist()
+            flat = models.reshape(len(nodes), -1, layout.size)
+            losses = torch.zeros(flat.shape[:2])
+            for i, node in enumerate(nodes):
+                x, y = batch(node)
+                if len(y):
+                    outputs = lowering.predict(flat[i], x.expand(flat.shape[1], *x.shape))
+                    losses[i] = torch.stack([self.experiment.loss(o, y) for o in outputs])
+            return losses.view(models.shape[:-1])
+
+        return measure
+
+    def _root(self, round: int) -> Callable[[Tensor], Tensor]:
+        """Training on the server's clean root rows, as a node trains on its own."""
+        x, y = getattr(self.experiment.aggregation, "root")  # noqa: B009
+        split, trainer = Split.pack([(torch.as_tensor(x), torch.as_tensor(y))]), self.trainer
+        root = Trainer(
+            split, ("the server's root rows",), trainer.layout, self.training, trainer.lowering,
+            None, seed=trainer.seed, rounds=trainer.rounds, least=trainer.least,
+        )  # fmt: skip
+        return lambda model: LocalTrain(root, np.array([0]), round)(model).matrix()[0]
+
+    def _judge(self, verdict: Verdict, round: int) -> Metrics:
+        """How well the rule told liars from honest nodes, over the links to honest receivers."""
+        n = self.trainer.split.nodes
+        kept = torch.from_numpy(~np.isin(verdict.receivers, self.malicious))
+        accepted, senders = verdict.accepted[kept], torch.from_numpy(verdict.senders)[kept]
+        total = torch.zeros(n).index_add_(0, senders, accepted.float())
+        count = torch.zeros(n).index_add_(0, senders, torch.ones(len(senders)))
+        missing = torch.full((round - len(self.verdicts), n), torch.nan)
+        self.verdicts += [*missing, total / count]
+        if self.adversary is None:
+            return {}
+        away = accepted < 0.5
+        liar = torch.from_numpy(np.isin(senders.numpy(), self.malicious))
+        row: Metrics = {}
+        if liar.any():
+            row["verdict_recall"] = float(away[liar].float().mean())
+        if away.any():
+            row["verdict_precision"] = float(liar[away].float().mean())
+        return row
 
     def _agreement(self, exchange: GraphExchange, round: int) -> Metrics:
         """How far apart the nodes' models are, and how fast the graph brings them together."""
         models = self._models(round)
         assert models is not None
+        models = models[torch.from_numpy(self.honest)]
         mean = models.mean(0)
         squares = sum(float((part - mean).square().sum()) for part in models.split(64))
         row = {"consensus_distance": math.sqrt(squares / len(models))}
@@ -254,7 +368,7 @@ class Session:
         """Measure the state's models; returns pooled, worst-node and spread values."""
         algorithm = self.experiment.algorithm
         vectors = self._models(round)
-        self.own = self.evaluator(vectors) if vectors is not None else None
+        self.own = self._measure(self.evaluator, vectors) if vectors is not None else None
         if vectors is None or algorithm.exchanges == "server":
             self.shared = self.evaluator(algorithm.model(self.state))
         row: Metrics = {}
@@ -265,9 +379,25 @@ class Session:
             row[name] = scores.pooled[name]
             row[f"worst_{name}"] = over_nodes.worst_value
             row[f"spread_{name}"] = over_nodes.deviation
+        if self.success:
+            models = algorithm.model(self.state) if vectors is None else vectors
+            row["attack_success"] = self._measure(self.success, models).pooled["accuracy"]
         if self.own and self.shared:
             row |= {f"shared_{name}": value for name, value in self.shared.pooled.items()}
         return row
+
+    def _measure(self, evaluator: Evaluator, models: Tensor) -> Scores:
+        """Scores of (d,) or (n, d) models; of honest nodes alone, where test rows are shared."""
+        shared = models.dim() == 2 and evaluator.test.nodes < len(models)
+        if not shared or not len(self.malicious):
+            return evaluator(models)
+        found = evaluator(models[torch.from_numpy(self.honest)])
+        rows = np.zeros(len(models), np.int64)
+        rows[self.honest] = found.rows
+        nodes = {name: np.full(len(models), np.nan) for name in found.nodes}
+        for name, values in found.nodes.items():
+            nodes[name][self.honest] = values
+        return Scores(rows, nodes, found.pooled)
 
     def _models(self, round: int) -> Tensor | None:
         """(n, d) the nodes' own models, or None."""
@@ -281,6 +411,8 @@ class Session:
         assert scores is not None
         for node, name in enumerate(data.names):
             row: Row = {"node": name, "rows": int(data.train.sizes[node])}
+            if self.adversary:
+                row["malicious"] = node in self.malicious
             at = node if len(scores.rows) > 1 else 0
             row["test_rows"] = int(scores.rows[at])
             row |= {metric: float(values[at]) for metric, values in scores.nodes.items()}
@@ -292,3 +424,14 @@ class Session:
             row |= {f"baseline_{m}": float(v[baseline_at]) for m, v in baseline.nodes.items()}
             rows.append(row)
         return rows
+
+
+def _honest(data: Federation, honest: Ints) -> Federation:
+    """The federation with the test rows of honest nodes alone."""
+    if len(honest) == data.nodes or data.shared_test:
+        return data
+    mine = set(honest.tolist())
+    parts = [
+        (x, y) if node in mine else (x[:0], y[:0]) for node, (x, y) in enumerate(data.test.parts())
+    ]
+    return replace(data, test=Split.pack(parts))

@@ -2,22 +2,17 @@
 
 import importlib.metadata
 import math
-import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tacit.compare import Comparison, main_metric, over_nodes, result_row, sent
 from tacit.engine.run import Result, Row
-from tacit.errors import InputError
 from tacit.explain import Disclosure, plan_name, readable
 from tacit.report import plots
+from tacit.report.html import NAMES, number, render, save
+from tacit.report.verdicts import verdicts
 
-_NAMES = {
-    "accuracy": "accuracy", "auc": "AUC", "f1": "F1", "r2": "R2", "mae": "mean absolute error",
-    "loss": "loss",
-}  # fmt: skip
 _SHOWN = 20  # nodes that have a row and bars of their own
 
 
@@ -32,35 +27,11 @@ def write(path: str | Path, results: Comparison | Result, disclosure: Disclosure
     Raises:
         InputError: the file cannot be written.
     """
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(page(results, disclosure), encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InputError(f"report: {path} cannot be written ({error.strerror})") from error
-    return path
+    return save(path, page(results, disclosure))
 
 
 def page(results: Comparison | Result, disclosure: Disclosure) -> str:
     """The report as HTML; the same results give the same text."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": _number,
-        "signed": _signed,
-        "bytes": readable,
-        "metric": _NAMES.get,
-    }
     if isinstance(results, Comparison):
         runs, verdict, nodes = results.results, results.verdict(), results.nodes()
         own, table = runs[results.together], results.table()
@@ -72,7 +43,8 @@ def page(results: Comparison | Result, disclosure: Disclosure) -> str:
         runs, drawn = {way: own}, [own]
         verdict, nodes = _facts(own, metric), _node_rows(own, way, metric)
         table = [result_row(way, own, metric)]
-    return environment.get_template("page.html.j2").render(
+    return render(
+        "page.html.j2",
         data=own.experiment.data,
         verdict=verdict,
         table=table,
@@ -86,6 +58,7 @@ def page(results: Comparison | Result, disclosure: Disclosure) -> str:
         curves=list(_curves(runs, metric)),
         bars=_bars(nodes, list(runs), metric),
         drawings=list(_drawings(drawn)),
+        verdicts=None if isinstance(results, Comparison) else verdicts(own),
         disclosure=disclosure,
         settings=list(_settings(own)),
         model=repr(own.experiment.template),
@@ -101,15 +74,15 @@ def _curves(runs: dict[str, Result], metric: str) -> Iterator[tuple[str, str]]:
             measured = [row for row in result.metrics if name in row]
             series[way] = [row["round"] for row in measured], [row[name] for row in measured]
         base = baselines.get(name)
-        title = f"{_NAMES[name]} on all test rows after each round"
-        svg = plots.curves(series, f"{_NAMES[name]}, all test rows", title, base)
-        yield svg, f"{title}{'' if base is None else f'; the baseline is {_number(base)}'}"
+        title = f"{NAMES[name]} on all test rows after each round"
+        svg = plots.curves(series, f"{NAMES[name]}, all test rows", title, base)
+        yield svg, f"{title}{'' if base is None else f'; the baseline is {number(base)}'}"
 
 
 def _bars(nodes: list[Row], ways: list[str], metric: str) -> str:
-    label = _NAMES[metric]
+    label = NAMES[metric]
     if any(row["metric"] != metric for row in nodes):
-        label += f" ({_NAMES['accuracy']} where it is undefined)"
+        label += f" ({NAMES['accuracy']} where it is undefined)"
     if len(nodes) <= _SHOWN:
         return plots.bars(nodes, ways, label, f"{label} of each node")
     if len(ways) > 1:
@@ -150,21 +123,24 @@ def _settings(result: Result) -> Iterator[tuple[str, str]]:
     yield "seed", str(experiment.seed)
     yield "engine", result.engine
     yield "experiment digest", experiment.digest()
-    versions = [
-        f"{name} {importlib.metadata.version(name)}" for name in ("tacit", "torch", "numpy")
-    ]
-    yield "versions", ", ".join([*versions, f"Python {platform.python_version()}"])
+    yield "versions", versions()
+
+
+def versions() -> str:
+    """The software that a run depends on, in words."""
+    parts = [f"{name} {importlib.metadata.version(name)}" for name in ("tacit", "torch", "numpy")]
+    return ", ".join([*parts, f"Python {platform.python_version()}"])
 
 
 def _facts(result: Result, metric: str) -> list[str]:
     """What a single run reached, in words."""
     last, over = result.metrics[-1], over_nodes(result, metric)
     says = [
-        f"{plan_name(result.experiment)} reached {_NAMES[metric]} {_number(last[metric])} over all"
+        f"{plan_name(result.experiment)} reached {NAMES[metric]} {number(last[metric])} over all"
         f" test rows after {result.experiment.rounds:,} rounds."
     ]
     if metric in result.baseline:
-        base = _number(result.baseline[metric])
+        base = number(result.baseline[metric])
         says.append(f"A model that knows only the training targets reaches {base}.")
     if over.worst is not None:
         says.append(
@@ -189,13 +165,3 @@ def _node_rows(result: Result, way: str, metric: str) -> list[Row]:
         kept = {key: node[key] for key in ("node", "rows", "test_rows")}
         rows.append(kept | {"metric": name, way: node[name], "baseline": node[f"baseline_{name}"]})
     return rows
-
-
-def _number(value: Any) -> str:
-    if not isinstance(value, float):
-        return f"{value:,}" if isinstance(value, int) else str(value)
-    return "–" if math.isnan(value) else f"{value:.3f}".replace("-", "−")
-
-
-def _signed(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:+.3f}".replace("-", "−")

@@ -16,7 +16,7 @@ from tacit.topology import Graph, Hierarchical, Neighbours, Star
 COLOURS = {"alone": "#e69f00", "federated": "#0072b2", "gossip": "#009e73", "pooled": "#cc79a7"}
 _DASHES = {"alone": (1, 1.2), "federated": (), "gossip": (4, 1.5), "pooled": (6, 1.5, 1, 1.5)}
 _MARKS = {"alone": "o", "federated": "s", "gossip": "^", "pooled": "D"}
-_INK = "#010203"  # stands for the page's text colour
+INK = "#010203"  # stands for the page's text colour
 _WIDTH = 5.0  # inches, at 96 pixels each
 _NAMED, _DRAWN = 24, 60  # nodes that are labelled, and drawn at all
 _STYLE: Any = {
@@ -24,9 +24,9 @@ _STYLE: Any = {
     "font.family": "sans-serif", "font.size": 10, "axes.titlesize": 10, "axes.linewidth": 0.8,
     "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
     "legend.frameon": False, "legend.fontsize": 9, "lines.linewidth": 1.8,
-    "figure.facecolor": "none", "axes.facecolor": "none", "text.color": _INK,
-    "axes.labelcolor": _INK, "axes.edgecolor": _INK,
-    "xtick.color": _INK, "ytick.color": _INK,
+    "figure.facecolor": "none", "axes.facecolor": "none", "text.color": INK,
+    "axes.labelcolor": INK, "axes.edgecolor": INK,
+    "xtick.color": INK, "ytick.color": INK,
 }  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def curves(
 
     A baseline that is far away is left out, so that the lines can be told apart.
     """
-    with _figure(3.1) as (figure, svg):
+    with canvas(3.1) as (figure, svg):
         axes = figure.add_subplot()
         few = max(len(rounds) for rounds, _ in series.values()) <= 12
         for way, (rounds, values) in series.items():
@@ -50,16 +50,16 @@ def curves(
             )  # fmt: skip
         low, high = axes.get_ylim()
         if baseline is not None and low - (high - low) < baseline < high + (high - low):
-            axes.axhline(baseline, color=_INK, alpha=0.6, linewidth=1, label="baseline")
+            axes.axhline(baseline, color=INK, alpha=0.6, linewidth=1, label="baseline")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _finish(axes, "round", label, grid="both")
-    return _described(svg, title)
+        finish(axes, "round", label, grid="both")
+    return described(svg, title)
 
 
 def bars(rows: Sequence[Row], ways: Sequence[str], label: str, title: str) -> str:
     """Bars per node for each way, and its baseline as a black line."""
     height = 0.9 + len(rows) * (0.13 * len(ways) + 0.16)
-    with _figure(height) as (figure, svg):
+    with canvas(height) as (figure, svg):
         axes = figure.add_subplot()
         at, thick = np.arange(len(rows)), 0.8 / len(ways)
         for k, way in enumerate(ways):
@@ -69,34 +69,53 @@ def bars(rows: Sequence[Row], ways: Sequence[str], label: str, title: str) -> st
         base = np.array([row["baseline"] for row in rows])
         known = np.isfinite(base)
         axes.vlines(
-            base[known], at[known] - 0.45, at[known] + 0.45, color=_INK, linewidth=1.6,
+            base[known], at[known] - 0.45, at[known] + 0.45, color=INK, linewidth=1.6,
             label="baseline",
         )  # fmt: skip
-        axes.set_yticks(at, [_short(row["node"]) for row in rows])
+        axes.set_yticks(at, [short(row["node"]) for row in rows])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        _finish(axes, label, "", grid="x")
-    return _described(svg, title)
+        finish(axes, label, "", grid="x")
+    return described(svg, title)
 
 
 def ranked(values: Sequence[float], label: str, title: str) -> str:
     """For many nodes: one thin bar each, from the lowest value to the highest."""
     known = np.sort([value for value in values if np.isfinite(value)])
-    with _figure(3.1) as (figure, svg):
+    with canvas(3.1) as (figure, svg):
         axes = figure.add_subplot()
         colours = np.where(known < 0, COLOURS["alone"], COLOURS["federated"])
         axes.bar(np.arange(1, len(known) + 1), known, 1.0, color=list(colours))
-        axes.axhline(0, color=_INK, linewidth=1)
-        _finish(axes, "nodes, from the lowest value to the highest", label, grid="y")
-    return _described(svg, title)
+        axes.axhline(0, color=INK, linewidth=1)
+        finish(axes, "nodes, from the lowest value to the highest", label, grid="y")
+    return described(svg, title)
+
+
+def falls(scores: Sequence[Row], title: str) -> str:
+    """A line for each defence, from its accuracy without attack down to its worst case."""
+    with canvas(1.0 + 0.24 * len(scores)) as (figure, svg):
+        axes, at = figure.add_subplot(), np.arange(len(scores))
+        before = [row["unattacked"] for row in scores]
+        after = [row["score"] for row in scores]
+        axes.hlines(at, after, before, color=INK, alpha=0.35, linewidth=1.2)
+        for values, colour, mark, label in (
+            (before, COLOURS["federated"], "o", "without attack"),
+            (after, COLOURS["alone"], "D", "worst case"),
+        ):
+            axes.scatter(values, at, s=34, color=colour, marker=mark, label=label, zorder=3)
+        axes.set_yticks(at, [row["defence"] for row in scores], fontsize=9)
+        axes.tick_params(axis="y", length=0)
+        axes.set(xlim=(-0.02, 1.02), ylim=(len(scores) - 0.4, -0.6))
+        finish(axes, "accuracy of the worst honest node", "", grid="x")
+    return described(svg, title)
 
 
 def star(topology: Star | Hierarchical, names: Sequence[str], title: str) -> str:
     """The server in the middle, its nodes around it, and aggregators between, if there are any."""
     n = len(names)
     groups = topology.groups if isinstance(topology, Hierarchical) else 0
-    with _figure(3.4) as (figure, svg):
-        axes = _canvas(figure)
+    with canvas(3.4) as (figure, svg):
+        axes = _square(figure)
         if n > _DRAWN or groups > _DRAWN:
             _summary(axes, n, groups)
         else:
@@ -113,30 +132,30 @@ def star(topology: Star | Hierarchical, names: Sequence[str], title: str) -> str
             _nodes(axes, outer, names)
         axes.scatter(0, 0, s=420, color=COLOURS["alone"], marker="s", zorder=3)
         axes.text(0, -0.19, "server", ha="center", va="top", fontsize=9)
-    return _described(svg, title)
+    return described(svg, title)
 
 
 def graph(links: Neighbours, names: Sequence[str], title: str) -> str:
     """The nodes on a circle and the links of one round; many nodes as a histogram of degrees."""
     if links.nodes > _DRAWN:
-        with _figure(2.6) as (figure, svg):
+        with canvas(2.6) as (figure, svg):
             axes = figure.add_subplot()
             degree, count = np.unique(links.out_degree, return_counts=True)
             axes.bar(degree, count, 0.8, color=COLOURS["gossip"])
             axes.xaxis.get_major_locator().set_params(integer=True)
-            _finish(axes, "neighbours that a node sends to", "nodes", grid="y")
-        return _described(svg, title)
-    with _figure(3.4) as (figure, svg):
-        axes, at = _canvas(figure), _circle(links.nodes)
+            finish(axes, "neighbours that a node sends to", "nodes", grid="y")
+        return described(svg, title)
+    with canvas(3.4) as (figure, svg):
+        axes, at = _square(figure), _circle(links.nodes)
         if links.symmetric:
             once = links.senders < links.receivers
             _links(axes, at[links.senders[once]], at[links.receivers[once]])
         else:
-            style = {"arrowstyle": "-|>", "color": _INK, "alpha": 0.5, "shrinkA": 7, "shrinkB": 7}
+            style = {"arrowstyle": "-|>", "color": INK, "alpha": 0.5, "shrinkA": 7, "shrinkB": 7}
             for sender, receiver in zip(links.senders, links.receivers, strict=True):
                 axes.annotate("", at[receiver], at[sender], arrowprops=style)
         _nodes(axes, at, names)
-    return _described(svg, title)
+    return described(svg, title)
 
 
 def drawing(topology: Star | Hierarchical | Graph, names: Sequence[str], seed: int) -> str:
@@ -160,7 +179,7 @@ def _circle(count: int) -> np.ndarray:
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
-def _canvas(figure: Any) -> Any:
+def _square(figure: Any) -> Any:
     axes = figure.add_subplot(aspect="equal")
     axes.set(xlim=(-1.75, 1.75), ylim=(-1.3, 1.3))
     axes.axis("off")
@@ -170,7 +189,7 @@ def _canvas(figure: Any) -> Any:
 def _links(axes: Any, start: np.ndarray, end: np.ndarray) -> None:
     from matplotlib.collections import LineCollection
 
-    lines = LineCollection(list(np.stack([start, end], axis=1)), color=_INK, alpha=0.35)
+    lines = LineCollection(list(np.stack([start, end], axis=1)), color=INK, alpha=0.35)
     lines.set_linewidth(1.0 if len(start) <= 200 else 0.4)
     axes.add_collection(lines)
 
@@ -182,12 +201,12 @@ def _nodes(axes: Any, at: np.ndarray, names: Sequence[str]) -> None:
     for (x, y), name in zip(at, names, strict=True):
         side = "center" if abs(x) < 0.1 else "left" if x > 0 else "right"
         place = "center" if side != "center" else "bottom" if y > 0 else "top"
-        axes.text(1.13 * x, 1.13 * y, _short(name), ha=side, va=place, fontsize=9)
+        axes.text(1.13 * x, 1.13 * y, short(name), ha=side, va=place, fontsize=9)
 
 
-def _finish(axes: Any, x: str, y: str, grid: str) -> None:
+def finish(axes: Any, x: str, y: str, grid: str) -> None:
     axes.set(xlabel=x, ylabel=y)
-    axes.grid(axis=grid, color=_INK, alpha=0.12, linewidth=0.8)
+    axes.grid(axis=grid, color=INK, alpha=0.12, linewidth=0.8)
     handles, labels = axes.get_legend_handles_labels()
     if not handles:
         return
@@ -199,12 +218,12 @@ def _finish(axes: Any, x: str, y: str, grid: str) -> None:
     )  # fmt: skip
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
     return name if len(name) <= 16 else name[:15] + "…"
 
 
 @contextmanager
-def _figure(height: float) -> Iterator[tuple[Any, list[str]]]:
+def canvas(height: float) -> Iterator[tuple[Any, list[str]]]:
     """A figure to draw on, and a list that holds its SVG afterwards."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -221,13 +240,13 @@ def _figure(height: float) -> Iterator[tuple[Any, list[str]]]:
     found.append(file.getvalue())
 
 
-def _described(svg: list[str], title: str) -> str:
+def described(svg: list[str], title: str) -> str:
     """The SVG without what only stand-alone files need, in the page's colours, with a name."""
     from markupsafe import escape
 
     text = svg[0][svg[0].index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*"', "<g", text).replace(_INK, "currentColor")
+    text = re.sub(r'<g id="[^"]*"', "<g", text).replace(INK, "currentColor")
     text = re.sub(r'(style="[^"]*?)font-family: [^;"]*; ?', r"\1", text)
     view = re.search(r'viewBox="[^"]*"', text)
     assert view is not None

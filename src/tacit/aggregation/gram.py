@@ -1,0 +1,160 @@
+"""Rules that decide by distances and angles alone: one Gram matrix, and one product at the end.
+
+All inner products among k vectors are one matrix product, from which every distance follows; what
+such a rule makes of the vectors is a weighted sum. So a rule looks at a (k, k) matrix however long
+the vectors are, and no (k, k, d) tensor of differences is ever made.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from tacit.aggregation.rule import Aggregated, Aggregation, Round
+
+# Numbers of a block of columns: they stay in the cache.
+_BLOCK = 2**18
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """Where the received vectors lie, seen from the receiver's own.
+
+    Attributes:
+        gram: (..., k, k) float64 inner products of the received vectors' differences to own.
+        own: (...,) float64 squared norm of the own vector.
+    """
+
+    gram: Tensor
+    own: Tensor
+
+    @cached_property
+    def squares(self) -> Tensor:
+        """(..., k) squared distances to own."""
+        return self.gram.diagonal(dim1=-2, dim2=-1)
+
+    @cached_property
+    def distances(self) -> Tensor:
+        """(..., k) distances to own."""
+        return self.squares.sqrt()
+
+    @cached_property
+    def between(self) -> Tensor:
+        """(..., k, k) squared distances between the received vectors."""
+        squares = self.gram.diagonal(dim1=-2, dim2=-1)
+        return (squares.unsqueeze(-1) + squares.unsqueeze(-2) - 2 * self.gram).clamp_(min=0)
+
+    def mixed(self, matrix: Tensor) -> "Geometry":
+        """Of (..., m, k) combinations of the differences."""
+        return Geometry(matrix @ self.gram @ matrix.mT, self.own)
+
+    def squares_to(self, coefficients: Tensor) -> Tensor:
+        """(..., k) squared distances to the point own + sum_j c_j (x_j - own)."""
+        c = coefficients.unsqueeze(-1)
+        along = self.gram @ c
+        squares = self.gram.diagonal(dim1=-2, dim2=-1)
+        return (squares - 2 * along.squeeze(-1) + (c.mT @ along).squeeze(-1)).clamp_(min=0)
+
+
+class Seen(Geometry):
+    """Of vectors at hand: a rule that asks for distances to own alone pays for no Gram matrix."""
+
+    def __init__(self, vectors: Tensor, centre: Tensor) -> None:
+        self.__dict__.update(vectors=vectors, centre=centre)
+
+    @cached_property
+    def gram(self) -> Tensor:
+        return gram(self.__dict__["vectors"], self.__dict__["centre"])
+
+    @cached_property
+    def own(self) -> Tensor:
+        return self.__dict__["centre"].double().square().sum(-1)
+
+    @cached_property
+    def squares(self) -> Tensor:
+        if "gram" in self.__dict__:
+            return super().squares
+        return squares(self.__dict__["vectors"], self.__dict__["centre"])
+
+
+class GramRule(Aggregation):
+    """A rule whose result is own + sum_j c_j (x_j - own), with c a function of the geometry."""
+
+    @abstractmethod
+    def combine(self, geometry: Geometry, weight: Tensor, round: Round) -> tuple[Tensor, Tensor]:
+        """Decide.
+
+        Args:
+            geometry: of k finite vectors, at least ``least``.
+            weight: (..., k) float64.
+            round: what else the receiver knows.
+
+        Returns:
+            (..., k) coefficients c, and (..., k) acceptances (see ``Aggregated``).
+        """
+
+    def view(self, vectors: Tensor, round: Round) -> Tensor:
+        """(..., d) vectors to what the distances are taken of: a sketch, or some coordinates."""
+        return vectors
+
+    def aggregate(self, own: Tensor, received: Tensor, weight: Tensor, round: Round) -> Aggregated:
+        geometry = Seen(self.view(received, round), self.view(own, round))
+        coefficients, accepted = self.combine(geometry, weight.double(), round)
+        return Aggregated(combination(own, received, coefficients), accepted.to(weight.dtype))
+
+
+def gram(vectors: Tensor, centre: Tensor) -> Tensor:
+    """(..., k, k) inner products of (..., k, d) vectors less their (..., d) centre.
+
+    In float64, block by block: near-identical vectors far from the origin keep their distances,
+    which float32 loses even when centred if one vector of many is huge, and squares of the largest
+    float32 do not overflow.
+    """
+    *batch, k, d = vectors.shape
+    width = _width(vectors)
+    result = torch.zeros(*batch, k, k, dtype=torch.float64)
+    # Coordinates first: the product over them is then twice as fast as with the vectors first.
+    block = torch.empty(*batch, min(width, d), k, dtype=torch.float64)
+    for part, middle in _blocks(vectors, centre, width):
+        difference = block[..., : part.shape[-1], :]
+        difference.copy_(part.mT).sub_(middle.mT)
+        result += difference.mT @ difference
+    return result
+
+
+def squares(vectors: Tensor, centre: Tensor) -> Tensor:
+    """(..., k) squared distances of (..., k, d) vectors to their (..., d) centre, in float64.
+
+    Nothing cancels in a difference to the centre, so blocks of it are summed as they are; only
+    where their squares overflow float32, in float64.
+    """
+    for dtype in (vectors.dtype, torch.float64):
+        result = torch.zeros(vectors.shape[:-1], dtype=torch.float64)
+        for part, middle in _blocks(vectors, centre, _width(vectors)):
+            lengths = torch.linalg.vector_norm(part.to(dtype) - middle, dim=-1)
+            result += lengths.double().square_()
+        if result.isfinite().all():
+            break
+    return result
+
+
+def _width(vectors: Tensor) -> int:
+    return max(64, _BLOCK // max(1, vectors.shape[:-1].numel()))
+
+
+def _blocks(vectors: Tensor, centre: Tensor, width: int) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(vectors.split(width, -1), centre.unsqueeze(-2).split(width, -1), strict=True)
+
+
+def combination(own: Tensor, vectors: Tensor, coefficients: Tensor) -> Tensor:
+    """(..., d) own + sum_j c_j (x_j - own) of (..., k, d) vectors, in one pass."""
+    return combinations(own, vectors, coefficients.unsqueeze(-2)).squeeze(-2)
+
+
+def combinations(own: Tensor, vectors: Tensor, matrix: Tensor) -> Tensor:
+    """(..., m, d) combinations as above, for each row of a (..., m, k) matrix of coefficients."""
+    left = (1 - matrix.sum(-1, keepdim=True)).to(own.dtype)
+    return (matrix.to(vectors.dtype) @ vectors).addcmul_(left, own.unsqueeze(-2))

@@ -1,0 +1,54 @@
+"""Free riders: nodes that want the model and give nothing for it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tacit.attacks.base import UpdateAttack
+from tacit.attacks.view import Knowledge, View
+from tacit.errors import require
+from tacit.randomness import generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreeRider(UpdateAttack):
+    """Sends the model it started the round with, plus noise, instead of training.
+
+    To x (its last aggregated model) it adds N(0, (sigma t^-decay)^2) in round t = 1, 2, ..., which
+    shrinks as honest changes do. Without noise this is the paper's plain free rider, which a
+    receiver finds by comparing.
+
+    Source: Fraboni, Vidal, Lorenzi, "Free-rider attacks on model aggregation in federated
+    learning", AISTATS 2021.
+
+    Attributes:
+        sigma: standard deviation in the first round, in the units of the parameters; 0 or more.
+        decay: how fast it shrinks; 0 (never) or more.
+
+    Raises:
+        InputError: a setting out of its range.
+    """
+
+    knowledge: Knowledge = "own"
+    sigma: float = 0.01
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.sigma >= 0, "attack.sigma", self.sigma, "0 or more")
+        require(self.decay >= 0, "attack.decay", self.decay, "0 or more")
+
+    def lie(self, view: View) -> Tensor:
+        scale = self.sigma * (view.round + 1) ** -self.decay
+        width = view.starts.shape[1]
+        noise = np.stack(
+            [
+                generator(view.seed, "free rider", view.round, node).standard_normal(
+                    width, dtype=np.float32
+                )
+                for node in view.nodes.tolist()
+            ]
+        )
+        return view.starts + scale * torch.from_numpy(noise).to(view.starts)

@@ -1,0 +1,142 @@
+"""The malicious nodes of a run: what they see in a round, and what they send instead."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tacit.aggregation.rule import Aggregated, Round
+from tacit.attacks.base import UpdateAttack
+from tacit.attacks.view import LEVELS, Secrets, View
+from tacit.experiment import Experiment
+from tacit.topology import Neighbours
+from tacit.training.plan import Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Sent:
+    """What travels in a round.
+
+    Attributes:
+        rows: (r, d) vectors: what each node would send if it were honest, then lies.
+        index: (e,) the row that each link carries.
+    """
+
+    rows: Tensor
+    index: Ints
+
+
+class Adversary:
+    """Everybody who lies in a run.
+
+    Attributes:
+        nodes: (b,) ids of all malicious nodes.
+        lies: whether any of them sends something else than what it trained.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.nodes = experiment.malicious
+        pairs = zip(experiment.attacks, experiment.placed, strict=True)
+        self.attacks = [(a, ids) for a, ids in pairs if isinstance(a, UpdateAttack)]
+        self.lies = bool(self.attacks)
+
+    def victims(self, senders: Ints, receivers: Ints) -> Ints:
+        """(m,) honest receivers that hear a malicious node; -1 is the server."""
+        bad = np.isin(senders, self.nodes) & ~np.isin(receivers, self.nodes)
+        return np.unique(receivers[bad])
+
+    def __call__(
+        self,
+        round: Round,
+        nodes: Ints,
+        vectors: Tensor,
+        starts: Tensor | None,
+        senders: Ints,
+        receivers: Ints,
+        targets: Tensor,
+        graph: Neighbours | None,
+        weight: np.ndarray | None,
+        ask: Callable[[Sent], tuple[Tensor, Tensor]],
+    ) -> Sent:
+        """Put lies in the place of what malicious nodes would send to honest receivers.
+
+        Args:
+            round: for its number and the seed.
+            nodes: (k,) ids of those that send.
+            vectors: (k, d) what they would send.
+            starts: (d,) or (k, d) their models before training.
+            senders: (e,) row of ``vectors`` of each link.
+            receivers: (e,) node id, or -1.
+            targets: (m, d) what receivers hold, by node id; a single row for the server.
+            graph: None under a server.
+            weight: (e,) of a graph's links.
+            ask: what the victims make of what is sent, and the acceptance of every link.
+        """
+        sent = Sent(vectors, senders.copy())
+        for attack, ids in self.attacks:
+            links = np.flatnonzero(np.isin(nodes[senders], ids) & ~np.isin(receivers, self.nodes))
+            links = links[np.argsort(receivers[links], kind="stable")]
+            if not len(links):
+                continue
+            rows = np.unique(senders[links])
+            honest = np.flatnonzero(~np.isin(nodes, self.nodes))
+            before = _like(starts, vectors)
+            all_victims = self.victims(nodes[senders], receivers)
+            victims = np.unique(receivers[links])
+            wanted = torch.from_numpy(np.searchsorted(all_victims, victims))
+            base = sent
+
+            def tell(
+                lies: Tensor, at: Ints, base: Sent = base, wanted: Tensor = wanted
+            ) -> Aggregated:
+                results, accepted = ask(_with(base, lies, at))
+                return Aggregated(results[wanted], accepted[torch.from_numpy(at)])
+
+            secrets = Secrets(
+                nodes[honest], vectors[honest], before[honest], victims,
+                targets if graph is None else targets[victims], graph,
+                None if weight is None else torch.from_numpy(weight),
+            )  # fmt: skip
+            level = LEVELS.index(attack.knowledge)
+            parties = [rows[[i]] for i in range(len(rows))] if level == 0 else [rows]
+            for party in parties:
+                at = links[np.isin(senders[links], party)]
+                current = sent.rows[torch.from_numpy(_row_of(sent, senders, party))]
+                view = View(
+                    attack.knowledge, round.index, round.total, round.seed, nodes[party], current,
+                    before[party], np.searchsorted(party, senders[at]), receivers[at], len(nodes),
+                    secrets if level >= LEVELS.index("all") else None,
+                    partial(tell, at=at) if attack.knowledge == "defence" else None,
+                )  # fmt: skip
+                lies = attack.lie(view).to(vectors.dtype)
+                if not attack.equivocates:
+                    index = sent.index.copy()
+                    index[at] = len(sent.rows) + view.senders
+                    sent = Sent(torch.cat([sent.rows, lies]), index)
+                else:
+                    sent = _with(sent, lies, at)
+        return sent
+
+
+def _with(sent: Sent, lies: Tensor, links: Ints) -> Sent:
+    index = sent.index.copy()
+    index[links] = len(sent.rows) + np.arange(len(links))
+    return replace(sent, rows=torch.cat([sent.rows, lies]), index=index)
+
+
+def _row_of(sent: Sent, senders: Ints, party: Ints) -> Ints:
+    """The row that each of a party sends now, over the last of its links."""
+    row = np.arange(senders.max() + 1)
+    changed = sent.index != senders
+    row[senders[changed]] = sent.index[changed]
+    return row[party]
+
+
+def _like(starts: Tensor | None, vectors: Tensor) -> Tensor:
+    """(k, d) the starts, or nothing to compare with where something else than models is sent."""
+    if starts is None or starts.shape[-1] < vectors.shape[-1]:
+        return torch.zeros_like(vectors)
+    return starts[..., : vectors.shape[-1]].expand_as(vectors)

@@ -1,0 +1,1 @@
+"""How much attacks cost under which defence: an arena of all against all."""
