@@ -241,7 +241,7 @@ CASES = [
     Case("FLTrust", R.FLTrust(),
          near_own(lambda s, c: 0.3 * float((s.target - s.own).norm())), agrees=False),
     Case("FoolsGold", R.FoolsGold(), in_range(0), alone=False, agrees=False),
-    # As far as start, and from there as its docstring says; the own step is 0.1 of the way to target.
+    # To start and on as its docstring says; the own step is 0.1 of the way to target.
     Case("StepBound", R.StepBound(f=2),
          near_own(lambda s, c: (1 + math.sqrt((c.k + 1) / (c.k + 1 - 2 * c.f)))
                   * 0.1 * float((s.target - s.own).norm())), agrees=False),
