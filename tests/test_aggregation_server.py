@@ -57,6 +57,7 @@ def served(rule: Aggregation, received: Tensor, own: Tensor | None = None) -> Ag
 
 
 def byzfl(rule: object, received: Tensor) -> Tensor:
+    np.random.seed(0)  # some of its rules draw from the global generator
     return torch.from_numpy(np.asarray(rule(received.double().numpy()))).float()  # type: ignore[operator]
 
 
@@ -102,12 +103,13 @@ def test_mda_is_byzfl_s_where_one_subset_is_best(seed: int) -> None:
 
 
 def test_smea_and_caf_drop_the_outliers_that_byzfl_s_drop() -> None:
-    """ByzFL's take one power step from a random vector, which finds far outliers all the same."""
+    """ByzFL's take one power step from a random vector, which finds far outliers all the same, but
+    weighs the others by a direction of chance: a kept outlier would move CAF's result by 50."""
     x = drawn(8, 20)
     x[:2] += 100
     assert torch.allclose(served(SMEA(2), x).result, byzfl(aggregators.SMEA(2), x), atol=1e-6)
     assert torch.allclose(served(SMEA(2), x).result, x[2:].mean(0), atol=1e-6)
-    assert (served(CAF(2), x).result - byzfl(aggregators.CAF(2), x)).norm() < 0.5
+    assert (served(CAF(2), x).result - byzfl(aggregators.CAF(2), x)).norm() < 5
     assert served(CAF(2), x).accepted[:2].max() < 1e-3
 
 
