@@ -116,7 +116,7 @@ def experiment(rounds: int, seed: int) -> Experiment:
         data=mnist(seed),
         model=lambda: models.logistic(784, 10),
         loss=F.cross_entropy,
-        training=SGD(lr=0.1, batch_size=32, steps=1),
+        training=SGD(lr=0.03, batch_size=32, steps=1),
         algorithm=Gossip(),
         topology=RandomRegular(10),
         rounds=rounds,
@@ -135,7 +135,7 @@ def error(plan: Experiment) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=RULES, help="one rule")
     options = parser.parse_args()

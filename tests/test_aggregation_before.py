@@ -10,8 +10,9 @@ from torch import Tensor
 
 from byzfl_parts import preaggregators
 from tacit.aggregation.balance import Balance
-from tacit.aggregation.before import ARC, NNM, Bucketing, Clip, PreAggregation
+from tacit.aggregation.before import NNM, Bucketing, PreAggregation
 from tacit.aggregation.centered_clipping import CenteredClipping
+from tacit.aggregation.clipping import ARC, Clip
 from tacit.aggregation.coordinates import Median, TrimmedMean
 from tacit.aggregation.fltrust import FLTrust
 from tacit.aggregation.foolsgold import FoolsGold

@@ -57,7 +57,7 @@ def served(rule: Aggregation, received: Tensor, own: Tensor | None = None) -> Ag
 
 
 def byzfl(rule: object, received: Tensor) -> Tensor:
-    np.random.seed(0)  # some of its rules draw from the global generator
+    np.random.seed(0)  # noqa: NPY002 (some of its rules draw from the global generator)
     return torch.from_numpy(np.asarray(rule(received.double().numpy()))).float()  # type: ignore[operator]
 
 

@@ -72,6 +72,47 @@ def test_a_batch_of_receivers_is_receivers_one_by_one():
         torch.testing.assert_close(together.accepted[i], alone.accepted)
 
 
+def test_the_nearest_are_found_by_running_means():
+    # Round 1, from 0: own 4, a 3 and b -4 lie 0, -1 and -8 from own, means of 0.1 times that.
+    # Round 2: own 4, a 0 and b 3.5 lie 0, -4 and -0.5 from own, and the means are 0,
+    # 0.9 (-0.1) + 0.1 (-4) = -0.49 and 0.9 (-0.8) + 0.1 (-0.5) = -0.77. Of f = 1 the nearest two:
+    # own with a, 2; a with b, 1.75; b with a, 1.75; their median is 1.75. By this round alone they
+    # would be own with b, b with own, 3.75, and a with b.
+    memory, links = {}, torch.arange(2)
+    for rule, expected in ((StepBound(f=1, memory=0.9), 1.75), (StepBound(f=1, memory=0), 3.75)):
+        for received in (tensor([3], [-4]), tensor([0], [3.5])):
+            seen = Round(links=links, all_links=2, start=tensor(0), memory=memory)
+            got = rule(tensor(4), received, equal(2), seen)
+        torch.testing.assert_close(got.result, tensor(expected))
+
+
+def test_to_ask_leaves_the_memory_of_others_as_it_was():
+    rule, links = StepBound(f=1), torch.tensor([1, 3])
+    told = Round(links=links, all_links=5, start=tensor(0))
+    rule(tensor(4), tensor([3], [-4]), equal(2), told)
+    # 0.3 of how far they were from own; other links have sent nothing.
+    apart = torch.tensor([0, -0.3, 0, -2.4, 0]).unsqueeze(1)
+    torch.testing.assert_close(told.memory["apart"], apart)
+    asked = Round(links=links, all_links=5, start=tensor(0), memory=dict(told.memory))
+    rule(tensor(4), tensor([9], [9]), equal(2), asked)
+    torch.testing.assert_close(told.memory["apart"], apart)
+
+
+def test_a_batch_of_receivers_remembers_as_receivers_one_by_one():
+    random = torch.Generator().manual_seed(2)
+    rule, links = StepBound(f=2), torch.arange(18).view(3, 6)
+    together, alone = {}, {}
+    for _ in range(3):
+        own, start = torch.randn(2, 3, 7, generator=random)
+        received = torch.randn(3, 6, 7, generator=random)
+        seen = Round(links=links, all_links=18, start=start, memory=together)
+        got = rule(own, received, equal(3, 6), seen).result
+        for i in range(3):
+            seen = Round(links=links[i], all_links=18, start=start[i], memory=alone)
+            one = rule(own[i], received[i], equal(6), seen).result
+            torch.testing.assert_close(one, got[i])
+
+
 @settings(deadline=None)
 @given(
     seed=st.integers(0, 2**31),
@@ -111,7 +152,7 @@ def test_refuses():
         StepBound(f=0)(tensor(1), tensor([2]), equal(1), Round())
     with pytest.raises(InputError, match="it needs 4 or more"):
         StepBound(f=2)(tensor(1), tensor([2], [3], [4]), equal(3), Round(start=tensor(0)))
-    for wrong in ({"f": -1}, {"f": 0.5}, {"f": 1, "c": 0}):
+    for wrong in ({"f": -1}, {"f": 0.5}, {"f": 1, "c": 0}, {"f": 1, "memory": 1}):
         with pytest.raises(InputError, match="allowed is"):
             StepBound(**wrong)
 

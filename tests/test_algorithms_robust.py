@@ -1,5 +1,6 @@
 """MoNNA and LEARN by hand: three nodes that pull one weight towards 2, 4 and -6."""
 
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ import tacit
 from tacit.aggregation.nna import NNA
 from tacit.algorithms.learn import LEARN
 from tacit.algorithms.monna import MoNNA
+from tacit.attacks.base import UpdateAttack
 from tacit.layout import Entry, Layout
 
 LR = 0.5
@@ -38,7 +40,7 @@ class Complete:
     def __init__(self, rule=None):
         self.rule, self.widths = rule or NNA(1), []
 
-    def __call__(self, models):
+    def __call__(self, models, start=None):
         self.widths.append(models.shape[1])
         others = [[j for j in range(len(models)) if j != i] for i in range(len(models))]
         weight = torch.full((len(models), len(models) - 1), 1 / len(models))
@@ -163,3 +165,47 @@ def test_all_nodes_find_the_optimum_of_all_rows(algorithm):
     optimum = np.linalg.lstsq(x, y, rcond=None)[0]
     vectors = tacit.run(experiment).vectors
     np.testing.assert_allclose(vectors, np.tile(optimum, (5, 1)), atol=1e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorder(UpdateAttack):
+    """Sends what it trained, and keeps what it saw."""
+
+    views: list = field(default_factory=list)
+
+    def lie(self, view):
+        self.views.append(view)
+        return view.own
+
+
+def seen(algorithm, **changes):
+    """What node 0 sees in a run on two nodes more."""
+    x = np.random.default_rng(0).normal(size=(3, 4, 2))
+    recorder = Recorder(nodes=("0",), knowledge="own")
+    data = tacit.data.from_arrays([(rows, rows.sum(1)) for rows in x], test=(x[0], x[0].sum(1)))
+    plan = tacit.Experiment(
+        data=replace(data, names=("0", "1", "2")),
+        model=lambda: torch.nn.Linear(2, 1, bias=False),
+        loss=F.mse_loss,
+        training=tacit.SGD(lr=0.1, batch_size=None, steps=1),
+        algorithm=algorithm,
+        attack=recorder,
+        rounds=2,
+        **changes,
+    )
+    tacit.run(plan)
+    return plan, recorder.views
+
+
+def test_a_gradient_of_learn_starts_at_zero_and_a_model_at_that_before_the_step():
+    plan, views = seen(LEARN(), topology=tacit.Complete())
+    # Round 1 sends a model; round 2 a gradient, then a model.
+    assert [view.round for view in views] == [0, 1, 1]
+    torch.testing.assert_close(views[0].starts, plan.start()[None])
+    assert views[1].starts.tolist() == [[0, 0]]
+    assert views[2].starts.any()
+
+
+def test_a_control_of_scaffold_starts_at_zero():
+    _, views = seen(tacit.Scaffold())
+    assert [bool(view.starts.any()) for view in views] == [True, False, True, False]

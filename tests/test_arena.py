@@ -22,6 +22,8 @@ import tacit
 from tacit.aggregation import Aggregated, Aggregation, Round
 from tacit.attacks.base import UpdateAttack
 from tacit.attacks.view import View
+from tacit.report.arena import page
+from tacit.robustness import defaults
 from tacit.robustness.arena import arena
 from tacit.robustness.cells import fitted, inputs, malicious, on
 from tacit.robustness.scores import MEASURES, Arena
@@ -161,6 +163,16 @@ def test_what_test_rows_cannot_tell_is_said() -> None:
     assert "As good, as far as these test rows can tell: two." in says
 
 
+def test_a_defence_that_only_guesses_is_not_advised() -> None:
+    # Two labels: guessing is right in 0.5; one standard error at 0.55 is sqrt(0.55 * 0.45 / 40) =
+    # 0.079, and 0.55 - 0.079 < 0.5, while 0.6 - 0.077 > 0.5.
+    for score, advised in ((0.55, False), (0.6, True)):
+        cells = [row("one", "none", 0.9), row("one", "flip", score)]
+        (first, *_) = Arena(experiment(), cells).best()["star"]
+        assert first.startswith("Use one, One()." if advised else "None withstands every attack")
+        assert ("the best, one, One(), is no better than guessing" in first) == (not advised)
+
+
 def test_no_defence_at_all() -> None:
     cells = [row("krum", "none", None, outcome="not applicable", note="too few")]
     nothing = Arena(experiment(), cells)
@@ -227,6 +239,11 @@ def test_f_is_the_largest_that_works() -> None:
         fitted(Picky(2), 6, 1)
 
 
+def test_ten_attacks_and_ten_defences_the_one_made_here_among_them() -> None:
+    assert len(defaults.attacks(experiment())) == len(defaults.defences()) == 10
+    assert defaults.defences()["StepBound"](8, 2) == tacit.aggregation.StepBound(f=2)
+
+
 def test_another_topology_may_need_another_algorithm() -> None:
     assert on(experiment(), Ring()).algorithm == tacit.Gossip()
     assert on(experiment(algorithm=tacit.Gossip()), Star()).algorithm == tacit.FedAvg()
@@ -271,6 +288,28 @@ def test_a_cell_that_diverges_counts_as_nothing() -> None:
     assert cell["outcome"].startswith("diverged in round ")
     assert cell["worst_accuracy"] == 0
     assert found.scores()[0]["score"] == 0
+
+
+@dataclass(frozen=True)
+class Overflowing(Aggregation):
+    """Makes models that overflow, after the last training that would have noticed."""
+
+    def aggregate(self, own: Tensor, received: Tensor, weight: Tensor, round: Round) -> Aggregated:
+        factor = 1e38 if round.index + 1 == round.total else 1
+        return Aggregated(own.sign() * 3 * factor * own.abs(), torch.ones_like(weight))
+
+
+def test_models_that_overflow_at_the_end_have_diverged() -> None:
+    found = arena(experiment(), {}, {"overflowing": Overflowing()}, {"ring": Ring()})
+    (cell,) = found.table()
+    assert cell["outcome"] == "diverged by the end"
+    assert cell["worst_accuracy"] == 0
+    assert found.scores()[0]["score"] == 0
+    numbers = [value for value in cell.values() if isinstance(value, float)]
+    assert np.isfinite(numbers).all()
+    json.dumps(found.to_dict(), allow_nan=False)
+    assert "lost" in found.to_text(80)
+    assert "nan" not in page(found).split("</style>")[1].split("<h2>To repeat it")[0].lower()
 
 
 def test_what_cannot_work_without_attack_is_an_error() -> None:

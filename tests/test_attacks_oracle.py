@@ -1,14 +1,17 @@
 """The oracle boundary attack finds the edge of what a receiver lets through."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from attack_views import Rule, in_gossip, under_server
-from tacit.attacks.oracle import OracleBoundary
+from tacit.attacks.oracle import OracleBoundary, Uphill
+from tacit.errors import InputError
 from tacit.topology import Neighbours
 
 DIRECTIONS = ["ascent", "shrink", "common", "away"]
@@ -166,3 +169,55 @@ def test_a_direction_that_vanishes_leaves_the_victims_own_vector():
     honest = torch.zeros(3, 2)
     view = under_server(honest, honest[:1], rule=mean, knowledge="defence")
     assert torch.equal(OracleBoundary(direction="shrink").lie(view), torch.zeros(1, 2))
+
+
+def test_uphill_is_the_gradient_on_the_adversarys_rows():
+    # (w x)^2 averaged over the rows (1, 0) and (0, 2) is (w_1^2 + 4 w_2^2) / 2, whose gradient is
+    # (w_1, 4 w_2).
+    x, y = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.zeros(2, 1)
+    uphill = Uphill(nn.Linear(2, 1, bias=False), F.mse_loss, x, y)
+    models = torch.tensor([[3.0, 1.0], [-1.0, 2.0]])
+    torch.testing.assert_close(uphill(models), torch.tensor([[3.0, 4.0], [-1.0, 8.0]]))
+
+
+def test_a_function_of_the_victims_models_is_a_direction():
+    # Victims (1, 0) and (0, 10) hear a lie 1,000 norms along (0, 1) and (-1, 0).
+    models = torch.tensor([[1.0, 0.0], [0.0, 10.0], [0.0, 0.0]])
+    graph = Neighbours.of(3, np.array([2, 2, 0, 1]), np.array([0, 1, 2, 2]))
+    view = in_gossip(models, [2], graph, rule=mean)
+
+    def turned(victims: Tensor) -> Tensor:
+        return torch.stack([-victims[:, 1], victims[:, 0]], 1)
+
+    lies = OracleBoundary(direction=turned).lie(view)
+    torch.testing.assert_close(lies, torch.tensor([[1.0, 1000.0], [-10000.0, 10.0]]))
+
+
+@pytest.mark.parametrize("anchor", ["own", "start", "mean"])
+def test_lies_lie_around_the_anchor(anchor: str):
+    # Node 4 lies to 0 to 3, a ring. By "shrink" a plain mean is told anchor - 1,000 x_i.
+    models, starts = drawn(4, 5, 3), drawn(5, 5, 3)
+    view = in_gossip(models, [4], ring_of(5, [4]), starts=starts, rule=mean)
+    lies = OracleBoundary(direction="shrink", anchor=anchor).lie(view)
+    expected = {
+        "own": models[:4],
+        "start": starts[:4],
+        "mean": (models[:4] + models[[1, 2, 3, 0]] + models[[3, 0, 1, 2]]) / 3,
+    }[anchor]
+    torch.testing.assert_close(lies + 1000 * models[:4], expected, rtol=0, atol=2e-3)
+
+
+def test_anchors_under_a_server():
+    # The last model (3, 4) of norm 5 is where the server's "step" begins, and the honest mean is
+    # (6, 8); by "shrink" the lie goes 5,000 along (-0.6, -0.8).
+    start, honest = torch.tensor([3.0, 4.0]), torch.tensor([[5.0, 9.0], [7.0, 7.0]])
+    view = under_server(honest, honest[:1], start=start, rule=mean, knowledge="defence")
+    view = replace(view, _secrets=replace(view.secrets, starts=honest))  # nodes may start elsewhere
+    for anchor, expected in (("start", start), ("mean", torch.tensor([6.0, 8.0]))):
+        lie = OracleBoundary(direction="shrink", anchor=anchor).lie(view)[0]
+        torch.testing.assert_close(lie, expected - torch.tensor([3000.0, 4000.0]))
+
+
+def test_refuses_another_anchor():
+    with pytest.raises(InputError, match=r"attack\.anchor: 'median' was given; allowed is own"):
+        OracleBoundary(anchor="median")

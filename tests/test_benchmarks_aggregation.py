@@ -60,7 +60,7 @@ def test_the_loop_over_edges_accepts_within_the_radius(aggregation: ModuleType) 
     # 10 (2 <= 3.6) and 13; 13 hears 12 and not 20; 20 hears 13 (7 > 6) and 10 not.
     models = torch.tensor([[10.0], [12.0], [13.0], [20.0]])
     graph = Ring().graph(4, 0, 0)
-    result = aggregation.edge_by_edge(graph, Balance(), Round(), models)
+    result = aggregation.edge_by_edge(graph, Balance(), Round(), models, torch.empty_like(models))
     assert result.squeeze(1).tolist() == pytest.approx([11.0, 11.75, 12.5, 20.0])
 
 

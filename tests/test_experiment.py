@@ -37,6 +37,7 @@ def refused(message: str, **changes):
         ({"algorithm": tacit.Gossip(), "topology": tacit.DirectedRing()}, "use PushSum"),
         ({"algorithm": tacit.PushSum(), "aggregation": tacit.Median()}, "PushSum needs Mean"),
         ({"aggregation": max}, "aggregation: .* allowed is a rule such as Mean"),
+        ({"aggregation": tacit.StepBound(f=1)}, "own training step, and a server takes none"),
     ],
 )
 def test_fields_that_do_not_fit(changes, message):
@@ -50,6 +51,59 @@ def test_fields_that_do_not_fit(changes, message):
 def test_cohorts_that_cannot_be_filled(cohort, message):
     with pytest.raises(tacit.InputError, match=message):
         tacit.run(experiment(topology=tacit.Star(cohort=cohort)))
+
+
+@pytest.mark.parametrize(
+    ("plan", "fewest"),
+    [
+        (tacit.Star(), 5),
+        (tacit.Star(cohort=3), 3),
+        # Groups of 3 and 2 nodes, and 2 aggregates above them.
+        (tacit.Hierarchical(groups=2), 2),
+        # Groups of 2, 2 and 1 nodes.
+        (tacit.Hierarchical(groups=3), 1),
+        (tacit.Complete(), 4),
+        # Of four rounds, two are a ring.
+        (tacit.TimeVarying((tacit.Complete(), tacit.Ring())), 2),
+        # A node that hears nobody aggregates nothing.
+        (tacit.Pairwise(), 1),
+    ],
+    ids=repr,
+)
+def test_the_fewest_vectors_that_any_receiver_gets(plan, fewest):
+    graph = isinstance(plan, tacit.topology.Graph)
+    algorithm = tacit.Gossip() if graph else tacit.FedAvg()
+    assert experiment(topology=plan, algorithm=algorithm).inputs == fewest
+
+
+def test_the_fewest_of_cohorts_of_random_size():
+    plan = experiment(topology=tacit.Star(cohort=2, sampling="poisson"), rounds=30)
+    sizes = [row["cohort"] for row in tacit.run(plan).metrics]
+    assert min(sizes) == 0
+    assert plan.inputs == min(size for size in sizes if size)
+    assert experiment(algorithm=tacit.Alone()).inputs == 0
+
+
+def test_a_rule_with_too_few_inputs_in_a_later_round():
+    turns = tacit.TimeVarying((tacit.Complete(), tacit.Ring()))
+    plan = {"algorithm": tacit.Gossip(), "topology": turns, "aggregation": tacit.Krum(f=0)}
+    tacit.run(experiment(**plan, rounds=1))
+    refused("needs 3 or more inputs, but a receiver has 2 neighbours", **plan, rounds=2)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "rule", "sends"),
+    [
+        (tacit.Scaffold(), tacit.FoolsGold(), "Scaffold sends model, control in turn"),
+        (tacit.LEARN(), tacit.UBAR(), "LEARN sends gradient, model in turn"),
+        (tacit.MoNNA(mixes=2), tacit.FLTrust(), "MoNNA sends model, model after mix 1 in turn"),
+    ],
+    ids=repr,
+)
+def test_a_rule_that_looks_at_models_where_something_else_is_sent(algorithm, rule, sends):
+    graph = {"topology": tacit.Complete()} if algorithm.exchanges == "peers" else {}
+    refused(sends, algorithm=algorithm, aggregation=rule, **graph)
+    experiment(algorithm=algorithm, aggregation=tacit.Median(), **graph).check()
 
 
 def test_a_disconnected_graph():

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 import tacit
+from aggregation_cases import CASES
 from tacit.aggregation import Balance
 from tacit.aggregation.krum import Krum
 from tacit.aggregation.sketch_guard import SketchGuard
-from tacit.algorithms import FedPer, PushSum, Scaffold
+from tacit.algorithms import LEARN, FedPer, Gossip, MoNNA, PushSum, Scaffold
 from tacit.attacks.alie import ALIE
 from tacit.attacks.labels import LabelFlip
 from tacit.explain import explain, plan_name, readable
@@ -52,7 +53,21 @@ PLANS = {
     "epidemic": {"algorithm": tacit.Gossip(), "topology": Epidemic(fanout=2)},
     "push-sum": {"algorithm": PushSum(), "topology": DirectedExponential()},
     "alone": {"algorithm": tacit.Alone()},
-}
+    "learn": {"algorithm": LEARN(), "topology": tacit.Complete(), "rounds": 6},
+    "monna": {"algorithm": MoNNA(mixes=3), "topology": tacit.Complete()},
+    "all sketches accepted": {
+        "algorithm": LEARN(), "topology": tacit.Complete(), "rounds": 6,
+        "aggregation": SketchGuard(gamma=1e9, buckets=3),
+    },
+}  # fmt: skip
+ALGORITHMS = [
+    tacit.FedAvg(), tacit.FedSGD(), tacit.FedDyn(), tacit.FedNova(),
+    tacit.FedOpt(tacit.ServerAdam()), tacit.FedProx(), Scaffold(), tacit.Ditto(), tacit.FedBN(),
+    FedPer(personal=("1",)), tacit.FedRep(personal=("1",)), tacit.FineTune(), tacit.Alone(),
+    Gossip(), Gossip(mix="before"), PushSum(), MoNNA(mixes=2), LEARN(),
+]  # fmt: skip
+# What SketchGuard's nodes send depends on what they accept.
+RULES = list(dict.fromkeys(case.rule for case in CASES if case.of != "SketchGuard"))
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -61,8 +76,25 @@ def test_bytes_are_those_of_the_run(name: str) -> None:
     disclosed = explain(plan)
     run = tacit.run(plan, engine="batched")
     assert disclosed.bytes == sum(row["bytes"] for row in run.metrics)
-    by_round = sum(row.round_bytes for row in disclosed.rows) * ROUNDS
+    by_round = sum(row.round_bytes for row in disclosed.rows) * plan.rounds
     assert by_round == pytest.approx(disclosed.bytes)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=repr)
+def test_bytes_of_every_algorithm_are_those_of_its_run(
+    algorithm: tacit.algorithms.Algorithm,
+) -> None:
+    graph = {"topology": tacit.Complete()} if algorithm.exchanges == "peers" else {}
+    model = lambda: nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))  # noqa: E731
+    plan = experiment(algorithm=algorithm, model=model, **graph)
+    assert explain(plan).bytes == sum(row["bytes"] for row in tacit.run(plan).metrics)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_bytes_under_every_rule_are_those_of_its_run(rule: tacit.aggregation.Aggregation) -> None:
+    plan = experiment(16, aggregation=rule, algorithm=Gossip(), topology=tacit.Complete(), rounds=1)
+    # 16 * 15 links, 6 numbers of 4 bytes.
+    assert explain(plan).bytes == tacit.run(plan).metrics[0]["bytes"] == 240 * 24
 
 
 def test_bytes_of_a_star_by_hand() -> None:
@@ -203,6 +235,17 @@ def test_sketches_take_fewer_bytes() -> None:
     )
     # 6 * 5 = 30 links: 30 * 3 numbers of 4 bytes, and 30 * 6 numbers more if all are accepted.
     assert "360 B where no model is accepted and 1.08 kB where all are" in words
+
+
+def test_sketches_alone_are_sent_where_no_model_is_accepted() -> None:
+    plan = experiment(
+        algorithm=tacit.Gossip(),
+        topology=tacit.Complete(),
+        aggregation=SketchGuard(1e-9, buckets=3),
+    )
+    assert [row["bytes"] for row in tacit.run(plan).metrics] == [360] * ROUNDS
+    model, sketch = explain(plan).rows
+    assert (model.message_bytes, sketch.message_bytes) == (24, 12)
 
 
 def test_refuses_a_plan_that_contradicts_itself() -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tacit.aggregation import Aggregation, Mean
+from tacit.aggregation.rule import Tolerant
 from tacit.algorithms import LEARN, Algorithm, FedAvg, Gossip, PushSum
 from tacit.attacks.base import Attack, DataAttack, UpdateAttack
 from tacit.attacks.placement import chosen
@@ -137,15 +138,19 @@ class Experiment:
         """(h,) ids of all other nodes, ascending."""
         return np.setdiff1d(np.arange(self.data.nodes), self.malicious)
 
-    @property
+    @cached_property
     def inputs(self) -> int:
-        """The fewest vectors that a receiver aggregates; 0 where nobody does."""
-        plan, nodes = self.plan, self.data.nodes
-        if isinstance(plan, Graph):
-            return int(plan.graph(nodes, self.seed, 0).degree.min())
-        if isinstance(plan, Hierarchical):
-            return min(plan.groups, (plan.cohort or nodes) // plan.groups)
-        return 0 if plan is None else plan.cohort or nodes
+        """The fewest vectors that a receiver aggregates in any round; 0 where nobody does.
+
+        Aggregators of groups are receivers, and the one above them, who receives one vector from
+        each group that has nodes in the round.
+        """
+        if (plan := self.plan) is None:
+            return 0
+        rounds = 1 if isinstance(plan, Graph) and plan.static else self.rounds
+        received = [_received(plan, self.data.nodes, self.seed, round) for round in range(rounds)]
+        counts = np.concatenate(received)
+        return int(min(counts[counts > 0], default=0))
 
     @property
     def plan(self) -> Topology | None:
@@ -214,9 +219,8 @@ class Experiment:
         if isinstance(self.algorithm, LEARN) and not isinstance(plan, Complete):
             raise InputError(f"topology: {plan!r} was given, but {name} needs Complete()")
         graph = isinstance(plan, Graph)
-        k = self.inputs
         if not rule.streams:
-            if k < rule.least:
+            if (k := self.inputs) < rule.least:
                 where = "neighbours" if graph else "nodes in a cohort or group"
                 raise InputError(
                     f"aggregation: {rule!r} needs {rule.least} or more inputs, but a receiver has"
@@ -228,7 +232,7 @@ class Experiment:
                 f"aggregation.root: {rule!r} needs a clean root data set under a server; give"
                 f" {type(rule).__name__}(root=(x, y)), or use Median()"
             )
-        if rule.uses == {"start"} and not graph:
+        if "start" in rule.uses and "root" not in rule.uses and not graph:
             raise InputError(
                 f"aggregation: {rule!r} measures by the receiver's own training step, and a server"
                 " takes none; use Gossip() as the algorithm, or Median()"
@@ -242,6 +246,11 @@ class Experiment:
             raise InputError(
                 f"aggregation: {rule!r} remembers each neighbour, but {plan!r} changes them in"
                 " every round; use a fixed graph, or Balance()"
+            )
+        if rule.uses and len(sends := self.algorithm.sends(self.layout)) > 1:
+            raise InputError(
+                f"aggregation: {rule!r} holds models against what their receiver has or remembers,"
+                f" but {name} sends {', '.join(sends)} in turn; use another algorithm, or Median()"
             )
 
     def _check_attacks(self) -> None:
@@ -291,12 +300,24 @@ class Experiment:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _received(plan: Topology, nodes: int, seed: int, round: int) -> Ints:
+    """How many vectors each receiver gets in a round."""
+    if isinstance(plan, Graph):
+        return plan.graph(nodes, seed, round).degree
+    cohort = plan.sample(nodes, seed, round)
+    if isinstance(plan, Star):
+        return np.array([len(cohort)])
+    groups = np.bincount(plan.group_of(nodes)[cohort])
+    return np.append(groups, np.count_nonzero(groups))
+
+
 def _nearest(rule: Aggregation, k: int) -> str:
     """The nearest plan that works: a smaller f, or more inputs."""
-    for f in range(getattr(rule, "f", 0) - 1, 0, -1):
-        less = replace(rule, f=f)  # type: ignore[type-var]
-        if less.least <= k:
-            return f"use {less!r}, or give a receiver {rule.least} inputs"
+    if isinstance(rule, Tolerant):
+        for f in range(rule.f - 1, 0, -1):
+            less = replace(rule, f=f)
+            if less.least <= k:
+                return f"use {less!r}, or give a receiver {rule.least} inputs"
     return f"give a receiver {rule.least} inputs, or use Median()"
 
 

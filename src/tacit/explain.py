@@ -1,6 +1,7 @@
 """What an experiment discloses: who receives which bytes in which form, before anything runs."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from tacit.aggregation import Mean
 from tacit.aggregation.sketch_guard import SketchGuard
+from tacit.algorithms import LEARN
 from tacit.attacks.base import UpdateAttack
 from tacit.attacks.view import Knowledge
 from tacit.data import Federation
@@ -27,7 +29,6 @@ _KNOWS: dict[Knowledge, str] = {
     "all": "the liars also know what all honest nodes send in the round, and the graph",
     "defence": "the liars know what all nodes send, and may ask the receivers' rule at will",
 }
-_LISTED = 5  # nodes named in a sentence
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def explain(experiment: Experiment) -> Disclosure:
             " no protection encrypts them. A simulation in one process sends nothing over a wire."
         )
     if rows and plan is not None and not algorithm.pools:
-        seen += _defended(experiment, plan)
+        seen.append(_defended(experiment))
     if experiment.attacks:
         seen += _attacked(experiment)
     if not algorithm.pools:
@@ -152,6 +153,12 @@ def readable(size: float) -> str:
         if size < 999.5:
             return f"{size:.3g} {unit}"
     return f"{size / 1000:,.3g} TB"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first five names, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def plan_name(experiment: Experiment) -> str:
@@ -183,14 +190,28 @@ def _title(experiment: Experiment) -> str:
 def _messages(
     experiment: Experiment, sender: str, receiver: str, when: str, count: int, whose: str
 ) -> list[Message]:
-    """What the algorithm sends, over one kind of link that is used ``count`` times in all."""
-    return [
-        Message(
-            sender, receiver, f"{whose} {name} ({numbers:,} number{'s'[: numbers > 1]})", when,
-            numbers * _FLOAT_BYTES, count, count * numbers * _FLOAT_BYTES / experiment.rounds,
-        )
-        for name, numbers in experiment.algorithm.sends(experiment.layout).items()
-    ]  # fmt: skip
+    """What the algorithm sends, over one kind of link that ``count`` models travel over in all."""
+    algorithm, rounds = experiment.algorithm, experiment.rounds
+    messages = []
+    for name, numbers in algorithm.sends(experiment.layout).items():
+        often, times = when, count
+        if isinstance(algorithm, LEARN) and name == "gradient":
+            often = "in round t, from 1, ceil(log2 t) times"
+            times = count // rounds * sum(map(algorithm.agreements, range(rounds)))
+        what = f"{whose} {name} ({_numbers(numbers)})"
+        messages.append(_message(experiment, sender, receiver, what, often, numbers, times))
+    return messages
+
+
+def _message(
+    experiment: Experiment, sender: str, receiver: str, what: str, when: str, size: int, count: int
+) -> Message:
+    size *= _FLOAT_BYTES
+    return Message(sender, receiver, what, when, size, count, count * size / experiment.rounds)
+
+
+def _numbers(count: int) -> str:
+    return f"{count:,} number{'s' * (count > 1)}"
 
 
 def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Message], list[str]]:
@@ -246,7 +267,8 @@ def _graph(experiment: Experiment, plan: Graph) -> tuple[list[Message], list[str
         count = sum(plan.graph(n, seed, round).edges for round in range(rounds))
     degree = first.out_degree
     weight = first.metropolis() if first.symmetric else first.uniform()
-    rows = _messages(experiment, "each node", "each neighbour", "every round", count, "its")
+    sender, receiver, rule = "each node", "each neighbour", experiment.aggregation
+    rows = _messages(experiment, sender, receiver, "every round", count, "its")
     span = f"{degree.min()}"
     if degree.min() < degree.max():
         span += f" to {degree.max()} (on average {degree.mean():.3g})"
@@ -268,53 +290,37 @@ def _graph(experiment: Experiment, plan: Graph) -> tuple[list[Message], list[str
         f"The graph's spectral gap is {gap:.3g}{then}"
         " (1: all agree after one exchange; near 0: news travels slowly)."
     )
+    if isinstance(rule, SketchGuard):
+        what = f"a sketch of it ({_numbers(rule.buckets)})"
+        when, times = "before whatever it sends", sum(row.messages for row in rows)
+        sketch = _message(experiment, sender, receiver, what, when, rule.buckets, times)
+        high = sketch.round_bytes + sum(row.round_bytes for row in rows)
+        sees.append(
+            f"A round takes {readable(sketch.round_bytes)} where no model is accepted and"
+            f" {readable(high)} where all are, for only accepted models follow their sketch; the"
+            " bytes above are those where all are."
+        )
+        rows.append(sketch)
     return rows, sees
 
 
-def _defended(experiment: Experiment, plan: Star | Hierarchical | Graph) -> list[str]:
-    """What the rule withstands where it receives the fewest vectors, and what it saves."""
+def _defended(experiment: Experiment) -> str:
+    """What the rule withstands where it receives the fewest vectors."""
     rule = experiment.aggregation
     if isinstance(rule, Mean):
-        return [
+        return (
             "Aggregation: Mean() withstands no liar: a single malicious node can move the result"
             " anywhere."
-        ]
-    said = [f"Aggregation: {rule} withstands {rule.tolerates(_fewest(experiment, plan))}."]
-    if isinstance(plan, Graph) and isinstance(rule, SketchGuard):
-        links = plan.graph(experiment.data.nodes, experiment.seed, 0).edges
-        low, high = (
-            readable(rule.traffic(links, accepted, experiment.layout.size) * _FLOAT_BYTES)
-            for accepted in (0, links)
         )
-        said.append(
-            f"Between machines a round would take {low} where no model is accepted and {high} where"
-            f" all are, for each link carries a sketch of {rule.buckets:,} numbers first and only"
-            " accepted models follow; the bytes above are those of every model."
-        )
-    return said
-
-
-def _fewest(experiment: Experiment, plan: Star | Hierarchical | Graph) -> int:
-    """The smallest number of vectors that any receiver combines in any round."""
-    n, seed = experiment.data.nodes, experiment.seed
-    rounds = range(experiment.rounds)
-    if isinstance(plan, Graph):
-        graphs = rounds[:1] if plan.static else rounds
-        return min(int(plan.graph(n, seed, round).degree.min()) for round in graphs)
-    cohorts = [cohort for round in rounds if len(cohort := plan.sample(n, seed, round))]
-    if isinstance(plan, Star):
-        return min(map(len, cohorts), default=0)
-    groups = [np.unique(plan.group_of(n)[nodes], return_counts=True)[1] for nodes in cohorts]
-    return min((min(len(sizes), int(sizes.min())) for sizes in groups), default=0)
+    return f"Aggregation: {rule} withstands {rule.tolerates(experiment.inputs)}."
 
 
 def _attacked(experiment: Experiment) -> list[str]:
     """Who is malicious, and how."""
     names = [experiment.data.names[node] for node in experiment.malicious]
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     said = [
         f"In this experiment {len(names)} of {experiment.data.nodes:,} nodes"
-        f" {'are' if len(names) > 1 else 'is'} malicious: {', '.join(names[:_LISTED])}{more}."
+        f" {'are' if len(names) > 1 else 'is'} malicious: {listed(names)}."
         " Scores are those of the honest."
     ]
     for attack in experiment.attacks:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tacit.explain import plan_name, readable
+from tacit.explain import listed, plan_name, readable
 
 if TYPE_CHECKING:
     from tacit.compare import Comparison
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 _NAMES = {"auc": "AUC", "accuracy": "accuracy", "r2": "R2", "mae": "mean absolute error"}
-_LISTED = 5  # nodes named in a sentence
 
 
 def verdict(found: "Comparison") -> list[str]:
@@ -68,7 +67,7 @@ def _whom(found: "Comparison") -> list[str]:
     same = len(known) - len(gained) - len(lost)
     return [
         f"Of {_count(len(known), 'node')}, {len(gained)} gained more than the standard error of"
-        f" their test rows{_listed(gained)}, {len(lost)} lost more{_listed(lost)}, and for {same}"
+        f" their test rows{_gains(gained)}, {len(lost)} lost more{_gains(lost)}, and for {same}"
         " the difference is too small to tell."
     ]
 
@@ -146,13 +145,13 @@ def _limits(found: "Comparison") -> list[str]:
     one_class = [row["node"] for row in nodes if row["metric"] != found.metric and row["test_rows"]]
     if one_class:
         says.append(
-            f"{_count(len(one_class), 'node')} ({_names(one_class)}) with a single class among the"
+            f"{_count(len(one_class), 'node')} ({listed(one_class)}) with a single class among the"
             " test rows: AUC is not defined there, and accuracy stands in for it."
         )
     without = [row["node"] for row in nodes if not row["test_rows"]]
     if without:
         says.append(
-            f"{_count(len(without), 'node')} without test rows ({_names(without)}) cannot be"
+            f"{_count(len(without), 'node')} without test rows ({listed(without)}) cannot be"
             " judged."
         )
     smallest = min((row["test_rows"] for row in nodes if row["test_rows"]), default=0)
@@ -183,15 +182,10 @@ def _how(found: "Comparison") -> str:
     return "with a server" if found.together == "federated" else "without a server"
 
 
-def _listed(rows: list[Row]) -> str:
+def _gains(rows: list[Row]) -> str:
     if not rows:
         return ""
-    return f" ({_names(['{node}: {gain:+.3f}'.format(**row) for row in rows])})"
-
-
-def _names(names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+    return f" ({listed(['{node}: {gain:+.3f}'.format(**row) for row in rows])})"
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,11 +1,12 @@
 """Rules by which a receiver combines what it received with what it had."""
 
 from tacit.aggregation.balance import Balance
-from tacit.aggregation.before import ARC, NNM, Bucketing, Clip
+from tacit.aggregation.before import NNM, Bucketing
 from tacit.aggregation.bridge import BRIDGE
 from tacit.aggregation.bulyan import Bulyan
 from tacit.aggregation.caf import CAF
 from tacit.aggregation.centered_clipping import CenteredClipping
+from tacit.aggregation.clipping import ARC, Clip
 from tacit.aggregation.coordinates import MeaMed, Median, TrimmedMean
 from tacit.aggregation.dnc import DnC
 from tacit.aggregation.fltrust import FLTrust

@@ -1,7 +1,7 @@
 """What is made of the received vectors before a rule: ``Bucketing(2) | NNM(f=2) | Krum(f=2)``."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from typing import ClassVar, Self, overload
 
@@ -9,10 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tacit.aggregation.centered_clipping import clip_factors
-from tacit.aggregation.coordinates import require_count
 from tacit.aggregation.gram import Geometry, GramRule, Seen, combinations
-from tacit.aggregation.rule import Aggregated, Aggregation, Aid, Round
+from tacit.aggregation.rule import Aggregated, Aggregation, Aid, Round, Tolerant
 from tacit.errors import InputError, require
 from tacit.randomness import key, words
 
@@ -164,7 +162,7 @@ def _traced(accepted: Tensor, share: Tensor, kept: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class NNM(PreAggregation):
+class NNM(Tolerant, PreAggregation):
     """Nearest-neighbour mixing: y_j is the mean of the k - f nearest to x_j, itself included.
 
     Allouah et al., "Fixing by mixing: a recipe for optimal Byzantine ML under heterogeneity",
@@ -176,18 +174,6 @@ class NNM(PreAggregation):
     Raises:
         InputError: ``f`` is negative, or not a whole number.
     """
-
-    f: int
-
-    def __post_init__(self) -> None:
-        require_count(self.f)
-
-    @property
-    def least(self) -> int:
-        return 2 * self.f + 1
-
-    def without(self, liars: int) -> Self:
-        return replace(self, f=max(0, self.f - liars))
 
     def mixing(self, geometry: Geometry, round: Round) -> tuple[Tensor, Tensor]:
         between = geometry.between
@@ -229,57 +215,3 @@ class Bucketing(PreAggregation):
         bucket = torch.from_numpy(drawn.argsort(-1).argsort(-1) // self.s)
         members = (bucket.unsqueeze(-2) == torch.arange(self.outputs(k)).unsqueeze(-1)).double()
         return members / members.sum(-1, keepdim=True), kept
-
-
-@dataclass(frozen=True)
-class Clip(PreAggregation):
-    """Static clipping: no difference to own is longer than a norm.
-
-    Attributes:
-        norm: the largest norm of an update, in the units of the parameters; above 0.
-
-    Raises:
-        InputError: norm is not above 0.
-    """
-
-    norm: float = 2.0
-
-    def __post_init__(self) -> None:
-        require(self.norm > 0, "aggregation.norm", self.norm, "a number above 0")
-
-    def mixing(self, geometry: Geometry, round: Round) -> tuple[Tensor, Tensor]:
-        kept = clip_factors(geometry.squares, self.norm)
-        return torch.eye(kept.shape[-1], dtype=kept.dtype).expand(*kept.shape, -1), kept
-
-
-@dataclass(frozen=True)
-class ARC(PreAggregation):
-    """Adaptive robust clipping: the floor(2 (f/k) (k - f)) longest updates, to the next norm.
-
-    Allouah et al., "Adaptive gradient clipping for robust federated learning", 2024, algorithm 2.
-
-    Attributes:
-        f: liars tolerated among the received, 0 or more; k >= 2 f + 1.
-
-    Raises:
-        InputError: ``f`` is negative, or not a whole number.
-    """
-
-    f: int
-
-    def __post_init__(self) -> None:
-        require_count(self.f)
-
-    @property
-    def least(self) -> int:
-        return 2 * self.f + 1
-
-    def without(self, liars: int) -> Self:
-        return replace(self, f=max(0, self.f - liars))
-
-    def mixing(self, geometry: Geometry, round: Round) -> tuple[Tensor, Tensor]:
-        k = geometry.squares.shape[-1]
-        clipped = 2 * self.f * (k - self.f) // k
-        longest = geometry.distances.sort(-1).values[..., k - clipped - 1].unsqueeze(-1)
-        kept = clip_factors(geometry.squares, longest)
-        return torch.eye(k, dtype=kept.dtype).expand(*kept.shape, -1), kept

@@ -14,20 +14,19 @@ from tacit.aggregation.coordinates import (
     Counts,
     by_tiles,
     median,
-    require_count,
     screened,
     trimmed_mean,
     within,
 )
 from tacit.aggregation.gram import Geometry, combination, gram
-from tacit.aggregation.rule import Aggregated, Aggregation, Round
+from tacit.aggregation.rule import Aggregated, Aggregation, Round, Tolerant
 from tacit.errors import require
 
 _SCREENS = ("trim", "median", "krum", "bulyan")
 
 
 @dataclass(frozen=True)
-class BRIDGE(Aggregation):
+class BRIDGE(Tolerant, Aggregation):
     """One of four screens over the k received vectors and the node's own.
 
     - "trim", BRIDGE-T: own and the received without the f smallest and f largest, averaged per
@@ -51,11 +50,10 @@ class BRIDGE(Aggregation):
         InputError: ``f`` is negative, or not a whole number; an unknown ``screen``.
     """
 
-    f: int
     screen: Literal["trim", "median", "krum", "bulyan"] = "trim"
 
     def __post_init__(self) -> None:
-        require_count(self.f)
+        super().__post_init__()
         require(self.screen in _SCREENS, "aggregation.screen", self.screen, " or ".join(_SCREENS))
 
     @property

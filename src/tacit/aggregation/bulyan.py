@@ -12,15 +12,14 @@ from tacit.aggregation.coordinates import (
     by_tiles,
     mixed,
     nearest_mean,
-    require_count,
     within,
 )
 from tacit.aggregation.gram import Geometry, gram
-from tacit.aggregation.rule import Aggregated, Aggregation, Round
+from tacit.aggregation.rule import Aggregated, Aggregation, Round, Tolerant
 
 
 @dataclass(frozen=True)
-class Bulyan(Aggregation):
+class Bulyan(Tolerant, Aggregation):
     """Per coordinate, the mean of the k - 4f values nearest to the median of Krum's k - 2f choices.
 
     Krum chooses one vector after another, each from what is left: El Mhamdi, Guerraoui, Rouault,
@@ -34,11 +33,6 @@ class Bulyan(Aggregation):
     Raises:
         InputError: ``f`` is negative, or not a whole number.
     """
-
-    f: int
-
-    def __post_init__(self) -> None:
-        require_count(self.f)
 
     @property
     def least(self) -> int:

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tacit.aggregation.coordinates import require_count
 from tacit.aggregation.gram import Geometry, GramRule
-from tacit.aggregation.rule import Round
+from tacit.aggregation.rule import Round, Tolerant
 
 
 @dataclass(frozen=True)
-class CAF(GramRule):
+class CAF(Tolerant, GramRule):
     """The covariance-bound agnostic filter.
 
     From c_i = 1, while sum c > k - 2 f: mu is the mean weighted by c, v the top eigenvector of the
@@ -30,15 +29,6 @@ class CAF(GramRule):
     Raises:
         InputError: ``f`` is negative, or not a whole number.
     """
-
-    f: int
-
-    def __post_init__(self) -> None:
-        require_count(self.f)
-
-    @property
-    def least(self) -> int:
-        return 2 * self.f + 1
 
     def tolerates(self, k: int) -> str:
         return f"{self.f} of {k}, whatever they send, as far as the honest models agree"

@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tacit.aggregation.rule import Aggregated, Aggregation, Round
-from tacit.errors import require
+from tacit.aggregation.rule import Aggregated, Aggregation, Round, Tolerant
 
 Array = NDArray[np.floating[Any]]
 Counts = NDArray[np.integer[Any]]
@@ -133,7 +132,7 @@ class Median(Aggregation):
 
 
 @dataclass(frozen=True)
-class TrimmedMean(Aggregation):
+class TrimmedMean(Tolerant, Aggregation):
     """The mean of each coordinate without its f smallest and f largest values.
 
     Yin et al. 2018, definition 2, with beta = f / k. All inputs count alike. In a gossip the node
@@ -146,15 +145,6 @@ class TrimmedMean(Aggregation):
         InputError: ``f`` is negative, or not a whole number.
     """
 
-    f: int
-
-    def __post_init__(self) -> None:
-        require_count(self.f)
-
-    @property
-    def least(self) -> int:
-        return 2 * self.f + 1
-
     def tolerates(self, k: int) -> str:
         return f"{self.f} of {k}: each coordinate stays in the range of the honest"
 
@@ -164,7 +154,7 @@ class TrimmedMean(Aggregation):
 
 
 @dataclass(frozen=True)
-class MeaMed(Aggregation):
+class MeaMed(Tolerant, Aggregation):
     """The mean of the k - f values nearest to the median, in each coordinate.
 
     Xie et al., "Generalized Byzantine-tolerant SGD", 2018, definition 7. All inputs count alike.
@@ -176,15 +166,6 @@ class MeaMed(Aggregation):
     Raises:
         InputError: ``f`` is negative, or not a whole number.
     """
-
-    f: int
-
-    def __post_init__(self) -> None:
-        require_count(self.f)
-
-    @property
-    def least(self) -> int:
-        return 2 * self.f + 1
 
     def tolerates(self, k: int) -> str:
         return (
@@ -201,8 +182,3 @@ class MeaMed(Aggregation):
 def mixed(own: Tensor, weight: Tensor, combined: Tensor, accepted: Tensor) -> Aggregated:
     """What the received were combined to, with the share of own that (..., k) weights leave."""
     return Aggregated(own.lerp(combined, weight.sum(-1, keepdim=True)), accepted)
-
-
-def require_count(f: int) -> None:
-    """Refuse an ``f`` that is no number of liars."""
-    require(isinstance(f, int) and f >= 0, "aggregation.f", f, "a whole number, 0 or more")

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tacit.aggregation.coordinates import require_count
 from tacit.aggregation.gram import combination, gram
-from tacit.aggregation.rule import Aggregated, Aggregation, Round
+from tacit.aggregation.rule import Aggregated, Aggregation, Round, Tolerant
 from tacit.errors import require
 from tacit.randomness import generator
 
 
 @dataclass(frozen=True)
-class DnC(Aggregation):
+class DnC(Tolerant, Aggregation):
     """Of some drawn coordinates, drop the c f with the largest projection on the top direction.
 
     v is the top right singular vector of the centred (k, dimensions) matrix and the score of i
@@ -34,13 +33,12 @@ class DnC(Aggregation):
         InputError: a setting out of its range.
     """
 
-    f: int
     c: float = 1.0
     iterations: int = 1
     dimensions: int = 10_000
 
     def __post_init__(self) -> None:
-        require_count(self.f)
+        super().__post_init__()
         require(self.c > 0, "aggregation.c", self.c, "a number above 0")
         require(self.iterations >= 1, "aggregation.iterations", self.iterations, "1 or more")
         require(self.dimensions >= 1, "aggregation.dimensions", self.dimensions, "1 or more")

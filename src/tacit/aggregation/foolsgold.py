@@ -40,14 +40,14 @@ class FoolsGold(Aggregation):
 
 
 def _history(updates: Tensor, round: Round) -> Tensor:
-    """(..., k, d) sums of each sender's updates over the rounds, this one included."""
+    """(..., k, d) sums of each sender's updates over the rounds, in the memory of this one's."""
     if round.links is None:
         return updates
     before = round.memory.get("history")
     if before is None:
-        before = torch.zeros(round.all_links, updates.shape[-1], dtype=updates.dtype)
+        before = updates.new_zeros(round.all_links, updates.shape[-1])
     limit = torch.finfo(updates.dtype).max
-    history = (before[round.links] + updates).clamp_(-limit, limit)
+    history = updates.add_(before[round.links]).clamp_(-limit, limit)
     round.memory["history"] = before.index_put((round.links,), history)
     return history
 

@@ -13,17 +13,16 @@ from tacit.aggregation.coordinates import (
     by_tiles,
     median,
     mixed,
-    require_count,
     trimmed_mean,
     within,
 )
 from tacit.aggregation.gram import squares
-from tacit.aggregation.rule import Aggregated, Aggregation, Round
+from tacit.aggregation.rule import Aggregated, Aggregation, Round, Tolerant
 from tacit.errors import require
 
 
 @dataclass(frozen=True)
-class FoundationFL(Aggregation):
+class FoundationFL(Tolerant, Aggregation):
     """Add k // 2 copies of one vector, then take the median or the trimmed mean of all.
 
     Copied is the vector whose distance to the nearer of the coordinate-wise maximum and minimum is
@@ -43,11 +42,10 @@ class FoundationFL(Aggregation):
         InputError: ``f`` is negative, or not a whole number; an unknown ``screen``.
     """
 
-    f: int
     screen: Literal["median", "trimmed-mean"] = "median"
 
     def __post_init__(self) -> None:
-        require_count(self.f)
+        super().__post_init__()
         known = ("median", "trimmed-mean")
         require(self.screen in known, "aggregation.screen", self.screen, " or ".join(known))
 

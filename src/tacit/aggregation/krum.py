@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tacit.aggregation.coordinates import require_count
 from tacit.aggregation.gram import Geometry, GramRule
-from tacit.aggregation.rule import Round
+from tacit.aggregation.rule import Round, Tolerant
 from tacit.errors import require
 
 
@@ -19,7 +18,7 @@ def scores(between: Tensor, f: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MultiKrum(GramRule):
+class MultiKrum(Tolerant, GramRule):
     """The mean of the m vectors with the smallest sums of squared distances to k - f - 2 others.
 
     Blanchard et al., "Machine learning with adversaries: Byzantine tolerant gradient descent",
@@ -33,11 +32,10 @@ class MultiKrum(GramRule):
         InputError: a setting out of its range.
     """
 
-    f: int
     m: int | None = None
 
     def __post_init__(self) -> None:
-        require_count(self.f)
+        super().__post_init__()
         good = self.m is None or (isinstance(self.m, int) and self.m >= 1)
         require(good, "aggregation.m", self.m, "a whole number, 1 or more, or None")
 
@@ -60,7 +58,7 @@ class MultiKrum(GramRule):
 
 
 @dataclass(frozen=True)
-class Krum(GramRule):
+class Krum(Tolerant, GramRule):
     """The one vector with the smallest sum of squared distances to its k - f - 2 nearest others.
 
     Blanchard et al., NeurIPS 2017, section 3; see ``MultiKrum``.
@@ -71,11 +69,6 @@ class Krum(GramRule):
     Raises:
         InputError: ``f`` is negative, or not a whole number.
     """
-
-    f: int
-
-    def __post_init__(self) -> None:
-        require_count(self.f)
 
     @property
     def least(self) -> int:

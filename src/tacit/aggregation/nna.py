@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from tacit.aggregation.gram import Geometry, GramRule
-from tacit.aggregation.rule import Round
-from tacit.errors import require
+from tacit.aggregation.rule import Round, Tolerant
 
 
 @dataclass(frozen=True)
-class NNA(GramRule):
+class NNA(Tolerant, GramRule):
     """Nearest-neighbour averaging: the mean of the k + 1 - f nearest to own, own included.
 
     The rule of ``MoNNA``: Farhadkhani et al., "Robust collaborative learning with linear gradient
@@ -24,12 +23,6 @@ class NNA(GramRule):
     Raises:
         InputError: ``f`` is negative, or not a whole number.
     """
-
-    f: int
-
-    def __post_init__(self) -> None:
-        whole = isinstance(self.f, int) and self.f >= 0
-        require(whole, "aggregation.f", self.f, "a whole number, 0 or more")
 
     @property
     def least(self) -> int:

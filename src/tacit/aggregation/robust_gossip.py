@@ -12,16 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tacit.aggregation.centered_clipping import clip_factors
 from tacit.aggregation.gram import Geometry, GramRule
-from tacit.aggregation.rule import Round
-from tacit.errors import require
+from tacit.aggregation.rule import Round, Tolerant
 
 # What rounding may leave of a weight that is zero on paper.
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class RobustGossip(GramRule):
+class RobustGossip(Tolerant, GramRule):
     """Base of the three rules; b is the weight of the f heaviest inputs, the most f liars can have.
 
     Attributes:
@@ -30,16 +30,6 @@ class RobustGossip(GramRule):
     Raises:
         InputError: ``f`` is negative, or not a whole number.
     """
-
-    f: int
-
-    def __post_init__(self) -> None:
-        whole = isinstance(self.f, int) and self.f >= 0
-        require(whole, "aggregation.f", self.f, "a whole number, 0 or more")
-
-    @property
-    def least(self) -> int:
-        return 2 * self.f + 1
 
     @abstractmethod
     def pass_through(self, distances: Tensor, weight: Tensor, b: Tensor) -> Tensor:
@@ -78,7 +68,8 @@ class ClippedGossip(RobustGossip):
     def pass_through(self, distances: Tensor, weight: Tensor, b: Tensor) -> Tensor:
         near = _nearest_weight(distances, weight, 1 - b)
         spread = (near * distances**2).sum(-1, keepdim=True)
-        return _clip(distances, (spread / b).sqrt())
+        # 0 / 0, of vectors that all are own and no liars, shortens nothing.
+        return clip_factors(distances**2, (spread / b).sqrt())
 
 
 @dataclass(frozen=True)
@@ -100,7 +91,7 @@ class CSPlusRG(RobustGossip):
         own = 1 - weight.sum(-1, keepdim=True)
         cumulative = own + weight.gather(-1, order).cumsum(-1)
         within = cumulative <= 1 - 2 * b + _ROUNDING
-        return _clip(distances, (ordered * within).amax(-1, keepdim=True))
+        return clip_factors(distances**2, (ordered * within).amax(-1, keepdim=True))
 
 
 @dataclass(frozen=True)
@@ -131,11 +122,3 @@ def _nearest_weight(distances: Tensor, weight: Tensor, share: Tensor) -> Tensor:
     nearer = 1 - weight.sum(-1, keepdim=True) + ordered.cumsum(-1) - ordered
     within = (share - nearer).clamp(min=0).minimum(ordered)
     return torch.zeros_like(weight).scatter(-1, order, within)
-
-
-def _clip(distances: Tensor, radius: Tensor) -> Tensor:
-    """(..., k) the factors that shorten each distance to ``radius`` (..., 1).
-
-    A radius of 0 / 0, of vectors that all are own and no liars, shortens nothing either.
-    """
-    return torch.where(distances > radius, radius / distances, 1)

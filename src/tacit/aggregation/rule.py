@@ -2,13 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from tacit.errors import InputError
+from tacit.errors import InputError, require
 
 Aid = Literal["start", "loss", "root", "memory"]
 
@@ -121,8 +121,8 @@ class Aggregation(ABC):
     def _of_finite(
         self, own: Tensor, received: Tensor, weight: Tensor, round: Round, finite: Tensor
     ) -> Aggregated:
-        accepted = torch.zeros_like(weight)
-        if not finite.any():
+        accepted = finite.to(weight.dtype)
+        if not weight[finite].any():
             return Aggregated(own.clone(), accepted)
         share = weight[finite] * (weight.sum() / weight[finite].sum())
         if round.links is not None:
@@ -137,8 +137,6 @@ class Aggregation(ABC):
 
     def without(self, liars: int) -> Self:
         """The rule for what is left when so many liars have been found and turned away."""
-        if any(f.name == "f" for f in fields(self)):  # type: ignore[arg-type]
-            return replace(self, f=max(0, self.f - liars))  # type: ignore[attr-defined,type-var]
         return self
 
     def check(self, k: int) -> None:
@@ -152,6 +150,33 @@ class Aggregation(ABC):
                 f"aggregation: {self} was given {k} received vector{'s' * (k != 1)};"
                 f" it needs {self.least} or more"
             )
+
+
+@dataclass(frozen=True)
+class Tolerant:
+    """What rules and pre-aggregations share that withstand a number of liars.
+
+    Attributes:
+        f: liars tolerated among the received, 0 or more.
+
+    Raises:
+        InputError: ``f`` is negative, or not a whole number.
+    """
+
+    f: int
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.f, int) and self.f >= 0
+        require(whole, "aggregation.f", self.f, "a whole number, 0 or more")
+
+    @property
+    def least(self) -> int:
+        """The fewest received vectors of which f are no majority."""
+        return 2 * self.f + 1
+
+    def without(self, liars: int) -> Self:
+        """What is left to do when so many liars have been found and turned away."""
+        return replace(self, f=max(0, self.f - liars))
 
 
 def _at(round: Round, i: int) -> Round:

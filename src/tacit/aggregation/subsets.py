@@ -9,9 +9,8 @@ from math import comb
 import torch
 from torch import Tensor
 
-from tacit.aggregation.coordinates import require_count
 from tacit.aggregation.gram import Geometry, GramRule
-from tacit.aggregation.rule import Round
+from tacit.aggregation.rule import Round, Tolerant
 from tacit.errors import InputError
 
 _MOST_SUBSETS = 200_000
@@ -20,17 +19,8 @@ _BLOCK = 2**22
 
 
 @dataclass(frozen=True)
-class _Subsets(GramRule):
+class _Subsets(Tolerant, GramRule):
     """The mean of the subset of k - f with the least spread."""
-
-    f: int
-
-    def __post_init__(self) -> None:
-        require_count(self.f)
-
-    @property
-    def least(self) -> int:
-        return 2 * self.f + 1
 
     def tolerates(self, k: int) -> str:
         return f"{self.f} of {k}, whatever they send, as far as the honest models agree"

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tacit.aggregation.gram import combination, gram
+from tacit.aggregation.gram import combination, squares
 from tacit.aggregation.rule import Aggregated, Aggregation, Round
 from tacit.errors import InputError, require
 
@@ -50,8 +50,8 @@ class UBAR(Aggregation):
     def aggregate(self, own: Tensor, received: Tensor, weight: Tensor, round: Round) -> Aggregated:
         if round.loss is None or round.receivers is None:
             raise InputError("aggregation: UBAR needs the loss on rows of each receiver's own")
-        squares = gram(received, own).diagonal(dim1=-2, dim2=-1)
-        nearest = squares.argsort(stable=True)[..., : self._candidates(received.shape[-2])]
+        order = squares(received, own).argsort(stable=True)
+        nearest = order[..., : self._candidates(received.shape[-2])]
         rows = nearest.unsqueeze(-1).expand(*nearest.shape, received.shape[-1])
         candidates = received.gather(-2, rows)
         losses = round.loss(round.receivers, torch.cat([own.unsqueeze(-2), candidates], -2))

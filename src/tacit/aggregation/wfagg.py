@@ -8,8 +8,8 @@ from torch import Tensor
 
 from tacit.aggregation.coordinates import by_tiles, screened
 from tacit.aggregation.coordinates import median as middle
-from tacit.aggregation.gram import combination, gram
-from tacit.aggregation.rule import Aggregated, Aggregation, Round
+from tacit.aggregation.gram import combination, squares
+from tacit.aggregation.rule import Aggregated, Aggregation, Round, Tolerant
 from tacit.errors import InputError, require
 
 # What each filter has to say.
@@ -21,7 +21,7 @@ _PAST = 2
 
 
 @dataclass(frozen=True)
-class WFAgg(Aggregation):
+class WFAgg(Tolerant, Aggregation):
     """Weigh each neighbour by the filters that it passed, if at least two; mix with own by alpha.
 
     x_i <- (1 - alpha) x_i + alpha sum_j w_j x_j / sum_j w_j, w_j = 0.4 + 0.4 + 0.2 over the passed:
@@ -46,18 +46,12 @@ class WFAgg(Aggregation):
         InputError: a setting out of its range.
     """
 
-    f: int
     alpha: float = 0.8
     uses: ClassVar = frozenset({"memory"})
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.f, int) and self.f >= 0
-        require(whole, "aggregation.f", self.f, "a whole number, 0 or more")
+        super().__post_init__()
         require(0 <= self.alpha <= 1, "aggregation.alpha", self.alpha, "a number from 0 to 1")
-
-    @property
-    def least(self) -> int:
-        return 2 * self.f + 1
 
     def tolerates(self, k: int) -> str:
         return (
@@ -68,7 +62,7 @@ class WFAgg(Aggregation):
     def aggregate(self, own: Tensor, received: Tensor, weight: Tensor, round: Round) -> Aggregated:
         kept = max(1, received.shape[-2] - self.f - 1)
         median, _ = by_tiles(own, received, screened(middle))
-        near = _smallest(gram(received, median).diagonal(dim1=-2, dim2=-1), kept)
+        near = _smallest(squares(received, median), kept)
         aligned = _smallest(_angle(received, median.unsqueeze(-2)), kept)
         steady = _steady(received, round)
         score = _DISTANCE * near + _ANGLE * aligned + _TIME * steady
@@ -93,7 +87,7 @@ def _steady(received: Tensor, round: Round) -> Tensor:
         "changes", torch.full((round.all_links, 2, _PAST), torch.nan, dtype=torch.float64)
     )
     before, past = models[links], changes[links]
-    length = torch.linalg.vector_norm(received - before, dim=-1, dtype=torch.float64)
+    length = squares(received.unsqueeze(-2), before).squeeze(-1).sqrt()
     change = torch.stack([length, _angle(received, before)], -1)
     memory["models"] = models.index_put((links,), received)
     memory["changes"] = changes.index_put(

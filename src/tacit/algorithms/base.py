@@ -101,10 +101,15 @@ class ServerExchange(Protocol):
 class PeerExchange(Protocol):
     """Every node sends to its neighbours, and aggregates what it receives with its own."""
 
-    def __call__(self, models: Tensor, *, push: bool = False) -> Tensor:
+    def __call__(
+        self, models: Tensor, *, start: Tensor | None = None, push: bool = False
+    ) -> Tensor:
         """Mix (n, d) models, whose memory the result may take.
 
-        ``push`` mixes by column-stochastic weights, which directed graphs need.
+        Args:
+            start: (d,) or (n, d) from where adversaries take the change that was learned; None: the
+                models before the last training.
+            push: mix by column-stochastic weights, which directed graphs need.
         """
         ...
 

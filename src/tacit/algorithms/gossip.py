@@ -42,6 +42,9 @@ class Gossip(Algorithm):
     def __post_init__(self) -> None:
         require(self.mix in get_args(Mix), "algorithm.mix", self.mix, "'after' or 'before'")
 
+    def sends(self, layout: Layout) -> dict[str, int]:
+        return {"model": layout.size if self.mix == "after" else layout.trained}
+
     def init(self, start: Tensor, nodes: int, layout: Layout) -> State:
         return {"models": start.repeat(nodes, 1)}
 

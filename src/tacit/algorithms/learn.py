@@ -27,20 +27,24 @@ class LEARN(Algorithm):
     exchanges: ClassVar = "peers"
 
     def sends(self, layout: Layout) -> dict[str, int]:
-        """A gradient counts once here, although round t sends ceil(log2 t) of them."""
+        """A gradient as often as ``agreements`` says, a model once."""
         return {"gradient": layout.trained, "model": layout.size}
+
+    def agreements(self, round: int) -> int:
+        """How often gradients are exchanged in a round, counted from 0: ceil(log2(round + 1))."""
+        return round.bit_length()
 
     def init(self, start: Tensor, nodes: int, layout: Layout) -> State:
         return {"models": start.repeat(nodes, 1), "rounds": torch.zeros(1, dtype=torch.int64)}
 
     def round(self, state: State, train: Train, exchange: PeerExchange) -> tuple[State, Metrics]:
-        rounds, p = state["rounds"] + 1, train.layout.trained
+        rounds, p = state["rounds"], train.layout.trained
         start, models = state["models"][:, :p], train(state["models"]).matrix()
         step = models[:, :p] - start
-        for _ in range((int(rounds) - 1).bit_length()):  # ceil(log2 t)
-            step = exchange(step)
+        for _ in range(self.agreements(int(rounds))):
+            step = exchange(step, start=torch.zeros(p))
         models[:, :p] = start + step
-        return {"models": exchange(models), "rounds": rounds}, {}
+        return {"models": exchange(models), "rounds": rounds + 1}, {}
 
     def model(self, state: State) -> Tensor:
         return state["models"].mean(0)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isqrt, prod
 
-import numpy as np
 import torch
+from numpy.random import Generator
 from torch import Tensor
 
 from tacit.attacks.base import DataAttack
@@ -134,13 +134,7 @@ class Backdoor(DataAttack):
         return entries
 
     def poison(
-        self,
-        x: Tensor,
-        y: Tensor,
-        classes: int,
-        member: int,
-        members: int,
-        rng: np.random.Generator,
+        self, x: Tensor, y: Tensor, classes: int, member: int, members: int, rng: Generator
     ) -> tuple[Tensor, Tensor]:
         rows = some(torch.arange(len(y)), self.ratio, rng)
         entries = self.part(self.trigger.entries(x.shape[1:]), member, members)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
+from numpy.random import Generator
 from torch import Tensor
 
 from tacit.attacks.placement import Who
@@ -32,13 +32,7 @@ class DataAttack(Attack):
     """Malicious nodes train as everybody does, on rows that they have changed."""
 
     def poison(
-        self,
-        x: Tensor,
-        y: Tensor,
-        classes: int,
-        member: int,
-        members: int,
-        rng: np.random.Generator,
+        self, x: Tensor, y: Tensor, classes: int, member: int, members: int, rng: Generator
     ) -> tuple[Tensor, Tensor]:
         """The rows that a malicious node trains on instead of its own.
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
+from numpy.random import Generator
 from torch import Tensor
 
 from tacit.attacks.base import DataAttack
@@ -47,13 +47,7 @@ class LabelFlip(DataAttack):
             require(self.target not in (None, self.source), "attack.target", self.target, allowed)
 
     def poison(
-        self,
-        x: Tensor,
-        y: Tensor,
-        classes: int,
-        member: int,
-        members: int,
-        rng: np.random.Generator,
+        self, x: Tensor, y: Tensor, classes: int, member: int, members: int, rng: Generator
     ) -> tuple[Tensor, Tensor]:
         hit = torch.ones_like(y, dtype=torch.bool) if self.source is None else y == self.source
         rows = some(hit.nonzero().squeeze(1), self.ratio, rng)
@@ -97,13 +91,7 @@ class Semantic(DataAttack):
         require(self.target != self.rows, "attack.target", self.target, allowed)
 
     def poison(
-        self,
-        x: Tensor,
-        y: Tensor,
-        classes: int,
-        member: int,
-        members: int,
-        rng: np.random.Generator,
+        self, x: Tensor, y: Tensor, classes: int, member: int, members: int, rng: Generator
     ) -> tuple[Tensor, Tensor]:
         return x, y.masked_fill(self._hit(x, y), self.target)
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from math import floor
 
-import numpy as np
 import torch
+from numpy.random import Generator
 from torch import Tensor
 
 from tacit.attacks.base import DataAttack
@@ -29,15 +29,9 @@ class NoisyInputs(DataAttack):
         require(self.sigma > 0, "attack.sigma", self.sigma, "a number above 0")
 
     def poison(
-        self,
-        x: Tensor,
-        y: Tensor,
-        classes: int,
-        member: int,
-        members: int,
-        rng: np.random.Generator,
+        self, x: Tensor, y: Tensor, classes: int, member: int, members: int, rng: Generator
     ) -> tuple[Tensor, Tensor]:
-        noise = torch.from_numpy(rng.standard_normal(tuple(x.shape), dtype=np.float32))
+        noise = torch.from_numpy(rng.standard_normal(tuple(x.shape), dtype="float32"))
         return x + self.sigma * noise, y
 
     def fit(self, data: Federation) -> None:
@@ -61,18 +55,12 @@ class Duplicates(DataAttack):
         require(self.times >= 2, "attack.times", self.times, "a whole number, 2 or more")
 
     def poison(
-        self,
-        x: Tensor,
-        y: Tensor,
-        classes: int,
-        member: int,
-        members: int,
-        rng: np.random.Generator,
+        self, x: Tensor, y: Tensor, classes: int, member: int, members: int, rng: Generator
     ) -> tuple[Tensor, Tensor]:
         return torch.cat([x] * self.times), torch.cat([y] * self.times)
 
 
-def some(rows: Tensor, ratio: float, rng: np.random.Generator) -> Tensor:
+def some(rows: Tensor, ratio: float, rng: Generator) -> Tensor:
     """floor(ratio N + 0.5) of (N,) row numbers, drawn without replacement."""
     count = floor(ratio * len(rows) + 0.5)
     return rows[torch.from_numpy(rng.permutation(len(rows))[:count])]

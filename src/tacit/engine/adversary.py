@@ -75,10 +75,9 @@ class Adversary:
             weight: (e,) of a graph's links.
             ask: what the victims make of what is sent, and the acceptance of every link.
         """
-        sent = Sent(vectors, senders.copy())
+        sent = Sent(vectors, senders)
         for attack, ids in self.attacks:
             links = np.flatnonzero(np.isin(nodes[senders], ids) & ~np.isin(receivers, self.nodes))
-            links = links[np.argsort(receivers[links], kind="stable")]
             if not len(links):
                 continue
             rows = np.unique(senders[links])

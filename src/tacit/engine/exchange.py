@@ -38,7 +38,6 @@ class StarExchange:
 
     Attributes:
         bytes: sent by all parties so far.
-        train: whose start the rule or adversaries look at; None where they do not.
         verdict: of the first exchange in the round; None where a rule streams.
     """
 
@@ -55,7 +54,6 @@ class StarExchange:
         self.round = replace(round, receivers=torch.tensor(SERVER), all_links=n)
         self.groups = topology.group_of(n)[nodes] if isinstance(topology, Hierarchical) else None
         self.bytes = 0
-        self.train: LocalTrain | None = None
         self.verdict: Verdict | None = None
 
     def __call__(self, own: Tensor, received: Updates | Tensor, weight: Tensor) -> Tensor:
@@ -87,7 +85,7 @@ class StarExchange:
             return result.unsqueeze(0), accepted
 
         sent = adversary(
-            self.round, self.nodes, matrix, _start(self.train), everyone,
+            self.round, self.nodes, matrix, own, everyone,
             np.full(len(everyone), SERVER), own.unsqueeze(0), None, None, ask,
         )  # fmt: skip
         return sent.rows[sent.index]
@@ -112,6 +110,8 @@ class StarExchange:
             heads.append(head)
             shares.append(share)
             members.append(member)
+        if not heads:
+            return own, accepted
         above = replace(round, links=torch.arange(len(heads)), memory={})
         result, passed = self.aggregation(own, torch.stack(heads), torch.stack(shares), above)
         for member, share in zip(members, passed, strict=True):
@@ -123,6 +123,9 @@ class GraphExchange:
     """``PeerExchange``: every node sends to its neighbours and aggregates what it receives.
 
     Weights are Metropolis-Hastings where links go both ways, else uniform over the received.
+
+    Attributes:
+        train: whose start the rule or adversaries look at; None where they do not.
     """
 
     def __init__(
@@ -137,11 +140,15 @@ class GraphExchange:
         self.bytes = 0
         self.pushed = False
         self.train: LocalTrain | None = None
+        self.start: Tensor | None = None
         self.verdict: Verdict | None = None
 
-    def __call__(self, models: Tensor, *, push: bool = False) -> Tensor:
+    def __call__(
+        self, models: Tensor, *, start: Tensor | None = None, push: bool = False
+    ) -> Tensor:
         links, size = self.neighbours, models.shape[-1]
         self.pushed = push
+        self.start = self.train.start if start is None and self.train is not None else start
         if push:
             self.bytes += links.edges * FLOAT_BYTES * size
             return mix(models, links, links.push(), links.push_own())
@@ -170,7 +177,7 @@ class GraphExchange:
             return result[torch.from_numpy(victims)], accepted
 
         return adversary(
-            self.round, np.arange(links.nodes), models, _start(self.train), links.senders,
+            self.round, np.arange(links.nodes), models, self.start, links.senders,
             links.receivers, models, links, weight, ask,
         )  # fmt: skip
 
@@ -179,10 +186,12 @@ class GraphExchange:
     ) -> tuple[Tensor, Tensor]:
         """(n, d) what ``receivers`` make of what was sent, and the (e,) acceptances."""
         rule, links = self.aggregation, self.neighbours
+        if len(receivers) == links.nodes and isinstance(rule, GramRule) and self._network(sent):
+            # Any centre close to the models does; a few of them give one.
+            products = gram(sent.rows, models[:: 1 + links.nodes // 8].mean(0))
+            if products.isfinite().all():
+                return self._combined(rule, products, models, sent, weight, round)
         result, accepted = models.clone(), torch.zeros(links.edges)
-        whole = len(receivers) == links.nodes and self._network(sent)
-        if whole and isinstance(rule, GramRule):
-            return self._combined(rule, models, sent, weight, round)
         for group, at in _by_degree(links, receivers, models.shape[-1]):
             out = rule(
                 models[group],
@@ -196,19 +205,19 @@ class GraphExchange:
     def _network(self, sent: Sent) -> bool:
         """Whether one Gram matrix of all that was sent serves every receiver."""
         rule = self.aggregation
-        return (
-            isinstance(rule, GramRule)
-            and not rule.uses
-            and type(rule).view is GramRule.view
-            and len(sent.rows) <= _MOST_ROWS
-            and bool(sent.rows.sum(-1).isfinite().all())
-        )
+        whole_vectors = type(rule).view is GramRule.view  # type: ignore[attr-defined]
+        return whole_vectors and not rule.uses and len(sent.rows) <= _MOST_ROWS
 
     def _combined(
-        self, rule: GramRule, models: Tensor, sent: Sent, weight: np.ndarray, round: Round
+        self,
+        rule: GramRule,
+        products: Tensor,
+        models: Tensor,
+        sent: Sent,
+        weight: np.ndarray,
+        round: Round,
     ) -> tuple[Tensor, Tensor]:
         links = self.neighbours
-        products = gram(sent.rows, models.mean(0))
         norms = torch.linalg.vector_norm(models, dim=-1).double().square()
         factors, accepted = np.zeros(links.edges, np.float32), torch.zeros(links.edges)
         for group, at in _by_degree(links, np.arange(links.nodes), 1):
@@ -225,12 +234,20 @@ class GraphExchange:
             share = torch.from_numpy(weight[at]).double()
             found, let = rule.combine(geometry, share, self._seen(round, group, at))
             factors[at], accepted[torch.from_numpy(at)] = found.float().numpy(), let.float()
-        own = 1 - np.bincount(links.receivers, weights=factors, minlength=links.nodes)
-        indexed = Neighbours(links.offsets, sent.index)
-        return mix(sent.rows, indexed, factors, own.astype(np.float32)), accepted
+        n, r = links.nodes, len(sent.rows)
+        own = (1 - np.bincount(links.receivers, factors, n)).astype(np.float32)
+        if 10 * (links.edges + n) < n * r:  # few links: in O(e d)
+            return mix(sent.rows, Neighbours(links.offsets, sent.index), factors, own), accepted
+        matrix = F.pad(torch.from_numpy(own).diag(), (0, r - n))
+        matrix.view(-1).index_add_(
+            0, torch.from_numpy(links.receivers * r + sent.index), torch.from_numpy(factors)
+        )
+        for columns in sent.rows.split(max(64, _CACHE_FLOATS // r), dim=1):
+            columns[:n].copy_(matrix @ columns)
+        return sent.rows[:n], accepted
 
     def _seen(self, round: Round, group: Tensor, at: Ints) -> Round:
-        start = _start(self.train)
+        start = self.start
         if start is not None:
             start = start.expand(self.neighbours.nodes, -1)[group]
         return replace(round, receivers=group, links=torch.from_numpy(at), start=start)
@@ -247,10 +264,6 @@ class GraphExchange:
         return (
             self.neighbours.metropolis() if self.neighbours.symmetric else self.neighbours.uniform()
         )
-
-
-def _start(train: LocalTrain | None) -> Tensor | None:
-    return None if train is None else train.start
 
 
 def mix(models: Tensor, links: Neighbours, weight: np.ndarray, own: np.ndarray) -> Tensor:

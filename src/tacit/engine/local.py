@@ -116,8 +116,10 @@ class LocalTrain:
         return LocalUpdates(self, job, start if overwrite else None)
 
     def mean_loss(self) -> float:
-        """The nodes' training losses, weighted by their rows; NaN if nobody trained."""
+        """The honest nodes' training losses, weighted by their rows; NaN if nobody trained."""
         known = ~self.losses.isnan()
+        if self.trainer.honest is not None:
+            known &= torch.from_numpy(np.isin(self.nodes, self.trainer.honest))
         rows = torch.from_numpy(self.rows)[known]
         return float((self.losses[known] * rows).sum() / rows.sum()) if len(rows) else float("nan")
 

@@ -33,6 +33,8 @@ from tacit.training.plan import Ints
 
 Row = dict[str, Any]
 
+# What a metric counts as where a model's outputs are no numbers; AUC and R2 stay undefined.
+_DIVERGED = {"accuracy": 0.0, "f1": 0.0, "loss": math.inf, "mae": math.inf}
 # Names in a checkpoint beside the algorithm's own.
 _MEMORY, _VERDICTS = "aggregation.", "verdicts"
 
@@ -58,7 +60,9 @@ class Result:
 
     Attributes:
         experiment: what was run.
-        metrics: one row per round.
+        metrics: one row per round. A model whose outputs have overflowed counts as wrong where they
+            are no numbers; "diverged", present where it is not 0, says on how many nodes' test rows
+            a loss is not finite.
         nodes: one row per node: its name, rows, and the last measured scores; where nodes have
             models of their own, the shared model's beside them under "shared_" names.
         baseline: what a model that knows only the training targets reaches, pooled.
@@ -242,6 +246,8 @@ class Session:
         model = experiment.layout.module(
             experiment.template, experiment.algorithm.model(self.state)
         ).eval()
+        if self.verdicts:
+            self.verdicts += self._unjudged(experiment.rounds)
         return Result(
             experiment, self.metrics, self._node_rows(), self.evaluator.baseline.pooled, model,
             vectors, f"{self.choice.engine}: {self.choice.reason}",
@@ -290,7 +296,8 @@ class Session:
             exchange = GraphExchange(self._graph, rule, round, self.adversary)
         else:
             exchange = StarExchange(topology, rule, nodes, round, n, self.adversary)
-        if "start" in rule.uses or (self.adversary and self.adversary.lies):
+        looks = "start" in rule.uses or (self.adversary and self.adversary.lies)
+        if looks and isinstance(exchange, GraphExchange):
             train.keeps_start = True
             exchange.train = train
         return exchange
@@ -336,8 +343,7 @@ class Session:
         accepted, senders = verdict.accepted[kept], torch.from_numpy(verdict.senders)[kept]
         total = torch.zeros(n).index_add_(0, senders, accepted.float())
         count = torch.zeros(n).index_add_(0, senders, torch.ones(len(senders)))
-        missing = torch.full((round - len(self.verdicts), n), torch.nan)
-        self.verdicts += [*missing, total / count]
+        self.verdicts += [*self._unjudged(round), total / count]
         if self.adversary is None:
             return {}
         away = accepted < 0.5
@@ -348,6 +354,10 @@ class Session:
         if away.any():
             row["verdict_precision"] = float(liar[away].float().mean())
         return row
+
+    def _unjudged(self, round: int) -> Tensor:
+        """The rows of the rounds up to this one in which nobody sent anything to be judged."""
+        return torch.full((round - len(self.verdicts), self.trainer.split.nodes), torch.nan)
 
     def _agreement(self, exchange: GraphExchange, round: int) -> Metrics:
         """How far apart the nodes' models are, and how fast the graph brings them together."""
@@ -370,10 +380,12 @@ class Session:
         vectors = self._models(round)
         self.own = self._measure(self.evaluator, vectors) if vectors is not None else None
         if vectors is None or algorithm.exchanges == "server":
-            self.shared = self.evaluator(algorithm.model(self.state))
+            self.shared = self._measure(self.evaluator, algorithm.model(self.state))
         row: Metrics = {}
         scores = self.own or self.shared
         assert scores is not None
+        if diverged := int((~np.isfinite(scores.nodes["loss"]) & (scores.rows > 0)).sum()):
+            row["diverged"] = diverged
         for name, values in scores.nodes.items():
             over_nodes = summary(name, values, scores.rows)
             row[name] = scores.pooled[name]
@@ -390,8 +402,8 @@ class Session:
         """Scores of (d,) or (n, d) models; of honest nodes alone, where test rows are shared."""
         shared = models.dim() == 2 and evaluator.test.nodes < len(models)
         if not shared or not len(self.malicious):
-            return evaluator(models)
-        found = evaluator(models[torch.from_numpy(self.honest)])
+            return _counted(evaluator(models))
+        found = _counted(evaluator(models[torch.from_numpy(self.honest)]))
         rows = np.zeros(len(models), np.int64)
         rows[self.honest] = found.rows
         nodes = {name: np.full(len(models), np.nan) for name in found.nodes}
@@ -424,6 +436,17 @@ class Session:
             row |= {f"baseline_{m}": float(v[baseline_at]) for m, v in baseline.nodes.items()}
             rows.append(row)
         return rows
+
+
+def _counted(scores: Scores) -> Scores:
+    """The scores, those of overflowed models counted as wrong."""
+    nodes, pooled = dict(scores.nodes), dict(scores.pooled)
+    for name in _DIVERGED.keys() & nodes.keys():
+        lost = np.isnan(nodes[name]) & (scores.rows > 0)
+        nodes[name] = np.where(lost, _DIVERGED[name], nodes[name])
+        if lost.any() and name != "f1":  # which is no mean over rows, and stays undefined
+            pooled[name] = summary(name, nodes[name], scores.rows).mean
+    return Scores(scores.rows, nodes, pooled)
 
 
 def _honest(data: Federation, honest: Ints) -> Federation:

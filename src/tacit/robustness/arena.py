@@ -1,6 +1,7 @@
 """Attacks against defences on topologies, all on the same data."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -34,7 +35,7 @@ def arena(
     On a graph the algorithm is ``Gossip()`` where the experiment's needs a server, and the other
     way round ``FedAvg()``. Every node's model is measured on all test rows together, for the few of
     one node tell too little about a defence. A cell that cannot work is not applicable, with the
-    reason; one in which training diverges counts as accuracy 0.
+    reason; one in which training diverges, or honest models overflow, counts as accuracy 0.
 
     Args:
         experiment: the data, the model and the training; its own attacks and rule are left out.
@@ -129,12 +130,17 @@ def _play(experiment: Experiment) -> Row:
             for name in ("verdict_recall", "verdict_precision")
             if (values := [row[name] for row in rounds if name in row])
         }
-        row = _measured("done", rounds[-1] | verdicts)
+        last = rounds[-1] | verdicts
+        if last.get("diverged"):
+            row = _measured("diverged by the end", last | {"worst_accuracy": 0.0})
+        else:
+            row = _measured("done", last)
     return row | {"seconds": time.perf_counter() - began}
 
 
 def _measured(outcome: str, values: Mapping[str, float] = {}) -> Row:
-    return {"outcome": outcome} | {name: values.get(name) for name in MEASURES} | {"seconds": 0.0}
+    known = {name: value for name, value in values.items() if math.isfinite(value)}
+    return {"outcome": outcome} | {name: known.get(name) for name in MEASURES} | {"seconds": 0.0}
 
 
 def _append(path: Path, line: bytes) -> None:

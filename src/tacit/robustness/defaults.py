@@ -48,10 +48,10 @@ def defences() -> Mapping[str, Defence]:
         "Multi-Krum": lambda k, f: rules.MultiKrum(f=f),
         "geometric median": rules.GeometricMedian(),
         "centered clipping": rules.CenteredClipping(),
-        "NNM, trimmed mean": lambda k, f: rules.NNM(f=f) | rules.TrimmedMean(f=f),
+        "NNM + trimmed mean": lambda k, f: rules.NNM(f=f) | rules.TrimmedMean(f=f),
         "BALANCE": rules.Balance(),
-        "clipped gossip": lambda k, f: rules.ClippedGossip(f=f),
         "CS+-RG": lambda k, f: rules.CSPlusRG(f=f),
+        "StepBound": lambda k, f: rules.StepBound(f=f),
     }
 
 

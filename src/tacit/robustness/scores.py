@@ -35,11 +35,11 @@ class Arena:
         """One flat row for each cell.
 
         "topology", "defence", "attack" by name, the "rule" as it is written in code, the "outcome"
-        ("done", "diverged in round 3" or "not applicable") and a "note" that says why, or what was
-        lowered. Over the honest nodes: "accuracy", "worst_accuracy" of the worst of them, "gap",
-        its change against the same defence without attack, "attack_success" and
-        "consensus_distance"; "verdict_recall" and "verdict_precision" over all rounds; "seconds".
-        None where there is no such value.
+        ("done", "diverged in round 3", "diverged by the end", where honest models have overflowed,
+        or "not applicable") and a "note" that says why, or what was lowered. Over the honest nodes:
+        "accuracy", "worst_accuracy" of the worst of them, "gap", its change against the same
+        defence without attack, "attack_success" and "consensus_distance"; "verdict_recall" and
+        "verdict_precision" over all rounds; "seconds". None where there is no such value.
         """
         alone = {
             (row["topology"], row["defence"]): row["worst_accuracy"]
@@ -177,13 +177,17 @@ class Arena:
         if not scored:
             return ["None of these defences can be used."]
         first = scored[0]
+        name, score = f"{first['defence']}, {first['rule']}", first["score"]
+        data = self.experiment.data
+        slack = noise("accuracy", score, len(data.test.y))
+        use = f"Use {name}."
+        if score <= 1 / data.classes + slack:
+            use = f"None withstands every attack; the best, {name}, is no better than guessing."
         says = [
-            f"Use {first['defence']}, {first['rule']}. In the worst case"
-            f" ({first['attack']}) the worst honest node is right in {first['score']:.1%};"
-            f" without attack in {first['unattacked']:.1%}."
+            f"{use} In the worst case ({first['attack']}) the worst honest node is right in"
+            f" {score:.1%}; without attack in {first['unattacked']:.1%}."
         ]
-        slack = noise("accuracy", first["score"], len(self.experiment.data.test.y))
-        equal = [row["defence"] for row in scored[1:] if first["score"] - row["score"] <= slack]
+        equal = [row["defence"] for row in scored[1:] if score - row["score"] <= slack]
         if equal:
             says.append(f"As good, as far as these test rows can tell: {', '.join(equal)}.")
         mean = next((row for row in scored[1:] if row["rule"] == "Mean()"), None)

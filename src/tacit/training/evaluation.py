@@ -127,7 +127,10 @@ class Evaluator:
     def _keep(self, output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """What the metrics need of (B, ...) outputs, and the (B,) losses."""
         losses = self.row_loss(output, y)
-        return (output.argmax(-1) if self.task == "sequence" else output), losses
+        if self.task != "sequence":
+            return output, losses
+        # No class where a model has overflowed: argmax of NaN would be one.
+        return output.argmax(-1).masked_fill(output.isnan().any(-1), -1), losses
 
 
 def _single_rows(loss: Loss) -> Loss:
