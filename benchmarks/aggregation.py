@@ -157,7 +157,7 @@ def network(size: Size) -> Contest:
     for i, row in enumerate(models):
         row += torch.randn(size.d, generator=draw) * (1 if i % 5 == 0 else 0.1)
     rule, round = Balance(), Round()
-    # An exchange may overwrite the models; the loop has to write elsewhere. Neither pays for memory.
+    # An exchange may overwrite the models, the loop writes elsewhere: neither pays for new memory.
     ours, theirs = models.clone(), torch.zeros_like(models)
     return Contest(
         "balance", "BALANCE, a round of a network, beside its edges", 5,
