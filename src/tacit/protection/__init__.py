@@ -1,0 +1,19 @@
+"""Protections: what is done to an update on its way, and what that guarantees to whom."""
+
+from tacit.protection.clip import AdaptiveClip, Clip
+from tacit.protection.noise import DPSGD, GaussianNoise, LaplaceNoise, Noise, SkellamNoise
+from tacit.protection.secure import SecureAggregation
+
+Protection = Clip | AdaptiveClip | Noise | DPSGD | SecureAggregation
+
+__all__ = [
+    "DPSGD",
+    "AdaptiveClip",
+    "Clip",
+    "GaussianNoise",
+    "LaplaceNoise",
+    "Noise",
+    "Protection",
+    "SecureAggregation",
+    "SkellamNoise",
+]
