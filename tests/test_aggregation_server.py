@@ -515,3 +515,9 @@ def test_too_many_subsets_are_refused(rule: Aggregation) -> None:
 def test_settings_out_of_range_are_refused(wrong: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         wrong()  # type: ignore[operator]
+
+
+def test_multi_krum_averages_what_is_left_after_a_vector_that_is_not_finite() -> None:
+    x = drawn(7, 3)
+    x[2] = torch.nan
+    assert served(MultiKrum(2, m=7), x).accepted.tolist() == [1, 1, 0, 1, 1, 1, 1]

@@ -448,3 +448,36 @@ def test_where_only_nodes_without_rows_send_numbers_own_is_kept(rule: Any):
     nobody = rule(torch.ones(1), column(NAN, math.inf), torch.tensor([0.5, 0.5]))
     assert nobody.result.tolist() == [1]
     assert nobody.accepted.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("rule", [tacit.GTSRG(1), tacit.CSPlusRG(1), tacit.Balance(), tacit.NNA(1)])
+@pytest.mark.parametrize("size", [1e7, 1e12, 1e30])
+def test_one_huge_model_does_not_blur_the_others(rule: Aggregation, size: float) -> None:
+    """Whichever row it is; each receiver's own call of the rule is what the network's must give."""
+    draw = torch.Generator().manual_seed(0)
+    links = tacit.Complete().graph(9, 0, 0)
+    for row in (0, 4):
+        models = 1 + 0.1 * torch.randn(9, 5, generator=draw)
+        models[row] = size
+        alone = [
+            rule(models[i], models[links.senders[links.receivers == i]], torch.full((8,), 1 / 9))
+            for i in range(9)
+            if i != row
+        ]
+        found = GraphExchange(links, rule, Round())(models.clone())
+        for i, expected in zip([i for i in range(9) if i != row], alone, strict=True):
+            torch.testing.assert_close(found[i], expected.result, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mean_drops_what_poisoned_training_made_of_a_model() -> None:
+    poisoner = adversary((says(0), [1]))
+    poisoner.attacks, poisoner.lies = [], False
+    exchange = star(tacit.Mean(), adversary=poisoner, n=3)
+    even = torch.full((3,), 1 / 3)
+    torch.testing.assert_close(
+        exchange(torch.ones(1), column(1, NAN, 3), even), torch.tensor([2.0])
+    )
+    assert exchange.verdict.accepted.tolist() == [1, 0, 1]
+    gossip = graph(tacit.Mean(), PATH, poisoner)
+    assert gossip(column(0, NAN, 6, 9, 5))[2:].isfinite().all()
+    assert gossip.verdict.accepted.min() == 0

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -147,10 +147,34 @@ class Experiment:
         """
         if (plan := self.plan) is None:
             return 0
-        rounds = 1 if isinstance(plan, Graph) and plan.static else self.rounds
-        received = [_received(plan, self.data.nodes, self.seed, round) for round in range(rounds)]
-        counts = np.concatenate(received)
-        return int(min(counts[counts > 0], default=0))
+        counts = [np.bincount(receivers) for _, receivers in self._links()]
+        if isinstance(plan, Hierarchical):
+            counts += [np.array([np.count_nonzero(groups)]) for groups in counts]
+        received = np.concatenate(counts)
+        return int(min(received[received > 0], default=0))
+
+    def exposure(self, malicious: Ints) -> int:
+        """The most of these nodes that any other one, or a server, hears in a round."""
+        most = 0
+        for senders, receivers in self._links():
+            lies = np.isin(senders, malicious) & ~np.isin(receivers, malicious)
+            most = max(most, *np.bincount(receivers[lies], minlength=1))
+        return most
+
+    def _links(self) -> Iterator[tuple[Ints, Ints]]:
+        """(e,) senders and receivers of each round that differs; servers come after the nodes."""
+        plan, n, seed = self.plan, self.data.nodes, self.seed
+        static = plan.static if isinstance(plan, Graph) else getattr(plan, "cohort", 0) is None
+        for round in range(1 if static else self.rounds):
+            if isinstance(plan, Graph):
+                links = plan.graph(n, seed, round)
+                yield links.senders, links.receivers
+            elif plan is not None:
+                cohort = plan.sample(n, seed, round)
+                if isinstance(plan, Hierarchical):
+                    yield cohort, n + plan.group_of(n)[cohort]
+                else:
+                    yield cohort, np.full_like(cohort, n)
 
     @property
     def plan(self) -> Topology | None:
@@ -232,6 +256,12 @@ class Experiment:
                 f"aggregation.root: {rule!r} needs a clean root data set under a server; give"
                 f" {type(rule).__name__}(root=(x, y)), or use Median()"
             )
+        early = isinstance(self.algorithm, Gossip) and self.algorithm.mix == "before"
+        if "start" in rule.uses and early:
+            raise InputError(
+                f"aggregation: {rule!r} measures by the receiver's own training step, but here"
+                " models are sent from before it; use Gossip(mix='after'), or Balance()"
+            )
         if "start" in rule.uses and "root" not in rule.uses and not graph:
             raise InputError(
                 f"aggregation: {rule!r} measures by the receiver's own training step, and a server"
@@ -268,6 +298,11 @@ class Experiment:
                     f"attack: {attack!r} needs neighbours to tell different lies; use Gossip()"
                     " as the algorithm, or another attack"
                 )
+            if isinstance(self.algorithm, Gossip) and self.algorithm.mix == "before":
+                raise InputError(
+                    f"attack: {attack!r} changes what was learned in a round, but here models are"
+                    " sent from before the training; use Gossip(mix='after')"
+                )
             if isinstance(self.algorithm, PushSum) or self.algorithm.exchanges == "nobody":
                 raise InputError(
                     f"attack: {attack!r} changes what nodes send, which does not work with"
@@ -298,17 +333,6 @@ class Experiment:
         """A hash of the whole description: equal for the same experiment on any machine."""
         text = json.dumps(self.description(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _received(plan: Topology, nodes: int, seed: int, round: int) -> Ints:
-    """How many vectors each receiver gets in a round."""
-    if isinstance(plan, Graph):
-        return plan.graph(nodes, seed, round).degree
-    cohort = plan.sample(nodes, seed, round)
-    if isinstance(plan, Star):
-        return np.array([len(cohort)])
-    groups = np.bincount(plan.group_of(nodes)[cohort])
-    return np.append(groups, np.count_nonzero(groups))
 
 
 def _nearest(rule: Aggregation, k: int) -> str:

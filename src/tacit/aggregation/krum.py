@@ -51,7 +51,8 @@ class MultiKrum(Tolerant, GramRule):
 
     def combine(self, geometry: Geometry, weight: Tensor, round: Round) -> tuple[Tensor, Tensor]:
         score = scores(geometry.between, self.f)
-        m = self.m or score.shape[-1] - self.f
+        k = score.shape[-1]
+        m = min(self.m or k - self.f, k)  # fewer are left where some were not finite
         best = score.topk(m, largest=False).indices
         chosen = torch.zeros_like(score).scatter_(-1, best, 1)
         return chosen * (weight.sum(-1, keepdim=True) / m), chosen

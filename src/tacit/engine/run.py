@@ -337,7 +337,10 @@ class Session:
         return lambda model: LocalTrain(root, np.array([0]), round)(model).matrix()[0]
 
     def _judge(self, verdict: Verdict, round: int) -> Metrics:
-        """How well the rule told liars from honest nodes, over the links to honest receivers."""
+        """How well the rule told liars from honest nodes, over the links to honest receivers.
+
+        Turned away is what counts less than half as much as its receiver's inputs on average.
+        """
         n = self.trainer.split.nodes
         kept = torch.from_numpy(~np.isin(verdict.receivers, self.malicious))
         accepted, senders = verdict.accepted[kept], torch.from_numpy(verdict.senders)[kept]
@@ -346,7 +349,11 @@ class Session:
         self.verdicts += [*self._unjudged(round), total / count]
         if self.adversary is None:
             return {}
-        away = accepted < 0.5
+        # A rule may let a part of every vector through, as the median does of its coordinates.
+        receivers = torch.from_numpy(verdict.receivers[kept.numpy()]) + 1
+        share = torch.zeros(n + 1).index_add_(0, receivers, accepted.float())
+        share /= torch.zeros(n + 1).index_add_(0, receivers, torch.ones(len(receivers)))
+        away = (accepted < 0.5 * share[receivers]) | (accepted == 0)
         liar = torch.from_numpy(np.isin(senders.numpy(), self.malicious))
         row: Metrics = {}
         if liar.any():
