@@ -26,7 +26,7 @@ class MultiKrum(Tolerant, GramRule):
 
     Attributes:
         f: liars tolerated among the received, 0 or more; k >= 2 f + 3.
-        m: how many are averaged; k - f if None.
+        m: how many are averaged, k at most; k - f if None.
 
     Raises:
         InputError: a setting out of its range.
@@ -51,7 +51,8 @@ class MultiKrum(Tolerant, GramRule):
 
     def combine(self, geometry: Geometry, weight: Tensor, round: Round) -> tuple[Tensor, Tensor]:
         score = scores(geometry.between, self.f)
-        m = self.m or score.shape[-1] - self.f
+        # Fewer than m are left where some of the received were no numbers.
+        m = min(self.m or score.shape[-1] - self.f, score.shape[-1])
         best = score.topk(m, largest=False).indices
         chosen = torch.zeros_like(score).scatter_(-1, best, 1)
         return chosen * (weight.sum(-1, keepdim=True) / m), chosen

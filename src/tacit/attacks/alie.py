@@ -43,9 +43,9 @@ def support(n: int, m: int) -> float:
     """z = Phi^-1((n - m - h) / (n - m)) with h = floor(n/2 + 1) - m honest supporters needed.
 
     Where the m liars are a majority alone, or need every honest node, the formula is infinite; one
-    supporter more, or one less, than there are honest nodes is then reckoned with.
+    supporter more, or one less, than there are honest nodes (at least 1) is then reckoned with.
     """
-    honest = n - m
+    honest = max(n - m, 1)
     share = (honest - (math.floor(n / 2 + 1) - m)) / honest
     return NormalDist().inv_cdf(min(max(share, 1 / (honest + 1)), honest / (honest + 1)))
 

@@ -87,13 +87,14 @@ class View:
 
     @property
     def sample(self) -> Tensor:
-        """(s, d) vectors like those that honest nodes send: theirs, or at least the colluders'."""
-        return self.own if self._secrets is None else self._secrets.vectors
+        """(s, d) vectors like those that honest nodes send: theirs, or the colluders' own where
+        these are not known, or no honest node sends in this round."""
+        return self._secrets.vectors if self._secrets and len(self._secrets.nodes) else self.own
 
     @property
     def sample_starts(self) -> Tensor:
         """(s, d) where the training of each of ``sample`` began."""
-        return self.starts if self._secrets is None else self._secrets.starts
+        return self._secrets.starts if self._secrets and len(self._secrets.nodes) else self.starts
 
     def ask(self, lies: Tensor) -> Aggregated:
         """What the victims' own rule makes of lies.
