@@ -349,7 +349,8 @@ def test_fang_trim_of_colluders_draws_three_to_four_deviations_off():
 )
 def test_where_no_honest_node_sends_colluders_go_by_their_own_vectors(attack):
     lies = attack.lie(under_server(drawn(0, 0, 4), drawn(1, 3, 4)))
-    assert lies.shape == (3, 4) and lies.isfinite().all()
+    assert lies.shape == (3, 4)
+    assert lies.isfinite().all()
 
 
 def linked(n: int, *pairs: tuple[int, int]) -> Neighbours:

@@ -227,10 +227,10 @@ class Experiment:
                     f" {k} {where}; {_nearest(rule, k)}"
                 )
             rule.check(k)
-        if "root" in rule.uses and not graph and getattr(rule, "root", None) is None:
+        if "root" in rule.uses and not graph and rule.root is None:
             raise InputError(
                 f"aggregation.root: {rule!r} needs a clean root data set under a server; give"
-                f" {type(rule).__name__}(root=(x, y)), or use Median()"
+                " FLTrust(root=(x, y)), or use Median()"
             )
         if "start" in rule.uses and "root" not in rule.uses and not graph:
             raise InputError(

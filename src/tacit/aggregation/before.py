@@ -101,6 +101,13 @@ class _Before(Aggregation):
         return self.rule.uses
 
     @property
+    def root(self) -> tuple[Tensor, Tensor] | None:
+        return self.rule.root
+
+    def traffic(self, links: int, accepted: int, size: int) -> int:
+        return self.rule.traffic(links, accepted, size)
+
+    @property
     def least(self) -> int:
         return next(k for k in count(self.first.least) if self.first.outputs(k) >= self.rule.least)
 
@@ -134,6 +141,10 @@ class _BeforeGram(_Before, GramRule):
     rule: GramRule
 
     aggregate = GramRule.aggregate
+
+    @property
+    def whole(self) -> bool:
+        return self.rule.whole
 
     def view(self, vectors: Tensor, round: Round) -> Tensor:
         return self.rule.view(vectors, round)

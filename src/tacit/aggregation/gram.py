@@ -110,6 +110,11 @@ class GramRule(Aggregation):
             (..., k) coefficients c, and (..., k) acceptances (see ``Aggregated``).
         """
 
+    @property
+    def whole(self) -> bool:
+        """Whether distances are those of the vectors themselves, and not of a ``view``."""
+        return type(self).view is GramRule.view
+
     def view(self, vectors: Tensor, round: Round) -> Tensor:
         """(..., d) vectors to what the distances are taken of: a sketch, or some coordinates."""
         return vectors
@@ -120,7 +125,7 @@ class GramRule(Aggregation):
         """See ``Aggregation``: where the products are finite, so was every vector."""
         round = round or Round()
         self.check(received.shape[-2])
-        if type(self).view is GramRule.view:
+        if self.whole:
             try:
                 return self._decide(Seen(received, own, strict=True), own, received, weight, round)
             except NotFinite:

@@ -186,9 +186,12 @@ class GraphExchange:
     ) -> tuple[Tensor, Tensor]:
         """(n, d) what ``receivers`` make of what was sent, and the (e,) acceptances."""
         rule, links = self.aggregation, self.neighbours
-        if len(receivers) == links.nodes and isinstance(rule, GramRule) and self._network(sent):
-            # Any centre close to the models does; a few of them give one.
-            products = gram(sent.rows, models[:: 1 + links.nodes // 8].mean(0))
+        # One Gram matrix of all that was sent serves every receiver.
+        network = len(receivers) == links.nodes and len(sent.rows) <= _MOST_ROWS
+        if network and isinstance(rule, GramRule) and rule.whole and not rule.uses:
+            # Any centre close to most models does. The median of a few: a mean goes wherever one
+            # poisoned model has diverged to, from where the honest ones are told apart no more.
+            products = gram(sent.rows, models[:: 1 + links.nodes // 8].median(0).values)
             if products.isfinite().all():
                 return self._combined(rule, products, models, sent, weight, round)
         result, accepted = models.clone(), torch.zeros(links.edges)
@@ -201,12 +204,6 @@ class GraphExchange:
             )
             result[group], accepted[torch.from_numpy(at)] = out
         return result, accepted
-
-    def _network(self, sent: Sent) -> bool:
-        """Whether one Gram matrix of all that was sent serves every receiver."""
-        rule = self.aggregation
-        whole_vectors = type(rule).view is GramRule.view  # type: ignore[attr-defined]
-        return whole_vectors and not rule.uses and len(sent.rows) <= _MOST_ROWS
 
     def _combined(
         self,
