@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from tacit.errors import InputError
 from tacit.topology.neighbours import Ints, Neighbours
 
 Knowledge = Literal["own", "colluders", "all", "defence"]
-LEVELS: tuple[Knowledge, ...] = ("own", "colluders", "all", "defence")
+LEVELS: tuple[Knowledge, ...] = get_args(Knowledge)
 
 
 @dataclass(frozen=True, eq=False)

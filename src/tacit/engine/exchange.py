@@ -71,9 +71,8 @@ class StarExchange:
         if self.adversary is not None:
             matrix = self._lied(self.adversary, own, matrix, weight)
         result, accepted = self._aggregate(own, matrix, weight, self.round)
-        if self.verdict is None and not (self.aggregation.streams and not lying):
-            receivers = np.full(links, SERVER)[: len(self.nodes)]
-            self.verdict = Verdict(self.nodes, receivers, accepted)
+        if self.verdict is None and (lying or not self.aggregation.streams):
+            self.verdict = Verdict(self.nodes, np.full(len(self.nodes), SERVER), accepted)
         return result
 
     def _lied(self, adversary: Adversary, own: Tensor, matrix: Tensor, weight: Tensor) -> Tensor:
