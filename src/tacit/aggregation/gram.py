@@ -46,8 +46,7 @@ class Geometry:
     @cached_property
     def between(self) -> Tensor:
         """(..., k, k) squared distances between the received vectors."""
-        squares = self.gram.diagonal(dim1=-2, dim2=-1)
-        return (squares.unsqueeze(-1) + squares.unsqueeze(-2) - 2 * self.gram).clamp_(min=0)
+        return between(self.gram)
 
     def mixed(self, matrix: Tensor) -> "Geometry":
         """Of (..., m, k) combinations of the differences."""
@@ -67,25 +66,29 @@ class Seen(Geometry):
     If ``strict``, products that are not finite raise ``NotFinite``.
     """
 
+    vectors: Tensor
+    centre: Tensor
+    strict: bool
+
     def __init__(self, vectors: Tensor, centre: Tensor, *, strict: bool = False) -> None:
         self.__dict__.update(vectors=vectors, centre=centre, strict=strict)
 
     @cached_property
     def gram(self) -> Tensor:
-        return self._checked(gram(self.__dict__["vectors"], self.__dict__["centre"]))
+        return self._checked(gram(self.vectors, self.centre))
 
     @cached_property
     def own(self) -> Tensor:
-        return self.__dict__["centre"].double().square().sum(-1)
+        return self.centre.double().square().sum(-1)
 
     @cached_property
     def squares(self) -> Tensor:
         if "gram" in self.__dict__:
             return super().squares
-        return self._checked(squares(self.__dict__["vectors"], self.__dict__["centre"]))
+        return self._checked(squares(self.vectors, self.centre))
 
     def _checked(self, products: Tensor) -> Tensor:
-        if self.__dict__["strict"] and not products.isfinite().all():
+        if self.strict and not products.isfinite().all():
             raise NotFinite
         return products
 
@@ -194,6 +197,12 @@ def _width(vectors: Tensor) -> int:
 
 def _blocks(vectors: Tensor, centre: Tensor, width: int) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(vectors.split(width, -1), centre.unsqueeze(-2).split(width, -1), strict=True)
+
+
+def between(products: Tensor) -> Tensor:
+    """(..., k, k) squared distances from (..., k, k) inner products."""
+    lengths = products.diagonal(dim1=-2, dim2=-1)
+    return (lengths.unsqueeze(-1) + lengths.unsqueeze(-2) - 2 * products).clamp_(min=0)
 
 
 def combination(own: Tensor, vectors: Tensor, coefficients: Tensor) -> Tensor:

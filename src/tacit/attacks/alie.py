@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from tacit.attacks.base import UpdateAttack
 from tacit.attacks.estimates import from_all, spread
-from tacit.attacks.search import strongest
+from tacit.attacks.search import farthest
 from tacit.attacks.view import Knowledge, View
 
 
@@ -64,13 +63,4 @@ class OptimalALIE(UpdateAttack):
     equivocates: ClassVar[bool] = True
 
     def lie(self, view: View) -> Tensor:
-        mean = view.sample.mean(0)
-        one = torch.ones(len(view.secrets.victims))
-        return strongest(
-            view,
-            mean,
-            -spread(view.sample),
-            lambda result: (result - mean).norm(dim=-1),
-            0.01 * one,
-            1000 * one,
-        )
+        return farthest(view, view.sample.mean(0), -spread(view.sample))
