@@ -358,6 +358,7 @@ def test_a_composition_says_what_it_tolerates() -> None:
         (lambda: NNM(-1), "aggregation.f: -1"),
         (lambda: ARC(0.5), "aggregation.f: 0.5"),
         (lambda: Bucketing(0), "aggregation.s: 0"),
+        (lambda: Bucketing(2.5), "aggregation.s: 2.5"),  # type: ignore[arg-type]
         (lambda: Clip(0), "aggregation.norm: 0"),
     ],
 )

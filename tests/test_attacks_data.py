@@ -188,6 +188,8 @@ def test_noise_has_the_given_deviation_and_leaves_targets() -> None:
 
 
 def test_duplicates() -> None:
+    with pytest.raises(tacit.InputError, match="attack.times: 2.5"):
+        Duplicates(times=2.5)  # type: ignore[arg-type]
     x, y = poison(Duplicates(times=3), X, Y)
     assert torch.equal(x, torch.cat([X, X, X]))
     assert y.tolist() == Y.tolist() * 3

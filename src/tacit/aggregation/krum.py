@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tacit.aggregation.gram import Geometry, GramRule
 from tacit.aggregation.rule import Round, Tolerant
-from tacit.errors import require
+from tacit.errors import require_whole
 
 
 def scores(between: Tensor, f: int) -> Tensor:
@@ -36,8 +36,8 @@ class MultiKrum(Tolerant, GramRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        good = self.m is None or (isinstance(self.m, int) and self.m >= 1)
-        require(good, "aggregation.m", self.m, "a whole number, 1 or more, or None")
+        if self.m is not None:
+            require_whole(1, "aggregation.m", self.m)
 
     @property
     def least(self) -> int:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from tacit.errors import InputError, require
+from tacit.errors import InputError, require_whole
 
 Aid = Literal["start", "loss", "root", "memory"]
 
@@ -171,8 +171,7 @@ class Tolerant:
     f: int
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.f, int) and self.f >= 0
-        require(whole, "aggregation.f", self.f, "a whole number, 0 or more")
+        require_whole(0, "aggregation.f", self.f)
 
     @property
     def least(self) -> int:
