@@ -176,7 +176,7 @@ class Session:
         )  # fmt: skip
         measured = _honest(experiment.data, self.honest)
         self.evaluator = self._evaluator(measured)
-        triggered = probes(experiment.data, experiment.attacks, self.honest)
+        triggered = probes(measured, experiment.attacks)
         self.success = self._evaluator(replace(measured, test=triggered)) if triggered else None
         self.state: State = experiment.algorithm.init(experiment.start(), data.nodes, layout)
         self.metrics = MetricRows()
