@@ -21,7 +21,7 @@ from tacit.algorithms import LEARN, Algorithm, FedAvg, Gossip, PushSum
 from tacit.attacks.base import Attack, DataAttack, UpdateAttack
 from tacit.attacks.placement import chosen
 from tacit.data import Contract, Federation, check
-from tacit.errors import InputError
+from tacit.errors import InputError, require, require_whole
 from tacit.layout import Layout, template
 from tacit.randomness import torch_seed
 from tacit.topology import Complete, Graph, Hierarchical, Ring, Star
@@ -80,28 +80,16 @@ class Experiment:
                 wanted = getattr(kind, "__name__", "topology")
                 given = repr(value) if len(repr(value)) < 80 else type(value).__name__
                 raise InputError(f"{name}: {given} was given; allowed is tacit's {wanted}")
-        if not isinstance(self.aggregation, Aggregation):
-            raise InputError(
-                f"aggregation: {self.aggregation!r} was given; allowed is a rule such as Mean()"
-            )
-        if not all(isinstance(attack, Attack) for attack in self.attacks):
-            raise InputError(
-                f"attack: {self.attack!r} was given; allowed is None, one of tacit.attacks, or a"
-                " list of them"
-            )
+        rule = isinstance(self.aggregation, Aggregation)
+        require(rule, "aggregation", self.aggregation, "a rule such as Mean()")
+        lying = all(isinstance(attack, Attack) for attack in self.attacks)
+        allowed = "None, one of tacit.attacks, or a list of them"
+        require(lying, "attack", self.attack, allowed)
         for name in ("model", "loss"):
-            if not callable(getattr(self, name)):
-                raise InputError(
-                    f"{name}: {getattr(self, name)!r} was given; allowed is a function"
-                )
+            require(callable(getattr(self, name)), name, getattr(self, name), "a function")
         for name in ("rounds", "evaluate_every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(
-                    f"{name}: {value!r} was given; allowed is a whole number, 1 or more"
-                )
-        if not isinstance(self.seed, int):
-            raise InputError(f"seed: {self.seed!r} was given; allowed is a whole number")
+            require_whole(1, name, getattr(self, name))
+        require(isinstance(self.seed, int), "seed", self.seed, "a whole number")
         if self.protection and not self.aggregation.streams:
             raise InputError(
                 f"protection: {list(self.protection)!r} was given, but {self.aggregation!r} needs"
@@ -118,7 +106,7 @@ class Experiment:
         """The adversaries, in the order in which they act."""
         if self.attack is None:
             return ()
-        return (self.attack,) if isinstance(self.attack, Attack) else tuple(self.attack)
+        return tuple(self.attack) if isinstance(self.attack, Sequence) else (self.attack,)
 
     @cached_property
     def placed(self) -> tuple[Ints, ...]:
@@ -251,10 +239,10 @@ class Experiment:
                     f" {k} {where}; {_nearest(rule, k)}"
                 )
             rule.check(k)
-        if "root" in rule.uses and not graph and getattr(rule, "root", None) is None:
+        if "root" in rule.uses and not graph and rule.root is None:
             raise InputError(
                 f"aggregation.root: {rule!r} needs a clean root data set under a server; give"
-                f" {type(rule).__name__}(root=(x, y)), or use Median()"
+                " FLTrust(root=(x, y)), or use Median()"
             )
         early = isinstance(self.algorithm, Gossip) and self.algorithm.mix == "before"
         if "start" in rule.uses and early:

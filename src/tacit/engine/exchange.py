@@ -77,8 +77,7 @@ class StarExchange:
         result, accepted = self._aggregate(own, matrix, weight, self.round)
         judged = not self.aggregation.streams or lying or not accepted.all()
         if self.verdict is None and judged:
-            receivers = np.full(links, SERVER)[: len(self.nodes)]
-            self.verdict = Verdict(self.nodes, receivers, accepted)
+            self.verdict = Verdict(self.nodes, np.full(len(self.nodes), SERVER), accepted)
         return result
 
     def _lied(self, adversary: Adversary, own: Tensor, matrix: Tensor, weight: Tensor) -> Tensor:
@@ -193,7 +192,9 @@ class GraphExchange:
     ) -> tuple[Tensor, Tensor]:
         """(n, d) what ``receivers`` make of what was sent, and the (e,) acceptances."""
         rule, links = self.aggregation, self.neighbours
-        if len(receivers) == links.nodes and isinstance(rule, GramRule) and self._network(sent):
+        # One Gram matrix of all that was sent serves every receiver.
+        network = len(receivers) == links.nodes and len(sent.rows) <= _MOST_ROWS
+        if network and isinstance(rule, GramRule) and rule.whole and not rule.uses:
             # Any centre close to the models does; a few of them give one.
             products = gram(sent.rows, models[:: 1 + links.nodes // 8].mean(0))
             combined = self._combined(rule, products, models, sent, weight, round)
@@ -209,12 +210,6 @@ class GraphExchange:
             )
             result[group], accepted[torch.from_numpy(at)] = out
         return result, accepted
-
-    def _network(self, sent: Sent) -> bool:
-        """Whether one Gram matrix of all that was sent serves every receiver."""
-        rule = self.aggregation
-        whole_vectors = type(rule).view is GramRule.view  # type: ignore[attr-defined]
-        return whole_vectors and not rule.uses and len(sent.rows) <= _MOST_ROWS
 
     def _combined(
         self,

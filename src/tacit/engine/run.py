@@ -176,7 +176,7 @@ class Session:
         )  # fmt: skip
         measured = _honest(experiment.data, self.honest)
         self.evaluator = self._evaluator(measured)
-        triggered = probes(experiment.data, experiment.attacks, self.honest)
+        triggered = probes(measured, experiment.attacks)
         self.success = self._evaluator(replace(measured, test=triggered)) if triggered else None
         self.state: State = experiment.algorithm.init(experiment.start(), data.nodes, layout)
         self.metrics = MetricRows()
@@ -328,11 +328,12 @@ class Session:
 
     def _root(self, round: int) -> Callable[[Tensor], Tensor]:
         """Training on the server's clean root rows, as a node trains on its own."""
-        x, y = getattr(self.experiment.aggregation, "root")  # noqa: B009
-        split, trainer = Split.pack([(torch.as_tensor(x), torch.as_tensor(y))]), self.trainer
+        rows, trainer = self.experiment.aggregation.root, self.trainer
+        assert rows is not None
         root = Trainer(
-            split, ("the server's root rows",), trainer.layout, self.training, trainer.lowering,
-            None, seed=trainer.seed, rounds=trainer.rounds, least=trainer.least,
+            Split.pack([rows]), ("the server's root rows",), trainer.layout,
+            self.training, trainer.lowering, None, seed=trainer.seed,
+            rounds=trainer.rounds, least=trainer.least,
         )  # fmt: skip
         return lambda model: LocalTrain(root, np.array([0]), round)(model).matrix()[0]
 
