@@ -280,9 +280,17 @@ def test_sizes_for_people(size: float, words: str) -> None:
 
 def test_more_liars_than_a_rule_tolerates_are_told() -> None:
     """Node "0" of a complete graph of 6 hears 2 liars, and so does every other honest node."""
-    plan = dict(algorithm=Gossip(), topology=tacit.Complete(), aggregation=tacit.TrimmedMean(1))
-    assert "more than f = 1" not in said(**plan, attack=ALIE(nodes=("0",)))
-    assert "hears up to 2 liars, more than f = 1" in said(**plan, attack=ALIE(nodes=("0", "1")))
+
+    def told(*liars: str) -> str:
+        return said(
+            algorithm=Gossip(),
+            topology=tacit.Complete(),
+            aggregation=tacit.TrimmedMean(1),
+            attack=ALIE(nodes=liars),
+        )
+
+    assert "more than f = 1" not in told("0")
+    assert "hears up to 2 liars, more than f = 1" in told("0", "1")
 
 
 def test_nothing_is_learned_of_models_from_before_the_training() -> None:
