@@ -53,3 +53,9 @@ def require(condition: bool, field: str, given: object, allowed: str) -> None:
     """Refuse a setting with one sentence."""
     if not condition:
         raise InputError(f"{field}: {given!r} was given; allowed is {allowed}")
+
+
+def require_whole(least: int, field: str, given: object) -> None:
+    """Refuse a setting that is no whole number, or below ``least``, with one sentence."""
+    whole = isinstance(given, int) and given >= least
+    require(whole, field, given, f"a whole number, {least} or more")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tacit.aggregation.gram import Geometry, GramRule, Seen, combinations
 from tacit.aggregation.rule import Aggregated, Aggregation, Aid, Round, Tolerant
-from tacit.errors import InputError, require
+from tacit.errors import InputError, require_whole
 from tacit.randomness import key, words
 
 
@@ -101,6 +101,13 @@ class _Before(Aggregation):
         return self.rule.uses
 
     @property
+    def root(self) -> tuple[Tensor, Tensor] | None:
+        return self.rule.root
+
+    def traffic(self, links: int, accepted: int, size: int) -> int:
+        return self.rule.traffic(links, accepted, size)
+
+    @property
     def least(self) -> int:
         return next(k for k in count(self.first.least) if self.first.outputs(k) >= self.rule.least)
 
@@ -134,6 +141,10 @@ class _BeforeGram(_Before, GramRule):
     rule: GramRule
 
     aggregate = GramRule.aggregate
+
+    @property
+    def whole(self) -> bool:
+        return self.rule.whole
 
     def view(self, vectors: Tensor, round: Round) -> Tensor:
         return self.rule.view(vectors, round)
@@ -201,7 +212,7 @@ class Bucketing(PreAggregation):
     one_to_one: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        require(self.s >= 1, "aggregation.s", self.s, "1 or more")
+        require_whole(1, "aggregation.s", self.s)
 
     def outputs(self, k: int) -> int:
         return -(-k // self.s)

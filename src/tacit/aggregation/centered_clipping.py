@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tacit.aggregation.gram import Geometry, GramRule
 from tacit.aggregation.rule import Round
-from tacit.errors import require
+from tacit.errors import require, require_whole
 
 
 def clip_factors(squares: Tensor, radius: float | Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class CenteredClipping(GramRule):
 
     def __post_init__(self) -> None:
         require(self.tau > 0, "aggregation.tau", self.tau, "a number above 0")
-        require(self.steps >= 1, "aggregation.steps", self.steps, "1 or more")
+        require_whole(1, "aggregation.steps", self.steps)
 
     def tolerates(self, k: int) -> str:
         return (

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from tacit.errors import InputError, require
+from tacit.errors import InputError, require_whole
 
 Aid = Literal["start", "loss", "root", "memory"]
 
@@ -74,6 +74,11 @@ class Aggregation(ABC):
 
     streams: ClassVar[bool] = False
     uses: ClassVar[frozenset[Aid]] = frozenset()
+
+    @property
+    def root(self) -> tuple[Tensor, Tensor] | None:
+        """Clean rows (x (N, ...), y (N, ...)) for a server's ``Round.root``, or None."""
+        return None
 
     @property
     def least(self) -> int:
@@ -166,8 +171,7 @@ class Tolerant:
     f: int
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.f, int) and self.f >= 0
-        require(whole, "aggregation.f", self.f, "a whole number, 0 or more")
+        require_whole(0, "aggregation.f", self.f)
 
     @property
     def least(self) -> int:

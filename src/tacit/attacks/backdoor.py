@@ -13,7 +13,7 @@ from tacit.attacks.base import DataAttack
 from tacit.attacks.labels import need_labels
 from tacit.attacks.rows import need_numbers, some
 from tacit.data.federation import Federation
-from tacit.errors import InputError, require
+from tacit.errors import InputError, require, require_whole
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Patch(Trigger):
     size: int = 3
 
     def __post_init__(self) -> None:
-        require(self.size >= 1, "attack.trigger.size", self.size, "a whole number, 1 or more")
+        require_whole(1, "attack.trigger.size", self.size)
 
     def entries(self, row: Sequence[int]) -> Tensor:
         side = isqrt(row[0])

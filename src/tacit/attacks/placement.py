@@ -7,7 +7,7 @@ from math import floor
 
 import numpy as np
 
-from tacit.errors import InputError, require
+from tacit.errors import InputError, require, require_whole
 from tacit.randomness import generator
 from tacit.topology.neighbours import Ints, Neighbours
 
@@ -74,8 +74,8 @@ class Around(Placement):
     count: int | None = None
 
     def __post_init__(self) -> None:
-        allowed = "a whole number, 1 or more, or None"
-        require(self.count is None or self.count >= 1, "attack.nodes.count", self.count, allowed)
+        if self.count is not None:
+            require_whole(1, "attack.nodes.count", self.count)
 
     def choose(self, names: Sequence[str], graph: Neighbours | None, seed: int) -> Ints:
         graph, victim = _needed(graph, self), _id(self.victim, names)
@@ -110,8 +110,7 @@ class Sybils(Placement):
     identities: int
 
     def __post_init__(self) -> None:
-        allowed = "a whole number, 2 or more"
-        require(self.identities >= 2, "attack.nodes.identities", self.identities, allowed)
+        require_whole(2, "attack.nodes.identities", self.identities)
 
     def choose(self, names: Sequence[str], graph: Neighbours | None, seed: int) -> Ints:
         allowed = f"2 to {len(names) - 1}, as at least one of {len(names)} nodes must be honest"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tacit.attacks.base import DataAttack
 from tacit.data.federation import Federation
-from tacit.errors import InputError, require
+from tacit.errors import InputError, require, require_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Duplicates(DataAttack):
     times: int = 10
 
     def __post_init__(self) -> None:
-        require(self.times >= 2, "attack.times", self.times, "a whole number, 2 or more")
+        require_whole(2, "attack.times", self.times)
 
     def poison(
         self, x: Tensor, y: Tensor, classes: int, member: int, members: int, rng: Generator
