@@ -1,0 +1,1 @@
+"""What guards an update: clipping, noise and their accounting, secure sums, encryption, proofs."""
