@@ -70,12 +70,12 @@ def test_sign_is_a_contraction(values: np.ndarray) -> None:
 
 def test_random_k_errs_by_the_share_on_average() -> None:
     # Over the draws |C(x) - x|^2 / |x|^2 has mean 1 - k/d, or d/k - 1 when scaled, and stays in
-    # [0, 1] and [0, 1 + (d/k - 1)^2]: Hoeffding over 3,000 rounds gives 2 exp(-6000 t^2 / range^2).
+    # [0, 1] and [0, 1 + (d/k - 1)^2]: Hoeffding over 1,500 rounds gives 2 exp(-3000 t^2 / range^2).
     x = normal(40)
     for compressor, mean, reach in ((RandomK(0.25), 0.75, 1), (RandomK(0.25, False), 3.0, 10)):
-        pairs = [error(compressor, x, shared(40, round)) for round in range(3000)]
+        pairs = [error(compressor, x, shared(40, round)) for round in range(1500)]
         off = float(np.mean([off / square for off, square in pairs]))
-        assert abs(off - mean) < 0.05 * reach  # P <= 2 exp(-15) = 6e-7
+        assert abs(off - mean) < 0.0708 * reach  # P <= 2 exp(-15) = 6e-7
 
 
 @pytest.mark.parametrize(("levels", "bucket"), [(1, 64), (3, 16), (20, 64)])
@@ -94,30 +94,32 @@ def test_drive_errs_by_half_pi_minus_one() -> None:
     assert off / square == pytest.approx(math.pi / 2 - 1, abs=0.15)
 
 
-@pytest.mark.parametrize("compressor", [RandomK(0.25, feedback=False), QSGD(3), QSGD(2, 8)])
-def test_unbiased(compressor: Compressor) -> None:
-    # 32 coordinates of at most 1: the estimates stay in a range of at most d/k * 2 = 8 and, for
-    # QSGD, of one level, |x| / levels < 4: Hoeffding 2 * 32 exp(-2 * 20000 t^2 / 8^2) = 5e-7 at
-    # t = 0.173.
+def test_scaled_random_k_is_unbiased() -> None:
+    # Estimates are in [-4, 4]: 32 coordinates make 64 exp(-2 * 5000 t^2 / 8^2) = 5e-7 at t = 0.346.
     x = torch.linspace(-1, 1, 32)
-    total = sum(through(compressor, x, shared(32, round)).double() for round in range(20_000))
-    assert isinstance(total, Tensor)
-    assert (total / 20_000 - x).abs().max() < 0.173
-    # The same over all coordinates along x, where half a level's bias would add up.
-    slope = float(total @ x.double() / 20_000 / x.double().square().sum())
-    assert slope == pytest.approx(1, abs=0.05)
+    draws = [through(RandomK(0.25, feedback=False), x, shared(32, r)) for r in range(5000)]
+    assert (torch.stack(draws).mean(0) - x).abs().max() < 0.346
+
+
+@pytest.mark.parametrize("levels", [1, 3, 20])
+def test_qsgd_is_unbiased(levels: int) -> None:
+    # 20,000 buckets alike. An estimate is one of two neighbouring levels, |x| / levels apart:
+    # 64 exp(-2 * 20000 t^2) = 5e-7 at t = 0.0217 of that.
+    x = torch.linspace(-1, 1, 32)
+    sent = through(QSGD(levels, 32), x.repeat(20_000), shared(640_000)).view(20_000, 32)
+    assert (sent.double().mean(0) - x).abs().max() < 0.0217 * float(x.norm()) / levels
 
 
 def test_drive_is_nearly_unbiased() -> None:
-    # The projection on x is exact; the error of a mean of 2,000 has a deviation of 0.76 |x| /
-    # sqrt(2000) = 0.017 |x| in all 1,000 coordinates together, concentrated to a few hundredths.
+    # The projection on x is exact. The error of a mean of 500 is |x| sqrt((pi/2 - 1) / 500) =
+    # 0.034 |x| over all coordinates; being a norm of 1,000 of them, it varies by some 2 % of that,
+    # so that 0.045 is more than ten deviations away.
     x = normal(1000)
-    sents = [through(DRIVE(), x, shared(1000, round)).double() for round in range(2000)]
+    sents = [through(DRIVE(), x, shared(1000, round)).double() for round in range(500)]
     for sent in sents[:20]:
-        # Up to the padded coordinates that are cut, 24 of 1,024: they hold noise orthogonal to x.
         assert float(sent @ x.double()) == pytest.approx(float(x.double().square().sum()), rel=1e-5)
     mean = torch.stack(sents).mean(0)
-    assert float((mean - x).norm() / x.norm()) < 0.025
+    assert float((mean - x).norm() / x.norm()) < 0.045
 
 
 def test_each_node_rotates_its_own_way() -> None:
@@ -336,10 +338,11 @@ def test_choco_by_hand() -> None:
     new, public, _ = choco_step(own, torch.zeros(2, 2), weights, 1.0, TopK(1.0), [0, 1], shared(2))
     assert public.equal(own)
     assert new.tolist() == [[0.5, 3.0], [1.5, 1.0]]
-    # Only the largest is sent: the first's 4 and the second's 2.
+    # Only the largest is sent; W public = [[0.75, 3], [2.25, 1]].
+    own = torch.tensor([[1.0, 4.0], [3.0, 2.0]])
     new, public, _ = choco_step(own, torch.zeros(2, 2), weights, 1.0, TopK(0.5), [0, 1], shared(2))
-    assert public.tolist() == [[0.0, 4.0], [2.0, 0.0]]
-    assert new.tolist() == [[0.5, 3.0], [1.5, 1.0]]
+    assert public.tolist() == [[0.0, 4.0], [3.0, 0.0]]
+    assert new.tolist() == [[1.75, 3.0], [2.25, 3.0]]
 
 
 @pytest.mark.parametrize("make", [TopK, RandomK])
@@ -348,7 +351,7 @@ def test_settings(make: type[TopK] | type[RandomK]) -> None:
         with pytest.raises(InputError, match="share"):
             make(share)
     for bad in (QSGD, PowerSGD):
-        with pytest.raises(InputError, match="levels|rank"):
+        with pytest.raises(InputError, match=r"levels|rank"):
             bad(0)
     with pytest.raises(InputError, match="levels"):
         QSGD(128)
