@@ -1,0 +1,1 @@
+"""Privacy that is enforced: noise, clipping, secure sums, proofs and their accounts."""
