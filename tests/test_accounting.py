@@ -12,7 +12,7 @@ from tacit.errors import InputError
 from tacit.protection.accounting import (
     ORDERS,
     compose,
-    fits,
+    filtered,
     multiplier_for,
     renyi,
     rounds_within,
@@ -90,12 +90,26 @@ def test_different_gaussians_compose_by_precision():
     assert compose(both, 1e-6) == pytest.approx(gaussian_epsilon(2.4, 1e-6), rel=1e-9)
 
 
-def test_a_mixture_is_bounded_by_renyi_and_above_its_parts():
+def test_a_planned_mixture_is_between_its_bounds():
     sampled, plain = Release("gaussian", 1.1, Poisson(MNIST)), Release("gaussian", 5.0)
     mixed = compose([(sampled, 1000), (plain, 1)], 1e-5)
     assert mixed > max(spent(sampled, 1000, 1e-5), spent(plain, 1, 1e-5))
-    assert mixed < spent(sampled, 1000, 5e-6) + spent(plain, 1, 5e-6) + 0.1
+    assert mixed < filtered([(sampled, 1000), (plain, 1)], 1e-5)
     assert compose([(plain, 2), (plain, 1)], 1e-5) == spent(plain, 3, 1e-5)
+    # As q goes to 1, a sampled release is a plain one: the mixture is one Gaussian again.
+    almost = Release("gaussian", 3.0, Poisson(1.0))
+    both = compose([(almost, 1), (Release("gaussian", 4.0), 1)], 1e-6)
+    assert both == pytest.approx(gaussian_epsilon(2.4, 1e-6), rel=1e-3)
+
+
+def test_a_filter_is_the_renyi_sum():
+    # Canonne, Kamath & Steinke 2020, Proposition 12, on a/2 (3^-2 + 4^-2) = a * 25/288.
+    orders = np.array([float(a) for a in ORDERS])
+    curve = orders * 25 / 288
+    expected = min(curve + np.log1p(-1 / orders) - np.log(1e-6 * orders) / (orders - 1))
+    both = [(Release("gaussian", 3.0), 1), (Release("gaussian", 4.0), 1)]
+    assert filtered(both, 1e-6) == pytest.approx(expected, rel=1e-12)
+    assert filtered([], 1e-6) == 0
 
 
 def test_sampling_without_replacement_has_its_own_bound():
@@ -205,9 +219,6 @@ def test_rounds_within_is_the_last_that_fits():
     rounds = rounds_within(release, 2.0, 1e-5)
     assert spent(release, rounds, 1e-5) <= 2.0 < spent(release, rounds + 1, 1e-5)
     assert rounds_within(Release("gaussian", 0.5), 1.0, 1e-5) == 0
-    assert fits([(release, rounds)], 2.0, 1e-5)
-    assert not fits([(release, rounds + 1)], 2.0, 1e-5)
-    assert not fits([(release, rounds), (Release("gaussian", 9.0), 1)], 2.0, 1e-5)
 
 
 @pytest.mark.parametrize(

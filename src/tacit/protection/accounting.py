@@ -2,25 +2,27 @@
 
 Contract. A ``Release`` states a mechanism fully; an amplification is counted only with the sampler
 and the adjacency that its theorem asks for; whatever has no bound here is refused. Every number is
-an upper bound, from the first of these that applies:
+an upper bound.
 
-- Gaussian releases without sampling: exact, as one Gaussian mechanism with multiplier
-  (sum of m_i^-2)^(-1/2) (Balle & Wang 2018, Theorem 8). It stays valid when each multiplier is
-  chosen after seeing the earlier outputs (Smith & Thakurta 2022).
-- one kind of Poisson-sampled Gaussian or Laplace release, repeated: privacy-loss distributions
-  (`dp-accounting`, pessimistic, connect-the-dots: Doroshenko et al. 2022).
-- anything else, and mixtures: Rényi DP, added up order by order and converted by Canonne, Kamath &
-  Steinke 2020, Proposition 12. Adding up is also a valid *filter*: the next release may be chosen
-  after seeing the last one (Feldman & Zrnic 2021, Theorem 3.1; Lécuyer 2021). Privacy-loss
-  distributions of different mechanisms are not (Haney et al. 2023), so a mixture never uses them.
+``spent`` and ``compose`` are for a plan that was fixed before the first output was seen:
+Gaussian releases without sampling count exactly, as one with multiplier (sum of m_i^-2)^(-1/2)
+(Balle & Wang 2018, Theorem 8); with Poisson-sampled Gaussian and with Laplace releases among them
+by privacy-loss distributions (`dp-accounting`, pessimistic, connect-the-dots: Doroshenko et al.
+2022); anything else by Rényi DP, added up order by order and converted by Canonne, Kamath & Steinke
+2020, Proposition 12.
+
+``filtered`` is for releases that are chosen one after the other, each after seeing the earlier
+outputs. There only Rényi DP is used: stopping when the sums leave the budget at every order is a
+valid privacy filter (Feldman & Zrnic 2021; Lécuyer 2021), while stopping by composed privacy-loss
+distributions is not, nor is the better of two filters at the same delta (Haney et al. 2023).
 
 `dp-accounting` is imported when a number is first asked for.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
@@ -39,50 +41,52 @@ def spent(release: Release, rounds: int, delta: float) -> float:
 
 
 def compose(releases: Sequence[tuple[Release, int]], delta: float) -> float:
-    """Epsilon at ``delta`` of several releases on the same data, each with how often it was made.
+    """Epsilon at ``delta`` of a plan of several releases on the same data, each with its rounds.
 
     Raises:
         InputError: releases of different adjacencies, which have no common meaning.
     """
+    return _planned(frozenset(_counted(releases, delta).items()), delta)
+
+
+def filtered(releases: Sequence[tuple[Release, int]], delta: float) -> float:
+    """Epsilon at ``delta`` of releases that were chosen one after the other; as ``compose``."""
+    return _from_renyi(_renyi_sum(_counted(releases, delta).items()), delta)
+
+
+def _counted(releases: Sequence[tuple[Release, int]], delta: float) -> Counter[Release]:
     require(0 < delta < 1, "delta", delta, "a probability between 0 and 1")
     counts: Counter[Release] = Counter()
     for release, rounds in releases:
         require(rounds >= 0, "rounds", rounds, "a whole number from 0")
         counts[release] += rounds
-    counts = +counts
     adjacencies = sorted({release.adjacency for release in counts})
     require(len(adjacencies) <= 1, "releases", " and ".join(adjacencies), "one adjacency")
-    return _epsilon(frozenset(counts.items()), delta)
+    return +counts
 
 
 @lru_cache(maxsize=4096)
-def _epsilon(counts: frozenset[tuple[Release, int]], delta: float) -> float:
+def _planned(counts: frozenset[tuple[Release, int]], delta: float) -> float:
     if not counts:
         return 0.0
-    if all(_is_plain_gaussian(release) for release, _ in counts):
+    if any(release.mechanism not in ("gaussian", "laplace") for release, _ in counts) or any(
+        isinstance(release.sampler, WithoutReplacement) for release, _ in counts
+    ):
+        epsilon = _from_renyi(_renyi_sum(counts), delta)
+        if all(release.mechanism in ("laplace", PURE) for release, _ in counts):
+            return min(epsilon, math.fsum(rounds / release.relative for release, rounds in counts))
+        return epsilon
+    plain = [entry for entry in counts if _is_plain_gaussian(entry[0])]
+    precision = math.fsum(rounds / release.relative**2 for release, rounds in plain)
+    if len(plain) == len(counts):
         from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
 
-        precision = math.fsum(rounds / release.relative**2 for release, rounds in counts)
         return float(get_epsilon_gaussian(1 / math.sqrt(precision), delta))
-    if len(counts) == 1:
-        ((release, rounds),) = counts
-        if release.mechanism == "laplace" or isinstance(release.sampler, Poisson):
-            distribution = _loss_distribution(release).self_compose(rounds)
-            return float(distribution.get_epsilon_for_delta(delta))
-    total = sum((rounds * renyi(release) for release, rounds in counts), np.zeros(len(ORDERS)))
-    if all(release.mechanism in ("laplace", PURE) for release, _ in counts):
-        return min(
-            _from_renyi(total, delta),
-            math.fsum(rounds / release.relative for release, rounds in counts),
-        )
-    return _from_renyi(total, delta)
-
-
-def fits(releases: Sequence[tuple[Release, int]], epsilon: float, delta: float) -> bool:
-    """Whether their total stays within the budget; asks the quick bound first."""
-    total = sum((rounds * renyi(release) for release, rounds in releases), np.zeros(len(ORDERS)))
-    alike = len({release.adjacency for release, _ in releases}) == 1
-    return (alike and _from_renyi(total, delta) <= epsilon) or compose(releases, delta) <= epsilon
+    parts = [_loss_distribution(r).self_compose(n) for r, n in counts if not _is_plain_gaussian(r)]
+    if plain:
+        parts.append(_loss_distribution(Release("gaussian", 1 / math.sqrt(precision))))
+    total = reduce(lambda a, b: a.compose(b), parts)
+    return float(total.get_epsilon_for_delta(delta))
 
 
 def rounds_within(release: Release, epsilon: float, delta: float) -> int:
@@ -261,6 +265,10 @@ def _skellam_renyi(release: Release) -> NDArray[np.float64]:
     variance, order = release.std**2, np.ceil(ORDERS)
     excess = ((2 * order - 1) * norm**2 + 6 * norm_l1) / (4 * variance**2)
     return order * norm**2 / (2 * variance) + np.minimum(excess, 3 * norm_l1 / (2 * variance))
+
+
+def _renyi_sum(counts: Iterable[tuple[Release, int]]) -> NDArray[np.float64]:
+    return sum((rounds * renyi(release) for release, rounds in counts), np.zeros(len(ORDERS)))
 
 
 def _from_renyi(curve: NDArray[np.float64], delta: float) -> float:

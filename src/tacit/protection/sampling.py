@@ -74,7 +74,7 @@ def laplace(source: Words, scale: float, shape: tuple[int, ...]) -> torch.Tensor
 def discrete_gaussian(source: Words, std: float, shape: tuple[int, ...]) -> NDArray[np.int64]:
     """Integers with probability proportional to exp(-k^2 / (2 std^2)), int64 of ``shape``.
 
-    ``std`` is the formula's parameter; the deviation itself is a little less below 1 (0.464 at 0.5).
+    ``std`` is the formula's parameter; the deviation itself is less below 1 (0.464 at 0.5).
 
     Above a standard deviation of 1,024 it is a sum x + 256 y of two such draws, which is within
     2^-80 of one (Micciancio & Walter 2017, Theorem 3: the inner parameter 1.7 smooths the
