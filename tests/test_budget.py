@@ -184,14 +184,16 @@ except InputError:
 
 def test_two_processes_do_not_spend_the_same_epsilon_twice(ledger):
     alone = sum(filtered([(Release("gaussian", 30.0), k)], 1e-5) <= 1.0 for k in range(1, 500))
-    with start(SPEND_UNTIL_REFUSED, ledger.path, "first") as first:
-        with start(SPEND_UNTIL_REFUSED, ledger.path, "second") as second:
-            for process in (first, second):
-                assert process.stdout.readline() == "ready\n"
-            for process in (first, second):
-                process.stdin.write("go\n")
-                process.stdin.flush()
-            paid = [int(process.stdout.read()) for process in (first, second)]
+    with (
+        start(SPEND_UNTIL_REFUSED, ledger.path, "first") as first,
+        start(SPEND_UNTIL_REFUSED, ledger.path, "second") as second,
+    ):
+        for process in (first, second):
+            assert process.stdout.readline() == "ready\n"
+        for process in (first, second):
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        paid = [int(process.stdout.read()) for process in (first, second)]
     assert sum(paid) == alone
     assert ledger.spent("wards") <= 1.0
 
