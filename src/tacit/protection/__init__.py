@@ -1,0 +1,1 @@
+"""What is done to an update before it leaves a node, and what that guarantees."""
