@@ -21,8 +21,8 @@ def degree(nodes: int, corrupt: float = 0.1, dropout: float = 0.1) -> tuple[int,
 
     Args:
         nodes: size of the cohort.
-        corrupt, dropout: shares of it, in [0, 1); corrupt below a third, since a lying receiver
-            with a third of the nodes can make a quorum of two survivor sets.
+        corrupt, dropout: shares of it, in [0, 1/3): with a third of the nodes a lying receiver has
+            a quorum for two survivor sets, and without a third there is none.
 
     Raises:
         InputError: no degree will do; such a cohort needs the complete graph.
@@ -31,7 +31,7 @@ def degree(nodes: int, corrupt: float = 0.1, dropout: float = 0.1) -> tuple[int,
     from scipy.stats import hypergeom
 
     require(0 <= corrupt < 1 / 3, "corrupt", corrupt, "from 0 to below 1/3")
-    require(0 <= dropout < 1, "dropout", dropout, "from 0 to below 1")
+    require(0 <= dropout < 1 / 3, "dropout", dropout, "from 0 to below 1/3")
     liars, lost = round(corrupt * nodes), round(dropout * nodes)
     for k in range(2, nodes, 2):
         t = np.arange(2, k + 1)
