@@ -63,7 +63,7 @@ def test_two_survivor_lists_are_caught() -> None:
     signatures = {me: message[-SIGNATURE:] for me, message in drill.outbox.items()}
     for me in fewer:
         told = fewer if me in (3, 4, 5) else made.nodes
-        with pytest.raises(Aborted, match="[23] survivors signed this set; it takes 4"):
+        with pytest.raises(Aborted, match=r"[23] survivors signed this set; it takes 4"):
             drill.call("unmask", me, request(made, me, told, signatures, {}))
 
 
