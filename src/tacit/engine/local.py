@@ -15,6 +15,7 @@ from tacit.randomness import key
 from tacit.training.job import Collect, Job, Lowering
 from tacit.training.optimizers import Training
 from tacit.training.plan import Ints, Plan
+from tacit.training.private import AddressedNoise, Private
 
 
 class Trainer:
@@ -25,6 +26,7 @@ class Trainer:
         least: rows of the smallest batch that the model can train on.
         workers: processes that train, or None to train in this one.
         honest: nodes whose losses must stay finite; None: all.
+        private: how each row's gradient is clipped and noised, if it is.
     """
 
     def __init__(
@@ -40,11 +42,12 @@ class Trainer:
         rounds: int,
         least: int,
         honest: Ints | None = None,
+        private: Private | None = None,
     ) -> None:
         self.split, self.names, self.layout, self.training = split, names, layout, training
         self.lowering, self.workers = lowering, workers
         self.seed, self.rounds, self.least = seed, rounds, least
-        self.honest = honest
+        self.honest, self.private = honest, private
 
     def run(
         self, job: Job, weight: Tensor | None, memory: Tensor | None = None
@@ -90,8 +93,9 @@ class LocalTrain:
         """Which rows each node sees in this round."""
         trainer = self.trainer
         return Plan.of(
-            trainer.split, self.nodes, self.training, trainer.seed, self.round, trainer.least
-        )
+            trainer.split, self.nodes, self.training, trainer.seed, self.round, trainer.least,
+            poisson=trainer.private is not None,
+        )  # fmt: skip
 
     @property
     def steps(self) -> Ints:
@@ -108,10 +112,12 @@ class LocalTrain:
         overwrite: bool = False,
     ) -> "LocalUpdates":
         self.start = start.clone() if self.keeps_start and overwrite else start
-        stream = key(self.trainer.seed, "dropout", self.round)
+        seed, private = self.trainer.seed, self.trainer.private
+        stream = key(seed, "dropout", self.round)
+        noise = AddressedNoise(key(seed, "dp-sgd", self.round)) if private else None
         job = Job(
             self.trainer.split, self.plan, self.training, self.lr, stream, start,
-            prox, anchor, correction, frozen,
+            prox, anchor, correction, frozen, private, noise,
         )  # fmt: skip
         return LocalUpdates(self, job, start if overwrite else None)
 

@@ -4,13 +4,25 @@ Slots and not padding: a node takes exactly the steps that it would take alone, 
 very unequal size cost nothing extra. C is chosen so that the slots' weights stay in the cache.
 """
 
+from functools import cached_property
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tacit.layout import Layout
 from tacit.training.dropout import Address
-from tacit.training.job import Emit, Job, descend, emit_idle, split_idle
+from tacit.training.ghost import ClippedProgram
+from tacit.training.job import (
+    Emit,
+    Job,
+    add_job_noise,
+    descend,
+    emit_idle,
+    row_dropout,
+    split_idle,
+)
 from tacit.training.losses import Loss, stacked
 from tacit.training.plan import Ints, span
 from tacit.training.program import Program, Stack
@@ -24,11 +36,16 @@ class Batched:
     """Trains and evaluates stacks of models, all steps of C nodes in one call of a ``Program``."""
 
     def __init__(self, template: nn.Module, layout: Layout, loss: Loss) -> None:
-        self.layout = layout
+        self.template, self.layout = template, layout
         self.loss = stacked(loss)
         self.program = Program(template, layout, training=True)
         self.evaluation = Program(template, layout, training=False)
         self.slots = max(4, min(_MOST_SLOTS, _CACHE_BYTES // (4 * layout.size)))
+
+    @cached_property
+    def clipped(self) -> ClippedProgram:
+        """The program for jobs that clip every row's gradient."""
+        return ClippedProgram(self.template, self.layout)
 
     def train(self, job: Job, positions: Ints, emit: Emit) -> None:
         """Carry out a job for the given positions of its plan; see ``Job`` and ``Emit``."""
@@ -66,7 +83,8 @@ class _Slots:
         self.trained = owner.layout.trained
         start, entries = job.start, owner.layout.entries
         decay = job.training.fused_decay
-        self.fused = job.plain and owner.program.single_use and decay is not None
+        single_use = owner.program.single_use or job.private is not None
+        self.fused = job.plain and single_use and decay is not None
         if self.fused and not self.in_place:
             # Each entry's stack is contiguous: torch accumulates a batched product into anything
             # else by one product per node.
@@ -81,7 +99,7 @@ class _Slots:
             # An entry that several operations use gathers their gradients, from zero.
             self.gradient = torch.zeros_like(self.weight)
             self.state = job.training.init(self.weight[:, : self.trained])
-            self.scale, self.decay = 1.0, 0.0 if owner.program.single_use else 1.0
+            self.scale, self.decay = 1.0, 0.0 if single_use else 1.0
         inputs = job.row_inputs(self.trained)
         self.shared_inputs = {k: t for k, t in inputs.items() if t.dim() == 1}
         self.row_inputs = {k: t for k, t in inputs.items() if t.dim() == 2}
@@ -150,23 +168,51 @@ class _Slots:
         job, plan, program = self.job, self.job.plan, self.owner.program
         position, step = self.position[:active], self.step[:active]
         at, size = plan.batch(position, step)
-        width = int(size.max())
-        within = np.minimum(np.arange(width), size[:, None] - 1)
+        width = max(1, int(size.max()))
+        within = np.minimum(np.arange(width), np.maximum(size, 1)[:, None] - 1)
         rows = plan.rows.index_select(0, torch.from_numpy((at[:, None] + within).ravel()))
         x = job.split.x.index_select(0, rows).unflatten(0, (active, width))
         y = job.split.y.index_select(0, rows).unflatten(0, (active, width))
-        context = Context(training=True)
-        if int(size.min()) < width:
-            context.valid = torch.from_numpy((np.arange(width) < size[:, None]).astype(np.float32))
-        if program.random:
-            context.dropout = Address(job.stream, plan.nodes[position], step)
+        valid = np.arange(width) < size[:, None]
         stack = self._stack(active)
         if not self.fused and self.decay:
             self.gradient[:active].zero_()
-        self.loss[:active] += program.step(stack, context, self.owner.loss, x, y)
+        if job.private:
+            self.loss[:active] += self._clipped_step(job, stack, x, y, valid)
+        else:
+            context = Context(training=True)
+            if int(size.min()) < width:
+                context.valid = torch.from_numpy(valid.astype(np.float32))
+            if program.random:
+                context.dropout = Address(job.stream, plan.nodes[position], step)
+            self.loss[:active] += program.step(stack, context, self.owner.loss, x, y)
         if not self.fused:
             weight = self.weight[:active, : self.trained]
             state = {name: tensor[:active] for name, tensor in self.state.items()}
             inputs = {name: tensor[:active] for name, tensor in self.inputs.items()}
             gradient = self.gradient[:active, : self.trained]
             descend(job, weight, gradient, state, inputs | self.shared_inputs)
+
+    def _clipped_step(
+        self, job: Job, stack: Stack, x: Tensor, y: Tensor, valid: NDArray[np.bool_]
+    ) -> Tensor:
+        """One step with clipped rows and noise; (C,) sums of losses over the expected batch."""
+        active, width = valid.shape
+        position, step = self.position[:active], self.step[:active]
+        program, private = self.owner.clipped, job.private
+        assert private is not None
+        context = Context(training=True)
+        if program.random:
+            context.dropout = row_dropout(job, position, step, width)
+        share = (valid / job.plan.batch_size[position][:, None]).astype(np.float32)
+        losses = program.clipped_step(
+            stack, context, self.owner.loss, x, y, private.clip, torch.from_numpy(share)
+        )
+        entries = self.owner.layout.entries
+        if self.fused:
+            targets = [p for p, e in zip(self.parts, entries, strict=True) if e.trained]
+        else:
+            targets = [self.gradient[:, : self.trained]]
+        parts = [part[:active] for part in targets]
+        add_job_noise(job, position, step, parts, self.scale)
+        return losses

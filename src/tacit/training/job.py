@@ -1,5 +1,6 @@
 """One round of local training, as data, and the arithmetic of a step that every lowering shares."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor
 
 from tacit.data.federation import Split
+from tacit.training.dropout import Address
 from tacit.training.optimizers import State, Training, clip_rows
 from tacit.training.plan import Ints, Plan, span
+from tacit.training.private import Noise, Private, add_noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +32,10 @@ class Job:
         anchor: (d,) or (k, d) centre of the proximal term; ``start`` if None.
         correction: (p,) or (k, p) added to the gradient of the p trained coordinates.
         frozen: (p,) bool, trained coordinates that stay as they are in this job.
+        private: how much of each row's gradient a step takes, with a ``plan`` by Poisson sampling.
+            The proximal term, the correction and weight decay come on top, since no single row
+            decides about them.
+        noise: where the noise of ``private`` comes from.
         in_place: the end vectors go where the start (k, d) lies, and may be trained there.
     """
 
@@ -42,6 +49,8 @@ class Job:
     anchor: Tensor | None = None
     correction: Tensor | None = None
     frozen: Tensor | None = None
+    private: Private | None = None
+    noise: Noise | None = None
     in_place: bool = False
 
     @property
@@ -126,6 +135,32 @@ def descend(
     job.training.step(weight, gradient, state, job.lr)
     if job.frozen is not None:  # weight decay, or an optimiser's moments, may have moved them
         weight[:, job.frozen] = kept
+
+
+def row_dropout(job: Job, position: Ints, step: Ints, rows: int) -> Address:
+    """The address of (C * rows,) dropout masks, one for each of the first rows of a batch."""
+    row = np.arange(rows, dtype=np.int64) << 32  # beside the step, which is smaller
+    address = (step[:, None] + row).ravel()
+    return Address(job.stream, np.repeat(job.plan.nodes[position], rows), address)
+
+
+def add_job_noise(
+    job: Job, position: Ints, step: Ints, parts: Iterable[Tensor], scale: float
+) -> None:
+    """Add the noise of the steps at (C,) ``position`` to blocks (C, w) of gradients' columns.
+
+    ``scale`` is what the gradients were multiplied by already.
+    """
+    private = job.private
+    assert private is not None
+    if not private.multiplier:
+        return
+    assert job.noise is not None
+    expected = torch.from_numpy(job.plan.batch_size[position]).float().unsqueeze(1)
+    std, first = private.multiplier * private.clip / expected, 0
+    for part in parts:
+        add_noise(part, scale, job.noise, std, job.plan.nodes[position], step, first)
+        first += part.shape[1]
 
 
 def split_idle(plan: Plan, positions: Ints) -> tuple[Ints, Ints]:

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from tacit.training.job import Collect, Job, Lowering
 from tacit.training.losses import Loss
 from tacit.training.optimizers import SGD
 from tacit.training.plan import Plan
+from tacit.training.private import Private
 from tacit.training.sequential import Sequential
 
 Engine = Literal["auto", "batched", "sequential"]
@@ -44,25 +45,36 @@ class Choice:
     lowering: Lowering
 
 
-def choose(engine: Engine, template: nn.Module, layout: Layout, loss: Loss, split: Split) -> Choice:
+def choose(
+    engine: Engine,
+    template: nn.Module,
+    layout: Layout,
+    loss: Loss,
+    split: Split,
+    private: Private | None = None,
+) -> Choice:
     """The fastest way of training this model that gives the same result as node after node.
 
     Args:
         engine: "auto", or the way to take.
+        private: how rows' gradients will be clipped, if they will.
 
     Raises:
-        InputError: "batched" was asked for and this model cannot be batched.
+        InputError: "batched" was asked for and this model cannot be batched, or it mixes rows that
+            are to be clipped one by one.
     """
+    if private:
+        private.check(template)
     batched = Batched(template, layout, loss)
     random = batched.program.random or _draws(template, loss, split)
     sequential = Sequential(template, layout, loss, random)
     if engine == "sequential":
         return Choice("sequential", "it was asked for", sequential)
-    if engine == "auto":
+    if engine == "auto" and not private:  # rows that are clipped would be taken one by one
         heavy = _heavy(batched, template)
         if heavy:
             return Choice("sequential", f"{heavy} runs faster node after node on a CPU", sequential)
-    problem = _compare(batched, sequential, template, layout, split, least_batch(template))
+    problem = _compare(batched, sequential, template, layout, split, private)
     if not problem:
         return Choice("batched", "it agrees with training node after node", batched)
     if engine == "batched":
@@ -101,7 +113,7 @@ def _compare(
     template: nn.Module,
     layout: Layout,
     split: Split,
-    least: int,
+    private: Private | None,
 ) -> str | None:
     """What is wrong with batching this model, found by training two small nodes both ways."""
     largest = int(np.argmax(split.sizes))
@@ -110,9 +122,10 @@ def _compare(
     parts = [torch.arange(5) % len(y), torch.arange(2) % len(y)]
     probe = Split.pack([(x[rows], y[rows]) for rows in parts])
     training = SGD(lr=0.01, batch_size=3)
-    plan = Plan.of(probe, np.arange(2), training, 0, 0, least)
+    plan = Plan.of(probe, np.arange(2), training, 0, 0, least_batch(template))
     start = layout.vector(template)
-    job = Job(probe, plan, training, training.lr, 0, start)
+    silent = replace(private, multiplier=0.0) if private else None
+    job = Job(probe, plan, training, training.lr, 0, start, private=silent)
     ends = []
     for lowering in (batched, sequential):
         end = torch.empty(2, layout.size)

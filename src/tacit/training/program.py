@@ -13,7 +13,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -73,13 +73,13 @@ class Stack:
         target.add_(gradient, alpha=self.scale)
 
     def take_product(self, name: str, left: Tensor, right: Tensor) -> None:
-        """Take in the gradient left @ right, (C, o, b) times (C, b, i)."""
-        target = self.target[name]
+        """Take in the gradient left @ right, (C, o, b) times (C, b, i), of an entry (C, o, ...)."""
+        target = self.target[name].flatten(2)
         self.taken.add(name)
         if target.is_contiguous() or target[0].numel() > _LARGE:
             target.baddbmm_(left, right, beta=self.decay, alpha=self.scale)
         else:
-            self.take(name, torch.bmm(left, right))
+            self.take(name, torch.bmm(left, right).view_as(self.target[name]))
 
 
 class Run:
@@ -114,16 +114,20 @@ class LinearOperation:
     def backward(self, run: Run) -> None:
         if self.node not in run.gradients:
             return
-        gradient, x, stack = run.gradients.pop(self.node), run.values[self.source], run.stack
-        flat = gradient.reshape(len(gradient), -1, gradient.shape[-1])
+        gradient, x = run.gradients.pop(self.node), run.values[self.source]
         if self.input_needs_grad:
             # Before the update below: the input's gradient is at the weights of the forward pass.
-            back = torch.bmm(flat, stack.weight[self.weight])
-            run.pass_back(self.source, back.view_as(x))
+            weight = run.stack.weight[self.weight]
+            flat = gradient.reshape(len(weight), -1, gradient.shape[-1])
+            run.pass_back(self.source, torch.bmm(flat, weight).view_as(x))
+        self.take(run, gradient, x)
+
+    def take(self, run: Run, gradient: Tensor, x: Tensor) -> None:
+        flat = gradient.reshape(len(gradient), -1, gradient.shape[-1])
         inputs = x.reshape(len(x), -1, x.shape[-1])
-        stack.take_product(self.weight, flat.transpose(1, 2), inputs)
+        run.stack.take_product(self.weight, flat.transpose(1, 2), inputs)
         if self.bias:
-            stack.take(self.bias, flat.sum(1))
+            run.stack.take(self.bias, flat.sum(1))
 
 
 class ReluOperation:
@@ -144,6 +148,14 @@ class ReluOperation:
         run.pass_back(self.source, gradient)
 
 
+class Operation(Protocol):
+    """A part of a program that computes forward, and back from its output's gradient."""
+
+    def forward(self, run: Run) -> None: ...
+
+    def backward(self, run: Run) -> None: ...
+
+
 Evaluate = Callable[[dict[fx.Node, Any], dict[str, Tensor], Context], Any]
 
 
@@ -154,23 +166,39 @@ class Segment:
         evaluate: how to compute each node of the stretch, in order.
         inputs: nodes before it whose values it uses and that need a gradient.
         parameters: trained entries that it uses.
+        entries: all entries that it uses.
     """
 
     def __init__(self) -> None:
         self.evaluate: dict[fx.Node, Evaluate] = {}
         self.inputs: list[fx.Node] = []
         self.parameters: list[str] = []
+        self.entries: list[str] = []
 
     def add(
-        self, node: fx.Node, evaluate: Evaluate, inputs: list[fx.Node], parameters: list[str]
+        self,
+        node: fx.Node,
+        evaluate: Evaluate,
+        inputs: list[fx.Node],
+        parameters: list[str],
+        entries: list[str],
     ) -> None:
-        """Make the stretch longer by a node with these inputs and trained entries."""
+        """Make the stretch longer by a node with these inputs and entries."""
         self.inputs += [n for n in inputs if n not in self.evaluate and n not in self.inputs]
         self.parameters += [name for name in parameters if name not in self.parameters]
+        self.entries += [name for name in entries if name not in self.entries]
         self.evaluate[node] = evaluate
 
+    def weights(self, run: Run) -> dict[str, Tensor]:
+        """Entry name to the weights (nodes, *shape) that the stretch computes with."""
+        return dict(run.stack.weight)
+
+    def take(self, run: Run, name: str, gradient: Tensor) -> None:
+        """Take in the gradient by such weights."""
+        run.stack.take(name, gradient)
+
     def forward(self, run: Run) -> None:
-        values, weights = dict(run.values), dict(run.stack.weight)
+        values, weights = dict(run.values), self.weights(run)
         leaves: list[tuple[fx.Node | str, Tensor]] = []
         if run.stack.target:
             for node in self.inputs:
@@ -201,7 +229,7 @@ class Segment:
         for (source, _), gradient in zip(leaves, found, strict=True):
             if gradient is not None:
                 if isinstance(source, str):
-                    run.stack.take(source, gradient)
+                    self.take(run, source, gradient)
                 else:
                     run.pass_back(source, gradient)
 
@@ -216,6 +244,8 @@ class Program:
         functions: the functions that the traced graph calls.
     """
 
+    segment: ClassVar[type[Segment]] = Segment
+
     def __init__(self, module: nn.Module, layout: Layout, *, training: bool) -> None:
         self.module = module = copy.deepcopy(module).train(training)
         for layer in module.modules():
@@ -225,7 +255,7 @@ class Program:
         tensors = dict(module.named_parameters()) | dict(module.named_buffers())
         self.entry = {id(tensors[e.name]): e.name for e in layout.entries}
         self.trained = {e.name for e in layout.entries if e.trained}
-        self.operations: list[LinearOperation | ReluOperation | Segment] = []
+        self.operations: list[Operation] = []
         graph, traced = _trace(self.module)
         self.random = not traced
         self.functions = {node.target for node in graph.nodes if node.op == "call_function"}
@@ -234,8 +264,9 @@ class Program:
     def _lower(self, graph: fx.Graph) -> None:
         """Turn the graph into operations: linear layers, their rectifiers, segments of the rest."""
         needs_grad: set[fx.Node] = set()
-        linear: set[fx.Node] = set()
-        uses: Counter[str] = Counter()
+        special: set[fx.Node] = set()
+        self.uses = Counter(name for node in graph.nodes for name in self._own(node).values())
+        self.single_use = max((self.uses[name] for name in self.trained), default=0) <= 1
         for node in graph.nodes:
             if node.op == "placeholder":
                 self.input = node
@@ -245,24 +276,36 @@ class Program:
                 continue
             own = self._own(node)
             trained = [name for name in own.values() if name in self.trained]
-            uses.update(trained)
             inputs = [source for source in node.all_input_nodes if source in needs_grad]
             if trained or inputs:
                 needs_grad.add(node)
             layer = self.module.get_submodule(node.target) if node.op == "call_module" else None
-            if type(layer) is nn.Linear and _plain(layer, own, trained):
-                bias = own.get("bias")
-                self.operations.append(LinearOperation(node, own["weight"], bias, bool(inputs)))
-                linear.add(node)
-            elif _is_relu(node, layer) and node.all_input_nodes[0] in linear:
+            operation = self._layer(node, layer, own, bool(inputs))
+            if operation is not None:
+                self.operations.append(operation)
+                special.add(node)
+            elif _is_relu(node, layer) and node.all_input_nodes[0] in special:
                 self.operations.append(ReluOperation(node, node.all_input_nodes[0]))
             else:
                 if not self.operations or not isinstance(self.operations[-1], Segment):
-                    self.operations.append(Segment())
+                    self.operations.append(self.segment())
                 segment = self.operations[-1]
                 assert isinstance(segment, Segment)
-                segment.add(node, self._evaluator(node, layer, own), inputs, trained)
-        self.single_use = max(uses.values(), default=0) <= 1
+                evaluate = self._evaluator(node, layer, own)
+                segment.add(node, evaluate, inputs, trained, list(own.values()))
+
+    def _layer(
+        self, node: fx.Node, layer: nn.Module | None, own: dict[str, str], input_needs_grad: bool
+    ) -> Operation | None:
+        """The layer as an operation of its own, or None where it belongs into a segment."""
+        if type(layer) is nn.Linear and self._plain(layer, own):
+            return LinearOperation(node, own["weight"], own.get("bias"), input_needs_grad)
+        return None
+
+    def _plain(self, layer: nn.Module, own: dict[str, str]) -> bool:
+        """Whether all is trained, and no ``weight_norm`` or ``prune`` makes weights from others."""
+        trained = self.trained.issuperset(own.values())
+        return "weight" in own and trained and len(own) == len(list(layer.parameters()))
 
     def _own(self, node: fx.Node) -> dict[str, str]:
         """The node's tensors that are part of the vector: local name to entry name."""
@@ -310,14 +353,18 @@ class Program:
 
     def forward(self, stack: Stack, context: Context, x: Tensor) -> Tensor:
         """Outputs (C, B, ...) of C models on their inputs (C, B, ...)."""
-        return self._run(stack, context, x).values[self.output]
-
-    def _run(self, stack: Stack, context: Context, x: Tensor) -> Run:
         run = Run(stack, context)
+        self._forward(run, x)
+        return run.values[self.output]
+
+    def _forward(self, run: Run, x: Tensor) -> None:
         run.values[self.input] = x
         for operation in self.operations:
             operation.forward(run)
-        return run
+
+    def _backward(self, run: Run) -> None:
+        for operation in reversed(self.operations):
+            operation.backward(run)
 
     def step(
         self, stack: Stack, context: Context, loss: StackedLoss, x: Tensor, y: Tensor
@@ -330,12 +377,12 @@ class Program:
         Returns:
             (C,) mean loss of each model's valid rows.
         """
-        run = self._run(stack, context, x)
+        run = Run(stack, context)
+        self._forward(run, x)
         output = run.values[self.output].detach()
         losses, run.gradients[self.output] = loss(output, y, context.valid)
         stack.taken.clear()
-        for operation in reversed(self.operations):
-            operation.backward(run)
+        self._backward(run)
         for name in self.trained - stack.taken:  # no gradient reached it: that is one of zero
             stack.target[name].mul_(stack.decay)
         return losses
@@ -370,11 +417,6 @@ def _tensors_of(layer: nn.Module) -> dict[str, Tensor]:
     """A layer's parameters and buffers by their local names."""
     found: dict[str, Tensor] = dict(layer.named_parameters(remove_duplicate=False))
     return found | dict(layer.named_buffers(remove_duplicate=False))
-
-
-def _plain(layer: nn.Linear, own: dict[str, str], trained: list[str]) -> bool:
-    """Whether all is trained, and no ``weight_norm`` or ``prune`` makes weights from others."""
-    return "weight" in own and len(trained) == len(own) == len(list(layer.parameters()))
 
 
 def _is_relu(node: fx.Node, layer: nn.Module | None) -> bool:

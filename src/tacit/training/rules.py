@@ -36,8 +36,11 @@ Rule = Callable[..., Any]
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (C, ..., i) times weight (C, o, i), plus bias (C, o): (C, ..., o)."""
-    flat = x.reshape(len(x), -1, x.shape[-1])
+    """x (C, ..., i) times weight (C, o, i), plus bias (C, o): (C, ..., o).
+
+    The first axis of x may also run over the rows of each node, as (C * B, ..., i).
+    """
+    flat = x.reshape(len(weight), -1, x.shape[-1])
     if bias is None:
         result = torch.bmm(flat, weight.transpose(1, 2))
     else:

@@ -9,7 +9,15 @@ from torch import Tensor, nn
 from tacit.layout import Layout
 from tacit.randomness import words
 from tacit.training.dropout import Address, AddressedDropout
-from tacit.training.job import Emit, Job, descend, emit_idle, split_idle
+from tacit.training.job import (
+    Emit,
+    Job,
+    add_job_noise,
+    descend,
+    emit_idle,
+    row_dropout,
+    split_idle,
+)
 from tacit.training.losses import Loss
 from tacit.training.plan import Ints
 
@@ -67,7 +75,13 @@ class Sequential:
         for step in range(steps):
             at, size = plan.batch(np.array(position), np.array(step))
             rows = plan.rows[int(at) : int(at + size)]
-            with self._dropout(job, node, step):
+            if job.private:
+                loss, gradient = self._clipped(job, position, step, rows)
+                total += loss
+                with torch.no_grad():
+                    descend(job, weight, gradient, state, inputs)
+                continue
+            with self._dropout(Address(job.stream, np.array([node]), np.array([step]))):
                 loss = self.loss(self.module(job.split.x[rows]), job.split.y[rows])
             gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
             total += loss.detach()
@@ -77,6 +91,28 @@ class Sequential:
                 else:
                     descend(job, weight, self._flat(gradients), state, inputs)
         return float(total) / steps
+
+    def _clipped(self, job: Job, position: int, step: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of clipped gradients (1, p) with noise, row after row, and the mean loss."""
+        assert job.private is not None
+        at, steps = np.array([position]), np.array([step])
+        address = row_dropout(job, at, steps, len(rows))
+        total, gradient = torch.zeros(()), torch.zeros(1, self.layout.trained)
+        expected = float(job.plan.batch_size[position])
+        for index, row in enumerate(rows):
+            buffers = self.vector[self.layout.trained :].clone()
+            row_address = Address(
+                job.stream, address.nodes[index, None], address.steps[index, None]
+            )
+            with self._dropout(row_address):
+                loss = self.loss(self.module(job.split.x[row, None]), job.split.y[row, None])
+            own = self._flat(torch.autograd.grad(loss, self.parameters, allow_unused=True))
+            gradient += own * (job.private.clip / own.norm().clamp(min=job.private.clip))
+            total += loss.detach()
+            self.vector[self.layout.trained :] = buffers  # statistics of rows would have no noise
+        gradient /= expected
+        add_job_noise(job, at, steps, [gradient], 1.0)
+        return total / expected, gradient
 
     def _fused_step(self, gradients: tuple[Tensor | None, ...], lr: float, decay: float) -> None:
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
@@ -93,7 +129,5 @@ class Sequential:
         ]
         return torch.cat(parts).unsqueeze(0)
 
-    def _dropout(self, job: Job, node: int, step: int) -> contextlib.AbstractContextManager:
-        if not self.random:
-            return contextlib.nullcontext()
-        return AddressedDropout(Address(job.stream, np.array([node]), np.array([step])))
+    def _dropout(self, address: Address) -> contextlib.AbstractContextManager:
+        return AddressedDropout(address) if self.random else contextlib.nullcontext()
