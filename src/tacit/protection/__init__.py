@@ -1,0 +1,1 @@
+"""Transforms of an update that give a guarantee."""
