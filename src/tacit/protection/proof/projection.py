@@ -35,15 +35,18 @@ from tacit.protection.proof import field
 from tacit.protection.proof.field import Field
 from tacit.protection.sharing import Session, keystream
 
-# Part of the protocol: the keystream is laid out block after block. 255 x 4,096 < 2^24, so that
-# float32 sums of products with bytes are exact.
-_COLUMNS = 4096
+# Part of the protocol: the keystream is laid out block after block, row after row within a block.
+# 128 rows of it fit a second-level cache, and 255 x 512 < 2^24: float32 sums are exact.
+_COLUMNS = 512
 
 
-def _entries() -> NDArray[np.float32]:
-    """(65536, 8): a 16-bit word as eight entries, the low bit of a pair minus the high one."""
-    bits = (np.arange(2**16)[:, None] >> np.arange(16)) & 1
-    return (bits[:, ::2] - bits[:, 1::2]).astype(np.float32)
+def _entries() -> NDArray[np.complex128]:
+    """(256,): a byte as four float32 entries, in each pair the low bit minus the high one.
+
+    Four entries ride in one 16-byte item, which NumPy copies at once.
+    """
+    bits = (np.arange(256)[:, None] >> np.arange(8)) & 1
+    return (bits[:, ::2] - bits[:, 1::2]).astype(np.float32).view(np.complex128).reshape(-1)
 
 
 _ENTRIES = _entries()
@@ -58,12 +61,13 @@ def project(seed: bytes, rows: int, vectors: Sequence[Field]) -> Field:
     sums = np.zeros((rows, count * 8))
     stream = keystream(seed, b"projection")
     blank = bytes(rows * _COLUMNS // 4)
+    drawn = np.empty(len(blank), np.complex128)
+    matrix = drawn.view(np.float32).reshape(rows, _COLUMNS)
     for start in range(0, size, _COLUMNS):
-        words = np.frombuffer(stream.update(blank), "<u2")
+        np.take(_ENTRIES, np.frombuffer(stream.update(blank), np.uint8), out=drawn, mode="clip")
         parts = [vector[start : start + _COLUMNS] for vector in vectors]
         limbs = np.concatenate([part.view(np.uint8).reshape(-1, 8) for part in parts], axis=1)
-        drawn = _ENTRIES[words].reshape(rows, _COLUMNS)[:, : len(limbs)]
-        sums += drawn @ limbs.astype(np.float32)
+        sums += matrix[:, : len(limbs)] @ limbs.astype(np.float32)
     shifts = np.array([1 << 8 * i for i in range(8)], np.uint64)
     limb = field.encode(sums.astype(np.int64)).reshape(rows, count, 8)
     return np.ascontiguousarray(field.dot(limb, shifts).T)
