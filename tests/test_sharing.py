@@ -94,7 +94,8 @@ def test_words_outside_the_field_are_passed_over(monkeypatch: pytest.MonkeyPatch
     class Stream:
         """Words p - 1, p, 2^64 - 1, then 1, 2, 3, ..."""
 
-        words = [field.P - 1, field.P, 2**64 - 1, *range(1, 9)]
+        def __init__(self) -> None:
+            self.words = [field.P - 1, field.P, 2**64 - 1, *range(1, 9)]
 
         def update(self, blank: bytes) -> bytes:
             taken, self.words = self.words[: len(blank) // 8], self.words[len(blank) // 8 :]
@@ -226,5 +227,5 @@ def test_unusable_sessions_are_named(wrong: dict) -> None:
 
 def test_unusable_values_are_named() -> None:
     for values in (np.zeros(2, np.uint32), np.zeros(3, np.uint64)):
-        with pytest.raises(InputError, match="^values: "):
+        with pytest.raises(InputError, match=r"^values: "):
             split(session(), 0, values)

@@ -27,7 +27,11 @@ from tacit.protection.proof import field
 Values = NDArray[Any]
 SEED = 32
 TAG = 32
-_DTYPES = {2**32: np.dtype("<u4"), 2**64: np.dtype("<u8"), field.P: np.dtype("<u8")}
+_DTYPES: dict[int, np.dtype[Any]] = {
+    2**32: np.dtype("<u4"),
+    2**64: np.dtype("<u8"),
+    field.P: np.dtype("<u8"),
+}
 
 
 class MessageError(TacitError):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Field = NDArray[np.uint64]
+Operand = Field | np.uint64
 
 P = 2**64 - 2**32 + 1
 _P = np.uint64(P)
@@ -31,7 +32,7 @@ def decode(values: Field) -> NDArray[np.int64]:
 
 
 @np.errstate(over="ignore")
-def add(a: Field, b: Field) -> Field:
+def add(a: Operand, b: Operand) -> Field:
     total = a + b
     # A wrap of 2^64 lost 2^32 - 1 (mod p).
     total = np.where(total < a, total + _EPSILON, total)
@@ -39,13 +40,13 @@ def add(a: Field, b: Field) -> Field:
 
 
 @np.errstate(over="ignore")
-def subtract(a: Field, b: Field) -> Field:
+def subtract(a: Operand, b: Operand) -> Field:
     difference = a - b
     return np.where(a < b, difference - _EPSILON, difference)
 
 
 @np.errstate(over="ignore")
-def multiply(a: Field, b: Field) -> Field:
+def multiply(a: Operand, b: Operand) -> Field:
     """Schoolbook on 32-bit halves, then the reduction above."""
     a_low, a_high, b_low, b_high = a & _EPSILON, a >> _32, b & _EPSILON, b >> _32
     low = a_low * b_low

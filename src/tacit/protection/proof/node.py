@@ -1,15 +1,14 @@
 """The node's proof that the projections of what it shared are small.
 
-The witness z holds a random mask, the bits of each projection y_j + b, the bits of tau - sum(y^2),
-and the y_j. f is the polynomial with f(w^i) = z_i, w a root of unity of order N >= len(z); the proof
-is the squares' polynomial F = f^2 by its 2 N values at the roots of order 2 N, shared as the witness
-is. Every second value is z_i^2, with which each check becomes linear.
+The witness z holds a random mask, the bits of each projection y_j + b, the bits of
+tau - sum(y^2), and the y_j. f is the polynomial with f(w^i) = z_i, w a root of unity of order
+N >= len(z); the proof is F = f^2 by its 2 N values at the roots of order 2 N, shared as the witness
+is. Every second value of F is a z_i^2, with which each check becomes linear.
 
 Source: Boneh, Boyle, Corrigan-Gibbs, Gilboa, Ishai, "Zero-knowledge proofs on secret-shared data
 via fully linear PCPs", CRYPTO 2019, section 4 (the gadget is one squaring); Prio3's FLP.
 """
 
-import math
 import secrets
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ from tacit.errors import TacitError, require
 from tacit.protection.proof import field
 from tacit.protection.proof.field import Field
 from tacit.protection.proof.projection import NormClaim, project
-from tacit.protection.sharing import Session, expand
+from tacit.protection.sharing import TAG, MessageError, Session, expand, split
 
 
 class UnluckyError(TacitError):
@@ -68,28 +67,44 @@ def interpolate(z: Field) -> Field:
     return field.multiply(values, values)
 
 
-def prove(
-    session: Session, claim: NormClaim, node: int, values: Field, seed: bytes, challenge: bytes
-) -> bytes:
-    """The node's third message, to the server; the helper's share of the proof is in its seed.
+class Prover:
+    """A node's two messages of shares and, once they are fixed, its one proof.
+
+    ``upload`` and ``proof`` go to the server, ``seed`` to the helper, whose share of the proof is
+    expanded from it too.
 
     Args:
-        values: (d,) over the field, as shared.
-        seed: that the helper got, 32 bytes.
-        challenge: that the server and the helper drew together once both had their shares.
+        values: (d,) over the field (``field.encode`` of signed integers).
 
     Raises:
-        InputError: the vector is longer than claimed.
-        UnluckyError: with probability ``claim.error`` at most for a vector within the claim.
+        InputError: the vector is longer than claimed, or the session cannot carry the claim.
     """
-    integers = field.decode(values)
-    norm = math.hypot(*integers.astype(float)) if len(integers) < 64 else np.linalg.norm(integers)
-    require(norm <= claim.norm * (1 + 1e-9), "values", f"norm {norm}", f"at most {claim.norm}")
-    y = field.decode(project(challenge, claim.projections, [values])[0])
-    gap = claim.threshold - sum(int(v) ** 2 for v in y)
-    if gap < 0:
-        raise UnluckyError("the projections are too large: send nothing in this round")
-    return seal(session, claim, node, y, gap, seed)
+
+    def __init__(self, session: Session, claim: NormClaim, node: int, values: Field) -> None:
+        claim.check(session)
+        norm = float(np.linalg.norm(field.decode(values).astype(np.float64)))
+        require(norm <= claim.norm * (1 + 1e-9), "values", f"norm {norm}", f"at most {claim.norm}")
+        self._session, self._claim, self._node = session, claim, node
+        self._values: Field | None = values
+        self.upload, self.seed = split(session, node, values)
+
+    def prove(self, challenge: bytes) -> bytes:
+        """The proof for the challenge that server and helper tossed over the fixed shares.
+
+        Once only: two proofs under the same masks would tell the server the witness.
+
+        Raises:
+            UnluckyError: with probability ``claim.error`` at most for a vector within the claim.
+        """
+        if self._values is None:
+            raise MessageError("one proof a round is made")
+        values, self._values = self._values, None
+        claim = self._claim
+        y = field.decode(project(challenge, claim.projections, [values])[0])
+        gap = claim.threshold - sum(int(v) ** 2 for v in y)
+        if gap < 0:
+            raise UnluckyError("the projections are too large: send nothing in this round")
+        return seal(self._session, claim, self._node, y, gap, self.seed[TAG:])
 
 
 def seal(

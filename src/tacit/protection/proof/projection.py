@@ -15,8 +15,9 @@ known mod p. Let |x_i| be the distance of x_i from 0 mod p.
    z + x_i and z - x_i, which the row takes with 1/4 each, or it is z alone, with 1/2. All k do
    with at most 2^-k.
 2. Else every |y_j| < 2 b d over the integers, and as (2 d + 1) b < p, a y_j that is in [-b, b)
-   mod p is so over the integers: nothing wraps.
-3. tau - sum(y^2) is shown to be in [0, 2^t) mod p, and as k b^2 + 2^t < p, it is over the integers.
+   mod p is so over the integers: nothing wraps. (d < 2^32 by the session, b < 2^29 by 3.)
+3. tau - sum(y^2) is shown to be in [0, 2^t) mod p, and as k b^2 + 2^t < p (checked), it is over
+   the integers.
 
 PINE computes the exact squared norm and uses such projections only against wrap-around; here they
 estimate the norm too, which is cheaper and has the slack of ``NormClaim.slack``.
@@ -80,7 +81,7 @@ class NormClaim:
     Attributes:
         norm: B, at least 1.
         projections: k, 128 to 1,024 and a multiple of 8.
-        error: probability that a vector of norm B exactly has no proof, and that one longer than
+        error: probability that a vector of norm B has no proof, and that one longer than
             ``slack`` x B has one; in the limit of vectors with many coordinates of like size.
             The shorter or sparser, the smaller both.
 
@@ -101,10 +102,8 @@ class NormClaim:
         require(total < field.P, "norm", self.norm, "a norm whose squared projections fit 64 bits")
 
     def check(self, session: Session) -> None:
-        """Refuse a session of another modulus, or so long that its projections could wrap."""
+        """Refuse a session of another modulus."""
         require(session.modulus == field.P, "modulus", session.modulus, "field.P")
-        fits = (2 * session.dimension + 1) * self.limit < field.P
-        require(fits, "dimension", session.dimension, "less: its projections could wrap")
 
     def slack(self, error: float) -> float:
         """|x| / B from which a vector is accepted with probability at most ``error``."""

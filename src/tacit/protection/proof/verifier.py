@@ -1,4 +1,4 @@
-"""The two aggregators' side: joint coins, projections of shares, and one exchange of 24 bytes a node.
+"""The two aggregators' side: joint coins, projected shares, and 24 bytes a node exchanged.
 
 Order of a round: uploads are taken and the set fixed; the projections' seed is tossed; the nodes
 send proofs; the set of proofs is fixed; the query is tossed; each aggregator sends its share of
@@ -6,10 +6,11 @@ f(r), of f^2(r) and of a random combination of all linear checks; the two add up
 node is accepted if u^2 = v and w = 0. No challenge exists before what it challenges is fixed, hence
 nothing can be ground.
 
-Soundness, both aggregators honest: a wrong square passes at 2 N - 2 points r of p - N, a wrong
-linear check with 1 / p: together below 2^-46 (N <= 2^16), beside the claim's own error and 2^-k of
+Soundness, both aggregators honest: a wrong square passes at 2 N - 1 points r of p - N, a wrong
+linear check with 1 / p: together below 2^-47 (N <= 2^15), beside the claim's own error and 2^-k of
 the wrap-around lemma. Zero knowledge towards one of them: its shares are uniform; u is, by the mask
-z_0, whose coefficient at r is not 0 as r^N != 1; v and w follow. Trust: they do not collude.
+z_0, whose coefficient at r is not 0 as r^N != 1; v and w follow. A second query of the same proof
+would cancel the mask: each step is done once. Trust: they do not collude.
 """
 
 import hmac
@@ -98,6 +99,7 @@ class Verifier:
         self._projected: dict[int, Field] = {}
         self._proofs: dict[int, bytes] = {}
         self._fixed: list[int] | None = None
+        self._queried = False
 
     def fix_uploads(self, nodes: Collection[int]) -> Toss:
         """No upload is taken any more; the toss of the projections' seed over these nodes."""
@@ -108,8 +110,8 @@ class Verifier:
 
     def project(self, nodes: Collection[int], seed: bytes) -> None:
         """Project the shares of these nodes, once their uploads are fixed."""
-        if not self.receiver.closed:
-            raise MessageError("the uploads are not fixed yet")
+        if not self.receiver.closed or self._projected:
+            raise MessageError("projected once, after the uploads are fixed")
         chosen = sorted(nodes)
         for start in range(0, len(chosen), _TOGETHER):
             group = chosen[start : start + _TOGETHER]
@@ -133,6 +135,8 @@ class Verifier:
 
     def fix_proofs(self, nodes: Collection[int]) -> Toss:
         """No proof is taken any more; the toss of the query over these nodes."""
+        if self._fixed is not None:
+            raise MessageError("the proofs are fixed once")
         self._fixed = sorted(nodes)
         held = self._proofs if isinstance(self.receiver, Server) else self._projected
         if missing := set(nodes) - held.keys():
@@ -141,8 +145,9 @@ class Verifier:
 
     def query(self, seed: bytes) -> dict[int, bytes]:
         """For each node, this side's shares of u, v, w: to the other aggregator."""
-        if self._fixed is None:
-            raise MessageError("the proofs are not fixed yet")
+        if self._fixed is None or self._queried:
+            raise MessageError("queried once, after the proofs are fixed")
+        self._queried = True
         return {node: self._answer(node, seed) for node in self._fixed}
 
     def _answer(self, node: int, seed: bytes) -> bytes:
@@ -185,7 +190,7 @@ class Verifier:
 
 
 def accepted(own: Mapping[int, bytes], theirs: Mapping[int, bytes]) -> list[int]:
-    """The nodes whose u^2 = v and w = 0, of both aggregators' answers; malformed ones are refused."""
+    """The nodes whose u^2 = v and w = 0 by both sides' answers; malformed ones are refused."""
     return [node for node in sorted(own.keys() & theirs.keys()) if _holds(own[node], theirs[node])]
 
 
