@@ -1,0 +1,1 @@
+"""Attacks run against an experiment, and what they measure."""
