@@ -269,7 +269,7 @@ CASES = [
     Case("NNM", R.NNM(f=2) | R.Krum(f=2), near_mean(lambda k, f: 3 * krum_diameters(k, f) + 1)),
     # Two liars spoil at most two of six buckets.
     Case("Bucketing", R.Bucketing(s=2) | R.TrimmedMean(f=2), in_range(0), permutes=False),
-    Case("Clip", R.Clip(norm=0.7) | R.Mean(), near_own(lambda s, c: 0.7),
+    Case("StaticClipping", R.StaticClipping(norm=0.7) | R.Mean(), near_own(lambda s, c: 0.7),
          grows=False, agrees=False),
     # floor(2 (2/12) 10) = 3 are cut to the length of the fourth longest, an honest one.
     Case("ARC", R.ARC(f=2) | R.Mean(), near_own(lambda s, c: reach(s))),

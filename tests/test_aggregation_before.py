@@ -12,7 +12,7 @@ from byzfl_parts import preaggregators
 from tacit.aggregation.balance import Balance
 from tacit.aggregation.before import NNM, Bucketing, PreAggregation
 from tacit.aggregation.centered_clipping import CenteredClipping
-from tacit.aggregation.clipping import ARC, Clip
+from tacit.aggregation.clipping import ARC, StaticClipping
 from tacit.aggregation.coordinates import Median, TrimmedMean
 from tacit.aggregation.fltrust import FLTrust
 from tacit.aggregation.foolsgold import FoolsGold
@@ -25,7 +25,7 @@ from tacit.aggregation.sketch_guard import SketchGuard
 from tacit.aggregation.subsets import MDA
 from tacit.errors import InputError
 
-PRE = [NNM(2), Bucketing(2), Clip(2.0), ARC(2)]
+PRE = [NNM(2), Bucketing(2), StaticClipping(2.0), ARC(2)]
 named = pytest.mark.parametrize("pre", PRE, ids=repr)
 
 
@@ -62,7 +62,7 @@ def test_arc_is_byzfl_s(f: int) -> None:
 def test_clip_is_byzfl_s() -> None:
     x = drawn(11, 20)
     expected = torch.from_numpy(preaggregators.Clipping(4.0)(x.numpy().copy()))
-    assert torch.allclose(made(Clip(4.0), torch.zeros(20), x), expected, atol=1e-6)
+    assert torch.allclose(made(StaticClipping(4.0), torch.zeros(20), x), expected, atol=1e-6)
 
 
 # Numbers by hand.
@@ -82,9 +82,9 @@ def test_clipping_is_of_differences_to_own() -> None:
     """From 10: 11, 13, 4 differ by 1, 3, -6. To 2: 11, 12, 8. ARC, f = 1 of 3, cuts floor(4/3) = 1
     to the next norm, 3: 11, 13, 7."""
     own, x = torch.tensor([10.0]), column(11, 13, 4)
-    assert made(Clip(2.0), own, x).flatten().tolist() == pytest.approx([11, 12, 8])
+    assert made(StaticClipping(2.0), own, x).flatten().tolist() == pytest.approx([11, 12, 8])
     assert made(ARC(1), own, x).flatten().tolist() == pytest.approx([11, 13, 7])
-    found = (Clip(2.0) | Median())(own, x, even(x))
+    found = (StaticClipping(2.0) | Median())(own, x, even(x))
     assert found.result == pytest.approx(11)
 
 
@@ -163,8 +163,8 @@ def test_three_in_a_row() -> None:
         by_right = Bucketing(2) | (NNM(1) | rule)
         assert repr(by_left) == repr(by_right) == f"Bucketing(s=2) | NNM(f=1) | {rule}"
         assert torch.allclose(by_left(own, x, even(x)).result, expected, atol=1e-5)
-        grouped = Bucketing(2) | (NNM(1) | Clip(1.0)) | rule
-        assert repr(grouped) == f"Bucketing(s=2) | NNM(f=1) | Clip(norm=1.0) | {rule}"
+        grouped = Bucketing(2) | (NNM(1) | StaticClipping(1.0)) | rule
+        assert repr(grouped) == f"Bucketing(s=2) | NNM(f=1) | StaticClipping(norm=1.0) | {rule}"
 
 
 @named
@@ -248,9 +248,9 @@ def test_all_that_a_rule_accepts_behind_nnm_counts_by_how_often_it_is_mixed_in()
 def test_the_verdict_behind_clipping_is_the_cut() -> None:
     """Norms 1, 4, 10 cut to 2: factors 1, 1/2, 1/5; then to 1: 1, 1/2, 1/2 of that."""
     x = column(1, 4, 10)
-    clipped = Clip(2.0) | Mean()
+    clipped = StaticClipping(2.0) | Mean()
     assert clipped(torch.zeros(1), x, even(x)).accepted.tolist() == pytest.approx([1, 0.5, 0.2])
-    twice = Clip(2.0) | CenteredClipping(1.0)
+    twice = StaticClipping(2.0) | CenteredClipping(1.0)
     assert twice(torch.zeros(1), x, even(x)).accepted.tolist() == pytest.approx([1, 0.25, 0.1])
 
 
@@ -275,7 +275,7 @@ def test_weights_of_a_bucket_add_up() -> None:
         (Bucketing(2) | Krum(1), 9),  # ceil(9 / 2) = 5
         (Bucketing(3) | NNM(2) | Median(), 13),  # ceil(13 / 3) = 5
         (NNM(2) | Bucketing(3) | TrimmedMean(1), 7),  # ceil(7 / 3) = 3
-        (Clip(1.0) | Median(), 1),
+        (StaticClipping(1.0) | Median(), 1),
         (ARC(3) | Median(), 7),
     ],
     ids=repr,
@@ -314,11 +314,11 @@ def test_what_the_rule_uses_is_handed_on() -> None:
     assert (NNM(1) | Krum(1)).uses == set()
     own, x = torch.zeros(2), torch.tensor([[0.0, 9], [3, 0], [9, 0]])
     round = Round(root=lambda start: start + torch.tensor([0.0, 1]))
-    found = (Clip(2.0) | FLTrust())(own, x, even(x), round)
+    found = (StaticClipping(2.0) | FLTrust())(own, x, even(x), round)
     assert found.result.tolist() == pytest.approx([0, 1])
     assert found.accepted.tolist() == pytest.approx([2 / 9, 0, 0])
     rows = (torch.ones(3, 2), torch.ones(3))
-    assert (Clip(2.0) | FLTrust(rows)).root == rows
+    assert (StaticClipping(2.0) | FLTrust(rows)).root == rows
     # A sketch of 7 numbers over each of 10 links, and 4 models of 100.
     assert (NNM(1) | SketchGuard(buckets=7)).traffic(10, 4, 100) == 470
 
@@ -341,7 +341,7 @@ def test_distances_behind_a_pre_aggregation_are_those_of_the_rule_s_view() -> No
 
     x = torch.tensor([[4.0, 50], [5, -70], [9, 0]])
     own = torch.tensor([3.0, 0])
-    found = (Clip(100.0) | First(gamma=1.0, alpha=0.0))(own, x, even(x))
+    found = (StaticClipping(100.0) | First(gamma=1.0, alpha=0.0))(own, x, even(x))
     assert found.accepted.tolist() == [1, 1, 0]
     assert found.result.tolist() == pytest.approx([4.5, -10])
 
@@ -359,7 +359,7 @@ def test_a_composition_says_what_it_tolerates() -> None:
         (lambda: ARC(0.5), "aggregation.f: 0.5"),
         (lambda: Bucketing(0), "aggregation.s: 0"),
         (lambda: Bucketing(2.5), "aggregation.s: 2.5"),  # type: ignore[arg-type]
-        (lambda: Clip(0), "aggregation.norm: 0"),
+        (lambda: StaticClipping(0), "aggregation.norm: 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: object, message: str) -> None:

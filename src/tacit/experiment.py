@@ -23,6 +23,9 @@ from tacit.attacks.placement import chosen
 from tacit.data import Contract, Federation, check
 from tacit.errors import InputError, require, require_whole
 from tacit.layout import Layout, template
+from tacit.protection import DPSGD, Protection
+from tacit.protection.guard import Guard, Setting
+from tacit.protection.release import Poisson, Sampler, WithoutReplacement
 from tacit.randomness import torch_seed
 from tacit.topology import Complete, Graph, Hierarchical, Ring, Star
 from tacit.training.losses import Loss
@@ -47,7 +50,9 @@ class Experiment:
         aggregation: how a receiver combines what it received.
         attack: adversaries among the nodes, one or several, to find out what they cost; None: all
             nodes are honest. With an attack, honest nodes alone are measured.
-        protection: transforms of an update that give a guarantee. None exist in this version.
+        protection: what is done to an update on its way, and promises something about it:
+            ``Clip``, ``GaussianNoise``, ``SecureAggregation``, ``DPSGD`` and others; their order is
+            fixed, however they are listed.
         rounds: number of rounds, at least 1.
         seed: of every random choice.
         evaluate_every: measure on the test rows after every so many rounds (and after the last).
@@ -62,7 +67,7 @@ class Experiment:
     topology: Topology | None = None
     aggregation: Aggregation = field(default_factory=Mean)
     attack: Attack | Sequence[Attack] | None = None
-    protection: Sequence[Any] = ()
+    protection: Sequence[Protection] = ()
     rounds: int = 10
     seed: int = 0
     evaluate_every: int = 1
@@ -90,16 +95,12 @@ class Experiment:
         for name in ("rounds", "evaluate_every"):
             require_whole(1, name, getattr(self, name))
         require(isinstance(self.seed, int), "seed", self.seed, "a whole number")
-        if self.protection and not self.aggregation.streams:
-            raise InputError(
-                f"protection: {list(self.protection)!r} was given, but {self.aggregation!r} needs"
-                " single updates, which masks hide; use Mean() as the aggregation"
-            )
-        if self.protection:
-            raise InputError(
-                f"protection: {list(self.protection)!r} was given; this version has no protections,"
-                " and every receiver sees updates in the clear"
-            )
+        for part in self.protection:
+            if not isinstance(part, Protection):
+                raise InputError(
+                    f"protection: {part!r} was given; allowed are Clip(1.0), GaussianNoise(...),"
+                    " SecureAggregation() and other protections of tacit"
+                )
 
     @property
     def attacks(self) -> tuple[Attack, ...]:
@@ -164,6 +165,31 @@ class Experiment:
                 else:
                     yield cohort, np.full_like(cohort, n)
 
+    @cached_property
+    def guard(self) -> Guard | None:
+        """The protections, checked against each other; None without any.
+
+        Raises:
+            InputError: they do not hold together.
+        """
+        if not self.protection:
+            return None
+        plan, n, training = self.plan, self.data.nodes, self.algorithm.local(self.training)
+        counts = [np.bincount(receivers) for _, receivers in self._links()]
+        received = np.concatenate([np.zeros(1, np.int64), *counts])
+        cohort, sampler = n, None
+        if isinstance(plan, Star) and plan.cohort is not None:
+            cohort, sampler = plan.cohort, _sampler(plan, n)
+        rows = self.data.train.sizes
+        least = int(min(rows[rows > 0], default=1))
+        batch = min(training.batch_size or least, least)
+        setting = Setting(
+            self.rounds, cohort, int(min(received[received > 0], default=0)), int(received.max()),
+            sampler, isinstance(plan, Graph), sum(self.algorithm.sends(self.layout).values()),
+            batch / least, training.steps or (training.epochs or 1) * -(-least // batch),
+        )  # fmt: skip
+        return Guard.of(self.protection, setting)
+
     @property
     def plan(self) -> Topology | None:
         """The topology in use: the given one, or the algorithm's usual one."""
@@ -221,6 +247,7 @@ class Experiment:
             plan.check(self.data.nodes)
         self._check_aggregation()
         self._check_attacks()
+        self._check_protection()
         self.algorithm.check(self.layout, self.training)
         _check_fit(self.template, self.loss, self.data)
 
@@ -297,6 +324,47 @@ class Experiment:
                     f" {type(self.algorithm).__name__}; use FedAvg() or Gossip()"
                 )
 
+    def _check_protection(self) -> None:
+        if not self.protection:
+            return
+        rule, plan, name = self.aggregation, self.plan, type(self.algorithm).__name__
+        beyond = [part for part in self.protection if not isinstance(part, DPSGD)]
+        if beyond and (
+            self.algorithm.exchanges == "nobody"
+            or isinstance(self.algorithm, PushSum | LEARN)
+            or (isinstance(self.algorithm, Gossip) and self.algorithm.mix == "before")
+        ):
+            raise InputError(
+                f"protection: {beyond[0]!r} was given, but {name} sends no update that it could"
+                " protect; use FedAvg() or Gossip(mix='after') as the algorithm, or DPSGD"
+            )
+        if beyond and isinstance(plan, Hierarchical):
+            raise InputError(
+                f"protection: {beyond[0]!r} was given, but groups have sums of their own, for which"
+                " it promises nothing; use Star()"
+            )
+        guard = self.guard
+        assert guard is not None
+        sends = self.algorithm.sends(self.layout)
+        if (guard.clip or guard.noise) and len(sends) > 1:
+            raise InputError(
+                f"protection: {beyond[0]!r} was given, but {name} sends {' and '.join(sends)}, each"
+                " of which would need a bound of its own; use FedAvg() as the algorithm"
+            )
+        sums = guard.secure or (
+            guard.noise if guard.noise and guard.noise.where != "local" else None
+        )
+        if sums and not rule.streams:
+            raise InputError(
+                f"protection: {sums!r} was given, but {rule!r} needs single updates, which nobody"
+                " sees; use Mean() as the aggregation, or leave that protection out"
+            )
+        if guard.noise and isinstance(plan, Star) and plan.sampling == "with-replacement":
+            raise InputError(
+                "topology.sampling: 'with-replacement' was given, where a node may count twice in a"
+                " sum whose noise hides it once; allowed is 'poisson' or 'without-replacement'"
+            )
+
     def replace(self, **changes: Any) -> "Experiment":
         """The same experiment with some fields changed."""
         return replace(self, **changes)
@@ -321,6 +389,14 @@ class Experiment:
         """A hash of the whole description: equal for the same experiment on any machine."""
         text = json.dumps(self.description(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sampler(plan: Star, nodes: int) -> Sampler:
+    """What a server's cohort is to an accountant."""
+    assert plan.cohort is not None
+    if plan.sampling == "poisson":
+        return Poisson(plan.cohort / nodes)
+    return WithoutReplacement(plan.cohort, nodes) if plan.cohort < nodes else None
 
 
 def _nearest(rule: Aggregation, k: int) -> str:

@@ -6,7 +6,7 @@ from tacit.aggregation.bridge import BRIDGE
 from tacit.aggregation.bulyan import Bulyan
 from tacit.aggregation.caf import CAF
 from tacit.aggregation.centered_clipping import CenteredClipping
-from tacit.aggregation.clipping import ARC, Clip
+from tacit.aggregation.clipping import ARC, StaticClipping
 from tacit.aggregation.coordinates import MeaMed, Median, TrimmedMean
 from tacit.aggregation.dnc import DnC
 from tacit.aggregation.fltrust import FLTrust
@@ -43,7 +43,6 @@ __all__ = [
     "Bulyan",
     "CSPlusRG",
     "CenteredClipping",
-    "Clip",
     "ClippedGossip",
     "DnC",
     "FLTrust",
@@ -59,6 +58,7 @@ __all__ = [
     "Round",
     "SignMajority",
     "SketchGuard",
+    "StaticClipping",
     "StepBound",
     "TrimmedMean",
     "WFAgg",

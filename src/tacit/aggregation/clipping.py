@@ -13,7 +13,7 @@ from tacit.errors import require
 
 
 @dataclass(frozen=True)
-class Clip(PreAggregation):
+class StaticClipping(PreAggregation):
     """Static clipping: no difference to own is longer than a norm.
 
     Attributes:

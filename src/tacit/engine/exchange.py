@@ -13,6 +13,7 @@ from tacit.aggregation.rule import Aggregation, Round
 from tacit.algorithms.base import Updates
 from tacit.engine.adversary import Adversary, Sent
 from tacit.engine.local import LocalTrain
+from tacit.engine.protect import Protector
 from tacit.topology import Hierarchical, Neighbours, Star
 from tacit.training.plan import Ints
 
@@ -51,8 +52,10 @@ class StarExchange:
         round: Round,
         n: int,
         adversary: Adversary | None = None,
+        protector: Protector | None = None,
     ) -> None:
         self.aggregation, self.nodes, self.adversary = aggregation, nodes, adversary
+        self.protector = protector
         self.round = replace(round, receivers=torch.tensor(SERVER), all_links=n)
         self.groups = topology.group_of(n)[nodes] if isinstance(topology, Hierarchical) else None
         self.bytes = 0
@@ -66,14 +69,20 @@ class StarExchange:
         if not len(self.nodes):
             return own
         lying = self.adversary is not None and self.adversary.lies
-        if self.aggregation.streams and not isinstance(received, Tensor) and not lying:
+        plain = self.protector is None and not isinstance(received, Tensor)
+        if self.aggregation.streams and plain and not lying:
             # A streaming rule is (1 - sum(w)) own + sum(w_i received_i); groups do not change it.
+            assert not isinstance(received, Tensor)
             result = own * (1 - weight.sum()) + received.sum(weight)
             if self.adversary is None or result.isfinite().all():
                 return result
         matrix = received if isinstance(received, Tensor) else received.matrix()
         if self.adversary is not None:
             matrix = self._lied(self.adversary, own, matrix, weight)
+        if self.protector is not None:
+            if self.protector.sums_up:
+                return own + self.protector.mean(matrix - own, weight, self.nodes)
+            matrix = own + self.protector.steps(matrix - own, self.nodes)
         result, accepted = self._aggregate(own, matrix, weight, self.round)
         judged = not self.aggregation.streams or lying or not accepted.all()
         if self.verdict is None and judged:
@@ -138,8 +147,10 @@ class GraphExchange:
         aggregation: Aggregation,
         round: Round,
         adversary: Adversary | None = None,
+        protector: Protector | None = None,
     ) -> None:
         self.neighbours, self.aggregation, self.adversary = neighbours, aggregation, adversary
+        self.protector = protector
         self.round = replace(round, all_links=neighbours.edges)
         self.bytes = 0
         self.pushed = False
@@ -157,20 +168,42 @@ class GraphExchange:
             self.bytes += links.edges * FLOAT_BYTES * size
             return mix(models, links, links.push(), links.push_own())
         weight = self.weight()
+        if self.protector is not None and self.start is not None:
+            start = self.start.expand_as(models)
+            models = start + self.protector.steps(models - start, np.arange(links.nodes))
         lying = self.adversary is not None and self.adversary.lies
         finite = self.adversary is None or bool(models.isfinite().all())
-        if self.aggregation.streams and not lying and finite:
+        secure = self.protector is not None and self.protector.guard.secure is not None
+        if self.aggregation.streams and not lying and finite and not secure:
             self.bytes += links.edges * FLOAT_BYTES * size
             return mix(models, links, weight, links.own(weight))
         sent = Sent(models, links.senders)
         if self.adversary is not None:
             sent = self._lied(self.adversary, models, weight)
+        if self.protector is not None and self.protector.guard.secure:
+            self.bytes += links.edges * FLOAT_BYTES * size
+            return self._masked(self.protector, models, sent, weight)
         everyone = np.arange(links.nodes)
         result, accepted = self._aggregate(models, sent, weight, everyone, self.round)
         if self.verdict is None:
             self.verdict = Verdict(links.senders, links.receivers, accepted)
         let_through = int((accepted > 0).sum())
         self.bytes += FLOAT_BYTES * self.aggregation.traffic(links.edges, let_through, size)
+        return result
+
+    def _masked(
+        self, protector: Protector, models: Tensor, sent: Sent, weight: np.ndarray
+    ) -> Tensor:
+        """(n, d) each node's own model, and its neighbours' as their sum behind masks."""
+        links = self.neighbours
+        result = models * torch.from_numpy(links.own(weight)).unsqueeze(-1).to(models.dtype)
+        for node in np.flatnonzero(links.degree):
+            at = slice(links.offsets[node], links.offsets[node + 1])
+            share = torch.from_numpy(weight[at]).float()
+            mean = protector.mean(
+                sent.rows[torch.from_numpy(sent.index[at])], share, links.senders[at]
+            )
+            result[node] += mean * share.sum()
         return result
 
     def _lied(self, adversary: Adversary, models: Tensor, weight: np.ndarray) -> Sent:

@@ -1,49 +1,61 @@
 """What an experiment's protections do to the vectors of a round, in this process."""
 
-from dataclasses import replace
+import hashlib
+import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tacit.aggregation.rule import Round
-from tacit.protection import AdaptiveClip, Clip, Noise
+from tacit.protection import AdaptiveClip, LaplaceNoise, SkellamNoise
 from tacit.protection.clip import clipped
 from tacit.protection.codec import Codec
-from tacit.protection.guard import Guard
-from tacit.protection.sampling import Source, discrete_gaussian, gaussian, laplace, skellam
-from tacit.protection.secagg.simulate import simulate
+from tacit.protection.guard import COMPLETE, Guard
+from tacit.protection.sampling import discrete_gaussian, gaussian, laplace, seeded, skellam
 from tacit.randomness import generator
 from tacit.training.plan import Ints
 
 _NORM = "protection.norm"
 
 
+@dataclass
 class Protector:
-    """Carries the guard out.
+    """Carries a guard out in one round.
 
     Attributes:
-        bytes: that secure sums took so far, by what nodes and receivers really sent each other.
+        experiment: its 32-byte digest, to which masks are bound.
+        malicious: ids of nodes that, where nobody can check it, do not clip.
+        rows: secure sums so far in this round.
     """
 
-    def __init__(self, guard: Guard, round: Round, malicious: Ints) -> None:
-        self.guard, self.round, self.malicious = guard, round, malicious
-        self.bytes = 0
+    guard: Guard
+    round: Round
+    experiment: bytes
+    malicious: Ints
+    sums: int = 0
 
     @property
-    def norm(self) -> float | None:
-        """The clipping norm of this round."""
+    def norm(self) -> float:
+        """The clipping norm of this round, in the units of the parameters; 1 without one."""
         clip = self.guard.clip
         if isinstance(clip, AdaptiveClip):
             return float(self.round.memory.get(_NORM, torch.tensor(clip.norm)))
-        return clip.norm if clip else None
+        return clip.norm if clip else 1.0
 
-    def step(self, updates: Tensor, nodes: Ints) -> Tensor:
-        """(k, d) what nodes let out of their updates where nobody sums: clipped, with local noise."""
-        if self.norm is None:
-            return updates
-        short, _ = clipped(updates, self.norm, self.guard.clip.order)
-        return short + self._local(short, nodes)
+    @property
+    def sums_up(self) -> bool:
+        """Whether a server learns the sum of a round alone, or a noised one."""
+        guard = self.guard
+        aggregate = guard.noise is not None and guard.noise.where != "local"
+        return bool(guard.secure) or aggregate or isinstance(guard.clip, AdaptiveClip)
+
+    def steps(self, updates: Tensor, nodes: Ints) -> Tensor:
+        """(k, d) what nodes let out of updates that nobody sums: clipped, with local noise."""
+        units, _ = self._clipped(updates / self.norm)
+        return self._local(units, nodes) * self.norm
 
     def mean(self, updates: Tensor, weight: Tensor, nodes: Ints) -> Tensor:
         """(d,) the mean of (k, d) updates as a server learns it.
@@ -51,5 +63,117 @@ class Protector:
         With noise every node counts alike, over all that a round expects: a weight would be one
         more number to protect.
         """
-        guard, noise = self.guard, self.guard.noise
-        ...
+        guard, noise, clip = self.guard, self.guard.noise, self.guard.clip
+        finite = updates.isfinite().all(-1)
+        updates, weight, nodes = updates[finite], weight[finite], nodes[finite.numpy()]
+        if guard.setting.peers:  # whole models of neighbours, whose steps are clipped and noised
+            total, count = self._summed(updates, weight / weight.max(), nodes)
+            return (total / count).float()
+        units, fits = self._clipped(updates / self.norm)
+        if guard.secure:  # behind masks nobody sees who does not clip
+            wild = torch.from_numpy(np.isin(nodes, self.malicious))
+            units = torch.where(wild.unsqueeze(-1), updates / self.norm, units)
+        bit = self._bit if isinstance(clip, AdaptiveClip) else 0.0
+        if bit:
+            shrink = 1 / math.hypot(1, bit / 2)
+            units = torch.cat([units, bit * (fits.float().unsqueeze(-1) - 0.5)], -1) * shrink
+        units = self._local(units, nodes)
+        share = torch.ones_like(weight) if noise else weight / weight.max()
+        if guard.secure:
+            total, count = self._summed(units, share, nodes)
+        else:
+            total, count = (share.double() @ units.double()), float(share.sum())
+        if noise and noise.where == "central" and guard.release.multiplier:
+            draw = laplace if isinstance(noise, LaplaceNoise) else gaussian
+            source = seeded(self.round.seed, "central-noise", self.round.index)
+            total = total + draw(source, guard.release.multiplier, tuple(total.shape)).double()
+        if noise:
+            count = guard.setting.cohort
+        mean = total / count
+        if bit:
+            mean = mean / shrink
+            assert isinstance(clip, AdaptiveClip)
+            at_most = float(mean[-1]) / bit + 0.5
+            norm = self.norm * math.exp(-clip.lr * (at_most - clip.quantile))
+            scale, mean = self.norm, mean[:-1]
+            self.round.memory[_NORM] = torch.tensor(norm, dtype=torch.float64)
+            return (mean * scale).float()
+        return (mean * self.norm).float()
+
+    @property
+    def _bit(self) -> float:
+        """What one bit weighs beside an update of norm 1.
+
+        So that the noise of the bits' sum is a twentieth of the cohort, as the paper has it, but no
+        less than that of one bit by itself.
+        """
+        if self.guard.noise is None:
+            return 1.0
+        z = self.guard.release.multiplier
+        deviation = max(self.guard.setting.cohort / 20, z)
+        return z / math.sqrt(deviation**2 - z**2 / 4)
+
+    def _clipped(self, units: Tensor) -> tuple[Tensor, Tensor]:
+        clip = self.guard.clip
+        if clip is None:
+            return units, torch.ones(len(units), dtype=torch.bool)
+        return clipped(units, 1.0, clip.order)
+
+    def _local(self, units: Tensor, nodes: Ints) -> Tensor:
+        noise = self.guard.noise
+        if noise is None or noise.where != "local" or not self.guard.release.multiplier:
+            return units
+        draw = laplace if isinstance(noise, LaplaceNoise) else gaussian
+        scale, shape = self.guard.release.multiplier, tuple(units.shape[1:])
+        address = self.round.seed, "local-noise", self.round.index
+        drawn = [draw(seeded(*address, int(node)), scale, shape) for node in nodes]
+        return units + torch.stack(drawn) if drawn else units
+
+    def _summed(self, units: Tensor, share: Tensor, nodes: Ints) -> tuple[Tensor, float]:
+        """Sum of share x units and of the shares, as the receiver of a secure sum learns them."""
+        guard, codec = self.guard, self.guard.codec(units.shape[1])
+        weighted = codec.max_weight is not None
+        vectors = {}
+        for i, node in enumerate(nodes.tolist()):
+            rounding = generator(self.round.seed, "rounding", self.round.index, node, self.sums)
+            weight = float(share[i]) if weighted else None
+            vectors[node] = codec.encode(units[i].numpy(), rounding, weight)
+            if guard.noise and guard.noise.where == "distributed":
+                vectors[node] = vectors[node] + self._share(node, codec)
+        total = self._masked(vectors, codec)
+        codec.check(total, len(vectors))
+        values, count = codec.decode(total)
+        return torch.from_numpy(values), count if weighted else float(len(vectors))
+
+    def _share(self, node: int, codec: Codec) -> NDArray[np.unsignedinteger]:
+        """A node's part of the noise: enough in sum if no more than the threshold stay."""
+        release = self.guard.release
+        draw = skellam if isinstance(self.guard.noise, SkellamNoise) else discrete_gaussian
+        source = seeded(self.round.seed, "noise-share", self.round.index, node)
+        std = release.std / math.sqrt(self.guard.threshold)
+        drawn = draw(source, std, (codec.length,))
+        return drawn.astype(f"int{codec.bits}").view(codec.dtype)
+
+    def _masked(
+        self, vectors: dict[int, NDArray[np.unsignedinteger]], codec: Codec
+    ) -> NDArray[np.unsignedinteger]:
+        """The sum by the nodes' and the receiver's protocol, with keys from the system."""
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        from tacit.protection.secagg.neighbours import degree
+        from tacit.protection.secagg.session import Session
+        from tacit.protection.secagg.simulate import simulate
+
+        n = len(vectors)
+        neighbours, threshold = None, max(self.guard.threshold, n // 2 + 1)
+        if n > COMPLETE:
+            neighbours, threshold = degree(n)
+        model = hashlib.sha256(self.sums.to_bytes(8, "little")).digest()
+        session = Session(
+            self.experiment, model, self.round.index, tuple(sorted(vectors)), threshold,
+            codec.length, codec.dtype, self.guard.threshold, neighbours,
+        )  # fmt: skip
+        self.sums += 1
+        identities = {node: Ed25519PrivateKey.generate() for node in vectors}
+        total, _ = simulate(session, identities, vectors)
+        return total

@@ -21,6 +21,7 @@ from tacit.engine.adversary import Adversary
 from tacit.engine.checkpoint import Checkpoint
 from tacit.engine.exchange import GraphExchange, StarExchange, Verdict
 from tacit.engine.local import LocalTrain, Trainer
+from tacit.engine.protect import Protector
 from tacit.engine.workers import Workers
 from tacit.errors import InputError
 from tacit.experiment import Experiment
@@ -30,6 +31,7 @@ from tacit.training.evaluation import Evaluator, Scores
 from tacit.training.lowering import Choice, Engine, choose, least_batch
 from tacit.training.metrics import summary
 from tacit.training.plan import Ints
+from tacit.training.private import Private
 
 Row = dict[str, Any]
 
@@ -158,7 +160,11 @@ class Session:
         self.adversary = Adversary(experiment) if experiment.attacks else None
         self.memory: dict[str, Tensor] = {}
         self.verdicts: list[Tensor] = []
-        self.choice: Choice = choose(engine, template, layout, experiment.loss, data.train)
+        self.guard, private = experiment.guard, None
+        self.digest = bytes.fromhex(experiment.digest()) if self.guard else b""
+        if self.guard and self.guard.example:
+            private = Private(self.guard.example.norm, self.guard.release.multiplier)
+        self.choice: Choice = choose(engine, template, layout, experiment.loss, data.train, private)
         self.small = self.choice.engine == "batched" and self._operations() < _WORTH_A_PROCESS
         if workers is None:
             workers = 1 if self.small else os.cpu_count() or 1
@@ -172,7 +178,7 @@ class Session:
             ("all nodes pooled",) if pools else data.names,
             layout, self.training, self.choice.lowering, self.workers,
             seed=experiment.seed, rounds=experiment.rounds, least=least_batch(template),
-            honest=self.honest if experiment.attacks and not pools else None,
+            honest=self.honest if experiment.attacks and not pools else None, private=private,
         )  # fmt: skip
         measured = _honest(experiment.data, self.honest)
         self.evaluator = self._evaluator(measured)
@@ -230,7 +236,7 @@ class Session:
 
     def rounds(self) -> Iterator[Row]:
         """Carry out the rounds that are left, and yield the metrics of each."""
-        for round in range(len(self.metrics), self.experiment.rounds):
+        for round in range(len(self.metrics), self.last):
             began = time.perf_counter()
             row = self._round(round)
             row["seconds"] = time.perf_counter() - began
@@ -241,19 +247,24 @@ class Session:
         """What was learned, after the last round."""
         experiment = self.experiment
         if self.own is None and self.shared is None:
-            self._evaluate(experiment.rounds - 1)
-        vectors = self._models(experiment.rounds - 1)
+            self._evaluate(self.last - 1)
+        vectors = self._models(self.last - 1)
         model = experiment.layout.module(
             experiment.template, experiment.algorithm.model(self.state)
         ).eval()
         if self.verdicts:
-            self.verdicts += self._unjudged(experiment.rounds)
+            self.verdicts += self._unjudged(self.last)
         return Result(
             experiment, self.metrics, self._node_rows(), self.evaluator.baseline.pooled, model,
             vectors, f"{self.choice.engine}: {self.choice.reason}",
             sum(row["seconds"] for row in self.metrics), self.malicious,
             torch.stack(self.verdicts) if self.verdicts else None,
         )  # fmt: skip
+
+    @property
+    def last(self) -> int:
+        """Rounds that are carried out: as many as a privacy budget allows."""
+        return self.guard.rounds if self.guard else self.experiment.rounds
 
     def _round(self, round: int) -> Row:
         algorithm, topology = self.experiment.algorithm, self.experiment.plan
@@ -270,7 +281,9 @@ class Session:
         row |= reported
         if exchange and exchange.verdict is not None:
             row |= self._judge(exchange.verdict, round)
-        last = round + 1 == self.experiment.rounds
+        if self.guard and (self.guard.noise or self.guard.example):
+            row["epsilon"] = self.guard.epsilon(round + 1)
+        last = round + 1 == self.last
         if last or (round + 1) % self.experiment.evaluate_every == 0:
             row |= self._evaluate(round)
             if isinstance(exchange, GraphExchange):
@@ -289,14 +302,18 @@ class Session:
             root=self._root(train.round) if "root" in rule.uses and not graph else None,
             memory=self.memory,
         )  # fmt: skip
+        protector = None
+        if self.guard and self.guard.guards_updates:
+            protector = Protector(self.guard, round, self.digest, self.malicious)
         exchange: StarExchange | GraphExchange
         if isinstance(topology, Graph):
             if self._graph is None or not topology.static:
                 self._graph = topology.graph(n, experiment.seed, train.round)
-            exchange = GraphExchange(self._graph, rule, round, self.adversary)
+            exchange = GraphExchange(self._graph, rule, round, self.adversary, protector)
         else:
-            exchange = StarExchange(topology, rule, nodes, round, n, self.adversary)
-        looks = "start" in rule.uses or (self.adversary and self.adversary.lies)
+            exchange = StarExchange(topology, rule, nodes, round, n, self.adversary, protector)
+        lies = self.adversary is not None and self.adversary.lies
+        looks = "start" in rule.uses or lies or protector is not None
         if looks and isinstance(exchange, GraphExchange):
             train.keeps_start = True
             exchange.train = train

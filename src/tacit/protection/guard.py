@@ -1,9 +1,10 @@
 """An experiment's protections, checked against each other and against who talks to whom."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 from tacit.errors import InputError
 from tacit.protection import (
@@ -14,10 +15,13 @@ from tacit.protection import (
     Noise,
     Protection,
     SecureAggregation,
+    SkellamNoise,
 )
-from tacit.protection.accounting import Release, Sampler, multiplier_for, rounds_within, spent
+from tacit.protection.codec import Codec
+from tacit.protection.release import Grid, Poisson, Release, Sampler, WithoutReplacement
 
-P = TypeVar("P")
+# Up to so many nodes everybody masks with everybody.
+COMPLETE = 100
 
 
 @dataclass(frozen=True)
@@ -26,18 +30,24 @@ class Setting:
 
     Attributes:
         rounds: of the run.
-        cohort: nodes that a sum is divided by: all that a round expects.
-        fewest: vectors in the smallest sum of any round.
-        sampler: how a cohort is drawn, where nobody but a trusted server learns who is in it; None:
-            everyone takes part in every round, or others may know who does.
+        cohort: nodes that a round expects, by which a noised sum is divided.
+        fewest, most: vectors in the smallest and the largest sum of any round.
+        sampler: how a cohort is drawn; None: everybody takes part in every round.
         peers: whether there is no server.
+        dimension: numbers of an update.
+        rate: probability with which a row of the smallest node enters a batch.
+        steps: training steps of that node in a round.
     """
 
     rounds: int
     cohort: int
     fewest: int
-    sampler: Sampler | None
+    most: int
+    sampler: Sampler
     peers: bool
+    dimension: int
+    rate: float
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -65,8 +75,16 @@ class Guard:
             guard._check_noise(noise)
         if secure is not None:
             guard._check_secure(secure)
+        if guard.noise and guard.example:
+            raise _refused(
+                guard.example, f"protects rows and {guard.noise!r} nodes; allowed is one of the two"
+            )
         if setting.peers and isinstance(clip, AdaptiveClip):
-            raise _refused(clip, "needs a sum that all nodes see; use Clip without a server")
+            raise _refused(clip, "needs a sum that all nodes see; use Clip() without a server")
+        if guard.rounds < 1:
+            raise _refused(
+                noise or guard.example, "allows not even one round; give a larger epsilon"
+            )
         return guard
 
     def _check_noise(self, noise: Noise) -> None:
@@ -75,16 +93,18 @@ class Guard:
         if self.clip is None:
             raise _refused(
                 noise,
-                "promises nothing about updates of any length;"
-                f" add Clip({'1.0, order=1' if order == 1 else '1.0'}) before it",
+                "promises nothing about updates of any length; add"
+                f" Clip({'1.0, order=1' if order == 1 else '1.0'})",
             )
         if self.clip.order != order:
-            raise _refused(noise, f"is measured in the norm of order {order}; use Clip(.., {order})")
+            raise _refused(
+                noise, f"is measured in the norm of order {order}; use Clip(order={order})"
+            )
         if self.setting.peers and noise.where != "local":
             raise _refused(
                 noise,
-                f"is {noise.where}, but there is no server whose sum it could protect;"
-                f' use {name}(where="local"), or FedAvg() as the algorithm',
+                f"is {noise.where}, but there is no server whose sum it could protect; use"
+                f' {name}(where="local"), or FedAvg() as the algorithm',
             )
         if noise.where == "distributed" and self.secure is None:
             raise _refused(
@@ -96,64 +116,133 @@ class Guard:
 
     def _check_secure(self, secure: SecureAggregation) -> None:
         fewest = self.setting.fewest
+        whose = "neighbourhood" if self.setting.peers else "cohort"
         if fewest < 3:
-            whose = "a neighbourhood" if self.setting.peers else "the smallest cohort"
             raise _refused(
                 secure,
-                f"hides nothing in a sum of {fewest}, and {whose} has no more;"
-                " 3 or more are needed, so that no node finds out another's",
+                f"hides nothing in a sum of {fewest}, as in the smallest {whose}; 3 or more are"
+                " needed, so that no node finds out another's update",
             )
-        if not fewest / 2 < self.threshold <= fewest:
+        if self.threshold > fewest:
             raise InputError(
-                f"protection.threshold: {secure.threshold} was given; allowed is"
-                f" {fewest // 2 + 1} to {fewest}: more than half, and at most all, of the"
-                f" {fewest} in the smallest sum"
+                f"protection.threshold: {secure.threshold} was given; allowed is 3 to {fewest},"
+                f" the smallest {whose}"
             )
 
     @property
+    def guards_updates(self) -> bool:
+        """Whether something happens to updates, and not to training alone."""
+        return bool(self.clip or self.noise or self.secure)
+
+    @property
     def threshold(self) -> int:
-        """Nodes that must stay, and that must collude to undo the masks."""
+        """The fewest nodes whose sum is opened."""
         assert self.secure is not None
-        return self.secure.threshold or -(-2 * self.setting.fewest // 3)
+        return self.secure.threshold or max(3, math.ceil(2 * self.setting.fewest / 3))
+
+    def codec(self, dimension: int) -> Codec:
+        """How vectors of so many numbers become integers: in units of the norm, if one is kept."""
+        most, noise = self.setting.most, self.noise
+        if self.secure and (self.setting.peers or not (self.clip or noise)):
+            limit = self.secure.limit
+            return Codec.for_sum(math.inf, most, dimension, coordinate_range=limit, max_weight=1.0)
+        if noise is None:
+            return Codec.for_sum(1.0, most, dimension, max_weight=1.0)
+        if noise.where != "distributed":
+            reach = 1 + 8 * self._gaussian * (noise.where == "local")
+            return Codec.for_sum(math.inf, most, dimension, coordinate_range=reach)
+        # The grid follows from the noise and the noise from the grid, which makes it a little more.
+        std = 1.1 * self._gaussian * math.sqrt(most / self.threshold)
+        codec = Codec.for_sum(1.0, most, dimension, noise_std=std)
+        if isinstance(noise, SkellamNoise):  # whose tables end at 2^15
+            share = std * codec.scale / math.sqrt(most)
+            codec = replace(
+                codec, exponent=codec.exponent - max(0, math.ceil(math.log2(share)) - 14)
+            )
+        return codec
 
     @cached_property
-    def multiplier(self) -> float:
-        """Standard deviation of the noise of what is protected, in units of the norm."""
+    def _gaussian(self) -> float:
+        """The multiplier of noise on real numbers."""
+        from tacit.protection.accounting import multiplier_for
+
         noise = self.noise
         assert noise is not None
         if noise.multiplier is not None:
             return noise.multiplier
         assert noise.epsilon is not None
         return multiplier_for(
-            noise.epsilon, noise.delta, self.setting.rounds, noise.mechanism, self._sampler
-        )
+            noise.epsilon, noise.delta, self.setting.rounds, self._sampler,
+            "laplace" if isinstance(noise, LaplaceNoise) else "gaussian", self._adjacency,
+        )  # fmt: skip
 
     @property
-    def _sampler(self) -> Sampler | None:
-        noise = self.noise
-        return self.setting.sampler if noise and noise.where == "central" else None
+    def _sampler(self) -> Sampler:
+        """The sampler, where nobody but a trusted server learns who takes part."""
+        central = self.noise is not None and self.noise.where == "central"
+        return self.setting.sampler if central else None
 
     @property
+    def _adjacency(self) -> str:
+        drawn = isinstance(self._sampler, WithoutReplacement)
+        return "replace" if drawn else "add-or-remove"
+
+    @cached_property
     def release(self) -> Release:
-        """What one round gives away of a node."""
-        assert self.noise is not None
-        return Release(self.noise.mechanism, self.multiplier, self._sampler)
+        """What one round gives away of a node, or of a row by one step of ``DPSGD``."""
+        from tacit.protection.accounting import multiplier_for
+
+        setting, noise, example = self.setting, self.noise, self.example
+        if noise is None:
+            assert example is not None
+            sampler = Poisson(setting.rate)
+            if example.multiplier is not None:
+                return Release("gaussian", example.multiplier, sampler)
+            assert example.epsilon is not None
+            count = setting.rounds * setting.steps
+            return Release(
+                "gaussian", multiplier_for(example.epsilon, example.delta, count, sampler), sampler
+            )
+        if noise.where != "distributed":
+            mechanism = "laplace" if isinstance(noise, LaplaceNoise) else "gaussian"
+            return Release(mechanism, self._gaussian, self._sampler, self._adjacency)
+        mechanism = "skellam" if noise.mechanism == "skellam" else "discrete_gaussian"
+        codec = self.codec(setting.dimension)
+        grid = Grid(codec.dimension, codec.norm_bound * codec.scale, self.threshold)
+        multiplier = noise.multiplier
+        if multiplier is None:
+            assert noise.epsilon is not None
+            multiplier = multiplier_for(
+                noise.epsilon, noise.delta, setting.rounds, None, mechanism, grid=grid
+            )
+        return Release(mechanism, multiplier, grid=grid)
 
     def epsilon(self, rounds: int) -> float:
-        """What so many rounds have spent."""
-        assert self.noise is not None
-        return spent(self.release, rounds, self.noise.delta)
+        """What so many rounds have spent; infinite without noise."""
+        from tacit.protection.accounting import spent
+
+        budget = self.noise or self.example
+        assert budget is not None
+        if budget.multiplier == 0:
+            return math.inf
+        times = rounds if self.noise else rounds * self.setting.steps
+        return spent(self.release, times, budget.delta)
 
     @cached_property
     def rounds(self) -> int:
         """How many rounds the budget allows, at most those of the run."""
-        noise, wanted = self.noise, self.setting.rounds
-        if noise is None or noise.epsilon is None or noise.multiplier is None:
+        from tacit.protection.accounting import rounds_within
+
+        budget, wanted = self.noise or self.example, self.setting.rounds
+        if budget is None or budget.epsilon is None or budget.multiplier is None:
             return wanted
-        return min(wanted, rounds_within(self.release, noise.epsilon, noise.delta))
+        if budget.multiplier == 0:
+            return 0
+        within = rounds_within(self.release, budget.epsilon, budget.delta)
+        return min(wanted, within if self.noise else within // self.setting.steps)
 
 
-def _only(protections: Sequence[Any], *kinds: type[P]) -> P | None:
+def _only(protections: Sequence[Any], *kinds: type[Any]) -> Any:
     found = [p for p in protections if isinstance(p, kinds)]
     if len(found) > 1:
         raise InputError(
