@@ -107,7 +107,8 @@ class DPSGD(Budget):
 
     Batches are drawn by Poisson sampling, each row's gradient is clipped, and noise of
     ``multiplier`` times the norm is added to their sum: Abadi et al., "Deep learning with
-    differential privacy", CCS 2016, algorithm 1. What a node sends then has the guarantee towards everybody.
+    differential privacy", CCS 2016, algorithm 1. What a node sends then has the guarantee towards
+    everybody.
 
     Attributes:
         norm: the longest that a row's gradient may be; above 0.
