@@ -65,6 +65,20 @@ def test_a_rounding_above_the_bound_is_drawn_again() -> None:
     assert up.draws == 2
     assert not sent.any()
 
+    class Stuck(Up):
+        def random(self, *args: object, **kwargs: object) -> np.ndarray:  # type: ignore[override]
+            return np.zeros(args[0])  # type: ignore[call-overload]
+
+    with pytest.raises(InputError, match="generator"):
+        codec.encode(np.full(4000, 0.5 / math.sqrt(4000)), Stuck(np.random.PCG64(0)))
+
+
+@pytest.mark.parametrize("length", [1.0, 1.05, 300.0])
+def test_longer_vectors_are_scaled_onto_the_clip(length: float) -> None:
+    codec = Codec.for_sum(1.0, 2, 3, bits=64)
+    sent, _ = codec.decode(codec.encode(np.array([2, -1, 2]) / 3 * length, generator(0, "test")))
+    np.testing.assert_allclose(sent, np.array([2, -1, 2]) / 3, rtol=1e-12)
+
 
 def test_unbiased() -> None:
     # Each coordinate of 400,000 roundings to 0 or 1 of a fraction p: the mean is off by t with

@@ -17,6 +17,8 @@ from tacit.errors import InputError, TacitError, require
 TAIL = 2.0**-40
 # Relative; covers the float64 evaluation of a norm of up to 10^8 coordinates.
 _SLACK = 1e-9
+# Of the rounding; an honest generator needs a ninth with probability 2^-320.
+_DRAWS = 8
 # Coordinates rounded at a time, so that they stay in the cache.
 _BLOCK = 8192
 
@@ -200,7 +202,8 @@ class Codec:
             (length,) or (k, length) unsigned integers.
 
         Raises:
-            InputError: a wrong shape, NaN, infinity, or a weight out of its range.
+            InputError: a wrong shape, NaN, infinity, a weight out of its range, or a generator that
+                rounds past the norm bound again and again.
         """
         rows = np.asarray(values)
         good = rows.ndim in (1, 2) and rows.shape[-1] == self.dimension
@@ -238,7 +241,7 @@ class Codec:
         # Half of the slack is left to what the float64 norm of the rounded vector may be off.
         allowed = (self.norm_bound * self.scale) ** 2 * (1 - _SLACK)
         result = np.empty(self.length, f"int{self.bits}")
-        while True:
+        for _ in range(_DRAWS):
             square = 0.0
             for start in range(0, self.length, _BLOCK):
                 part = scaled[start : start + _BLOCK]
@@ -248,6 +251,7 @@ class Codec:
                 result[start : start + _BLOCK] = rounded
             if square <= allowed:
                 return result.view(self.dtype)
+        raise InputError("generator: its numbers are not uniform on [0, 1): no rounding is allowed")
 
     def decode(self, total: NDArray[np.unsignedinteger]) -> tuple[NDArray[np.float64], float]:
         """The sum that (length,) integers stand for.
