@@ -1,6 +1,7 @@
 """The integer codec: exact sums, unbiased rounding, bounds that hold."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -165,6 +166,30 @@ def test_no_overflow_at_the_bound_and_just_below_it(bits: int) -> None:
     codec.check(total, most)
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    st.floats(1e-30, 1e30),
+    st.integers(1, 1000),
+    st.none() | st.floats(1e-30, 1e30),
+    st.floats(0, 1e3),
+    st.sampled_from([32, 64]),
+)
+def test_the_step_is_the_finest(
+    clip: float, nodes: int, max_weight: float | None, noise: float, bits: int
+) -> None:
+    noise *= clip * (max_weight or 1)
+    if noise > 1e30:
+        noise = 0.0
+    try:
+        codec = Codec.for_sum(clip, nodes, 5, max_weight=max_weight, noise_std=noise, bits=bits)
+    except InputError:  # only where weights take more than the modulus has
+        assert (max_weight or 1) * nodes * 10_000 > 2 ** (bits - 1)
+        return
+    assert codec.bound(nodes) < 2 ** (bits - 1)
+    with pytest.raises(InputError, match="could overflow"):
+        replace(codec, exponent=codec.exponent + 1)
+
+
 def test_room_for_the_noise() -> None:
     quiet = Codec.for_sum(1.0, 100, 10**6)
     noisy = Codec.for_sum(1.0, 100, 10**6, noise_std=1e4)
@@ -221,6 +246,7 @@ def test_settings_and_shapes() -> None:
         ("clip", 0.0), ("clip", math.inf), ("clip", math.nan), ("nodes", 0), ("dimension", 0),
         ("bits", 16), ("noise_std", -1.0), ("noise_std", math.inf), ("noise_std", math.nan),
         ("max_weight", 0.0), ("max_weight", math.inf), ("coordinate_range", -1.0),
+        ("clip", 1e-31), ("noise_std", 1e31), ("max_weight", 1e-31),
     ):  # fmt: skip
         with pytest.raises(InputError, match=field):
             Codec.for_sum(**(good | {field: bad}))  # type: ignore[arg-type]
