@@ -99,12 +99,21 @@ def demo(
 
     Eight places learn alone, with a server, without one, and pooled: a table, a verdict in plain
     words, and a report to look at in a browser. Then a third of them lies, with and without a
-    defence.
+    defence; and all of them protect their rows, at two prices.
     """
     import torch
 
     from tacit.cli.screen import progress, say, show_rows
-    from tacit.demo import STORY, experiment, moral, poisoned, withstand
+    from tacit.demo import (
+        STORY,
+        experiment,
+        moral,
+        poisoned,
+        price,
+        private,
+        protect,
+        withstand,
+    )  # fmt: skip
 
     if not as_json:
         say(STORY + "\n")
@@ -117,12 +126,19 @@ def demo(
         progress(list(poisoned(plan)), plan.rounds, quiet=as_json) as on_round,
     ):
         rows = withstand(plan, on_round)
+    plans = private(plan)
+    with (
+        stdout_kept_clean(as_json),
+        progress(list(plans), plans["no privacy"].rounds, quiet=as_json) as on_round,
+    ):
+        prices = protect(plan, on_round)
     if as_json:
-        print_json(found | {"poisoned": rows})
-    else:
+        print_json(found | {"poisoned": rows, "private": prices})
+        return
+    for told, sentence in ((rows, moral(rows)), (prices, price(prices))):
         say("")
-        show_rows([{"run": row["run"], "accuracy": f"{row['accuracy']:.3f}"} for row in rows])
-        say(moral(rows))
+        show_rows([{"run": row["run"], "accuracy": f"{row['accuracy']:.3f}"} for row in told])
+        say(sentence)
 
 
 @app.command()
