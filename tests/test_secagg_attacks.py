@@ -367,8 +367,10 @@ def test_any_bytes_from_one_node_leave_the_others_a_sum(stage: str, data: st.Dat
 def test_a_count_beyond_the_cohort_is_refused_before_anything_is_read(count: int) -> None:
     made = session(n=4, threshold=3)
     message = header(made, Kind.KEYS, 1) + count.to_bytes(4, "little") + bytes(1000)
+    reader = Reader(made, Kind.KEYS, 1, message)
     with pytest.raises(Aborted, match="malformed"):
-        Reader(made, Kind.KEYS, 1, message).table(1)
+        reader.table(1)
+    assert reader.at == HEADER + 4
 
 
 @pytest.mark.parametrize("rows", [[2, 1], [1, 1], [1, 9]])
