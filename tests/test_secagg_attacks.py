@@ -20,6 +20,7 @@ from tacit.protection.secagg.messages import (
     write_set,
     write_table,
 )
+from tacit.protection.secagg.sealing import unseal
 from tacit.protection.secagg.session import Aborted, Session
 from tacit.protection.secagg.simulate import STAGES
 
@@ -276,11 +277,14 @@ def test_a_share_sealed_for_another_use_does_not_open() -> None:
     drill = Drill(session()).after("mask")
     reader = Reader(drill.session, Kind.MASKED, 2, drill.outbox[2])
     reader.take(4 * drill.session.length)
-    seeds, node = reader.table(SEALED), drill.nodes[1]
-    assert node._open(Kind.MASKED, 2, seeds[1]) is not None
-    assert node._open(Kind.SHARES, 2, seeds[1]) is None
-    assert node._open(Kind.MASKED, 3, seeds[1]) is None
-    assert drill.nodes[3]._open(Kind.MASKED, 2, seeds[1]) is None
+    box, made = reader.table(SEALED)[1], drill.session
+    channel = drill.nodes[1]._channels[2]
+    assert channel == drill.nodes[2]._channels[1]
+    assert unseal(made, channel, Kind.MASKED, 2, 1, box) is not None
+    assert unseal(made, channel, Kind.SHARES, 2, 1, box) is None
+    assert unseal(made, channel, Kind.MASKED, 1, 2, box) is None
+    assert unseal(made, drill.nodes[1]._channels[3], Kind.MASKED, 2, 1, box) is None
+    assert unseal(session(round=2), channel, Kind.MASKED, 2, 1, box) is None
 
 
 def test_one_flipped_bit_of_a_sealed_share_costs_that_share_alone() -> None:
@@ -367,8 +371,10 @@ def test_any_bytes_from_one_node_leave_the_others_a_sum(stage: str, data: st.Dat
 def test_a_count_beyond_the_cohort_is_refused_before_anything_is_read(count: int) -> None:
     made = session(n=4, threshold=3)
     message = header(made, Kind.KEYS, 1) + count.to_bytes(4, "little") + bytes(1000)
+    reader = Reader(made, Kind.KEYS, 1, message)
     with pytest.raises(Aborted, match="malformed"):
-        Reader(made, Kind.KEYS, 1, message).table(1)
+        reader.table(1)
+    assert reader.at == HEADER + 4
 
 
 @pytest.mark.parametrize("rows", [[2, 1], [1, 1], [1, 9]])
