@@ -154,7 +154,7 @@ def test_skellam_against_its_probabilities(norm_bound):
 
 
 def test_skellam_by_hand():
-    # Agarwal et al. 2021, Theorem 3.3 with order 2, L2 10, L1 min(10 * sqrt(4), 100) = 20 and
+    # Agarwal et al. 2021, section 3, with order 2, L2 10, L1 min(10 * sqrt(4), 100) = 20 and
     # variance 400: 2 * 100/800 + min((3 * 100 + 120)/(4 * 160000), 60/800).
     value = renyi(Release("skellam", 2.0, grid=Grid(4, 10)))[0]
     assert value == pytest.approx(0.25 + 420 / 640_000)

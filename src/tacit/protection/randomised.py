@@ -49,7 +49,7 @@ class RandomisedResponse:
         """
         self._check(labels)
         n = len(labels)
-        lies = source(n) < np.uint64(int((self.categories - 1) * self.lie * 2.0**64))
+        lies = source(n) < np.uint64(math.ceil((self.categories - 1) * self.lie * 2.0**64))
         step = 1 + (source(n) % np.uint64(self.categories - 1)).astype(np.int64)
         return np.where(lies, (labels + step) % self.categories, labels)
 
