@@ -1,6 +1,6 @@
 """k-ary randomised response: each label is sent as it is, or as one of the others by chance.
 
-Warner 1965; for k values Kairouz, Bonawitz & Ramage 2016, section 3. It is a local guarantee: it
+Warner 1965; for k values Kairouz, Bonawitz & Ramage 2016. It is a local guarantee: it
 holds against everyone, with no trust in a coordinator.
 """
 

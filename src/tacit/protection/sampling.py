@@ -77,7 +77,7 @@ def discrete_gaussian(source: Words, std: float, shape: tuple[int, ...]) -> NDAr
     ``std`` is the formula's parameter; the deviation itself is less below 1 (0.464 at 0.5).
 
     Above a standard deviation of 1,024 it is a sum x + 256 y of two such draws, which is within
-    2^-80 of one (Micciancio & Walter 2017, Theorem 3: the inner parameter 1.7 smooths the
+    2^-80 of one (Micciancio & Walter 2017: the inner parameter 1.7 smooths the
     integers). ``std`` is from 0.25 to 2^40.
     """
     require(0.25 <= std <= 2**40, "std", std, "a number from 0.25 to 2^40")
