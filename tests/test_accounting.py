@@ -223,6 +223,10 @@ def test_rounds_within_is_the_last_that_fits():
     rounds = rounds_within(release, 1.0, 1e-5)
     assert spent(release, rounds, 1e-5) <= 1.0 < spent(release, rounds + 1, 1e-5)
     assert rounds_within(Release("gaussian", 0.5), 1.0, 1e-5) == 0
+    # k rounds at 20 are one at 20 / sqrt(k).
+    for epsilon in (0.7, 1.0, 1.3):
+        most = max(k for k in range(1, 100) if gaussian_epsilon(20 / math.sqrt(k), 1e-5) <= epsilon)
+        assert rounds_within(Release("gaussian", 20.0), epsilon, 1e-5) == most
 
 
 @pytest.mark.parametrize(
