@@ -10,15 +10,14 @@ from scipy.stats import norm
 
 from tacit.errors import InputError
 from tacit.protection.accounting import (
-    ORDERS,
     compose,
     filtered,
     multiplier_for,
-    renyi,
     rounds_within,
     spent,
 )
 from tacit.protection.release import Grid, Poisson, Release, WithoutReplacement
+from tacit.protection.renyi import ORDERS, renyi
 
 MNIST = 256 / 60_000
 

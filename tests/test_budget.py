@@ -177,7 +177,8 @@ try:
     while True:
         ledger.spend("wards", sys.argv[2], paid, Release("gaussian", 15.0))
         paid += 1
-except InputError:
+except InputError as error:
+    assert "the budget is" in str(error), error
     print(paid)
 """
 

@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 
 from tacit.errors import InputError, require
 from tacit.protection.release import PURE, Grid, Poisson, Release, Sampler, WithoutReplacement
+from tacit.protection.renyi import ORDERS, renyi, to_epsilon
 
-ORDERS = np.array([*range(2, 65), 96, 128, 256, 512])  # whole: the Skellam bound asks for it
 Counts = frozenset[tuple[Release, int]]
 _MEANINGFUL = 50.0  # epsilons above promise nothing, and their loss distributions fill the memory
 # Spacing of privacy losses: a share of one round's spread, so that its error stays small when many
@@ -55,7 +55,7 @@ def compose(releases: Sequence[tuple[Release, int]], delta: float) -> float:
 
 def filtered(releases: Sequence[tuple[Release, int]], delta: float) -> float:
     """Epsilon at ``delta`` of releases that were chosen one after the other; as ``compose``."""
-    return _from_renyi(_renyi_sum(_counted(releases, delta).items()), delta)
+    return to_epsilon(_renyi_sum(_counted(releases, delta).items()), delta)
 
 
 def _counted(releases: Sequence[tuple[Release, int]], delta: float) -> Counter[Release]:
@@ -71,7 +71,7 @@ def _counted(releases: Sequence[tuple[Release, int]], delta: float) -> Counter[R
 
 @lru_cache(maxsize=4096)
 def _planned(counts: Counts, delta: float) -> float:
-    bound = _from_renyi(_renyi_sum(counts), delta)
+    bound = to_epsilon(_renyi_sum(counts), delta)
     if all(release.mechanism in ("laplace", PURE) for release, _ in counts):
         bound = min(bound, math.fsum(rounds / release.relative for release, rounds in counts))
     if counts and all(_is_plain_gaussian(release) for release, _ in counts):
@@ -140,6 +140,8 @@ def multiplier_for(
 ) -> float:
     """The least multiplier whose ``rounds`` releases spend between 99.9 % and 100 % of epsilon.
 
+    They spend less only where a discrete Gaussian needs more noise for its shares to be valid.
+
     Raises:
         InputError: no multiplier up to 2^30 is enough.
     """
@@ -153,7 +155,7 @@ def multiplier_for(
         return Release(mechanism, max(multiplier, floor), sampler, adjacency, grid)
 
     def quick(multiplier: float) -> float:
-        return _from_renyi(rounds * renyi(release(multiplier)), delta)
+        return to_epsilon(rounds * renyi(release(multiplier)), delta)
 
     def exact(multiplier: float) -> float:
         return spent(release(multiplier), rounds, delta)
@@ -200,96 +202,5 @@ def _loss_distribution(release: Release, grid: float) -> Any:
     return make(release.relative, value_discretization_interval=grid, sampling_prob=q)
 
 
-@lru_cache(maxsize=1024)
-def renyi(release: Release) -> NDArray[np.float64]:
-    """(orders,) Rényi divergences of one release at ``ORDERS``; read-only.
-
-    Laplace noise with a sampler is bounded as without one: no bound of its own is known here.
-    """
-    import dp_accounting as dp
-
-    ratio, sampler = release.relative, release.sampler
-    match release.mechanism:
-        case "gaussian" if isinstance(sampler, Poisson):
-            # Mironov, Talwar & Zhang 2019.
-            event = dp.PoissonSampledDpEvent(sampler.q, dp.GaussianDpEvent(ratio))
-            curve = _event_renyi(event)
-        case "gaussian" if isinstance(sampler, WithoutReplacement):
-            # Wang, Balle & Kasiviswanathan 2019, Theorem 27.
-            event = dp.SampledWithoutReplacementDpEvent(
-                sampler.n, sampler.k, dp.GaussianDpEvent(ratio)
-            )
-            curve = _event_renyi(event)
-        case "gaussian":
-            curve = ORDERS / (2 * ratio**2)
-        case "laplace":
-            curve = _event_renyi(dp.LaplaceDpEvent(ratio))
-        case "discrete_gaussian":
-            curve = _discrete_gaussian_renyi(release)
-        case "skellam":
-            curve = _skellam_renyi(release)
-        case _:  # randomised response
-            # Binary randomised response is the worst of all mechanisms with this pure epsilon
-            # (Kairouz, Oh & Viswanath 2015).
-            flip = 2 / (1 + math.exp(1 / ratio))
-            curve = _event_renyi(dp.RandomizedResponseDpEvent(flip, 2))
-    curve.setflags(write=False)
-    return curve
-
-
-def _event_renyi(event: Any) -> NDArray[np.float64]:
-    import dp_accounting as dp
-    from dp_accounting.rdp import RdpAccountant
-
-    sampled = (dp.SampledWithoutReplacementDpEvent, dp.RandomizedResponseDpEvent)
-    relation = dp.NeighboringRelation.ADD_OR_REMOVE_ONE
-    if isinstance(event, sampled):
-        relation = dp.NeighboringRelation.REPLACE_ONE
-    return RdpAccountant(list(ORDERS), relation).compose(event).rdp
-
-
-def _discrete_gaussian_renyi(release: Release) -> NDArray[np.float64]:
-    """Kairouz, Liu & Steinke 2021, Proposition 14: a sum of n shares of discrete Gaussian noise.
-
-    ``slack`` is the paper's tau, how far the sum of shares is from one discrete Gaussian.
-    """
-    assert release.grid is not None
-    grid, std = release.grid, release.std
-    norm, norm_l1 = grid.norm * release.sensitivity, grid.norm_l1 * release.sensitivity
-    k = np.arange(1, grid.shares)
-    slack = 10 * float(np.exp(-2 * math.pi**2 * std**2 / grid.shares * k / (k + 1)).sum())
-    flat = norm**2 / std**2
-    return np.minimum(
-        ORDERS / 2 * flat + slack * grid.dimension,
-        ORDERS
-        / 2
-        * np.minimum(
-            flat + 2 * slack * norm_l1 / std + slack**2 * grid.dimension,
-            (norm / std + slack * math.sqrt(grid.dimension)) ** 2,
-        ),
-    )
-
-
-def _skellam_renyi(release: Release) -> NDArray[np.float64]:
-    """Agarwal, Kairouz & Liu 2021, section 3, the bound for vectors.
-
-    A sum of Skellam shares is Skellam, so that the number of shares does not matter.
-    """
-    assert release.grid is not None
-    norm, norm_l1 = (
-        release.grid.norm * release.sensitivity,
-        release.grid.norm_l1 * release.sensitivity,
-    )
-    variance = release.std**2
-    excess = ((2 * ORDERS - 1) * norm**2 + 6 * norm_l1) / (4 * variance**2)
-    return ORDERS * norm**2 / (2 * variance) + np.minimum(excess, 3 * norm_l1 / (2 * variance))
-
-
 def _renyi_sum(counts: Iterable[tuple[Release, int]]) -> NDArray[np.float64]:
     return sum((rounds * renyi(release) for release, rounds in counts), np.zeros(len(ORDERS)))
-
-
-def _from_renyi(curve: NDArray[np.float64], delta: float) -> float:
-    from dp_accounting.rdp import compute_epsilon
-
-    return float(compute_epsilon(ORDERS, curve, delta)[0])
