@@ -328,6 +328,19 @@ def test_a_wrong_commitment_is_refused_inside_the_bound_too() -> None:
     assert done.verdict({0: done.prove(0), 1: another_vector(done, 1)}) == [0]
 
 
+def test_squares_that_wrap_are_refused_by_the_ranges() -> None:
+    # c = 2^24 - 2^72 is a square root of 2 (mod p): its square is 2^48 + 2 + 2^144 and 2^96 = -1.
+    # With x = (c, 0, ...), sum(y^2) is 2 for each y that is not 0, but y is far outside the range.
+    root = (2**24 - 2**72) % P
+    assert root * root % P == 2
+    x = field.decode(np.array([root, 0, 0], np.uint64))
+    done = Round({0: vector(1000.0, 3), 1: x})
+    y = done.projected(1)
+    assert done.verdict(
+        {0: done.prove(0), 1: done.seal(1, y, CLAIM.threshold - 2 * int((y != 0).sum()))}
+    ) == [0]
+
+
 def test_each_single_changed_word_is_refused() -> None:
     layout = Layout(CLAIM)
     places = [0, 1, layout.gap.start, layout.gap.stop - 1, layout.gap.stop, layout.proof - 1]
@@ -522,6 +535,15 @@ def test_the_opened_value_hides_behind_the_mask() -> None:
     slope = (shown[1] - shown[0]) % P
     assert slope != 0
     assert (shown[2] - shown[1]) % P == slope
+
+
+def test_every_proof_has_a_mask_of_its_own() -> None:
+    done = Round({0: vector(1.0), 1: vector(1.0)})
+    masks: list[int] = []
+    for n in (0, 1):
+        done.altered(n, lambda proof: masks.append(int(proof[0])) or proof, done.prove(n))
+    assert 0 not in masks
+    assert masks[0] != masks[1]
 
 
 @pytest.mark.parametrize(
