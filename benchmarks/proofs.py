@@ -1,4 +1,4 @@
-"""What the norm proof for two aggregators costs: seconds of CPU on one thread, and bytes.
+"""What the norm proofs cost, for two aggregators and for one server: CPU seconds and bytes.
 
     OMP_NUM_THREADS=1 python benchmarks/proofs.py [--dimensions 10000 100000 1000000] [--json FILE]
 
@@ -14,7 +14,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from tacit.protection.proof import field
+from tacit.protection.proof import field, group
+from tacit.protection.proof.commitment import blinding, commit, sum_holds
+from tacit.protection.proof.committed import holds, prove
 from tacit.protection.proof.node import Prover
 from tacit.protection.proof.projection import NormClaim
 from tacit.protection.proof.verifier import Verifier, accepted
@@ -44,19 +46,20 @@ class Row:
 class Clock:
     """CPU seconds of each named step, in the order of the calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, nodes: int) -> None:
+        self.nodes = nodes
         self.spent: dict[str, float] = {}
 
     def __call__(self, name: str, step: Callable[[], T]) -> T:
         start = time.process_time()
         result = step()
-        self.spent[name] = self.spent.get(name, 0.0) + (time.process_time() - start) / NODES
+        self.spent[name] = self.spent.get(name, 0.0) + (time.process_time() - start) / self.nodes
         return result
 
 
 def once(dimension: int, projections: int) -> tuple[dict[str, float], int, int]:
     """One round of honest nodes; each step's seconds a node, bytes of upload and of proof."""
-    clock, session = Clock(), Session(bytes(32), 0, dimension, field.P, 2)
+    clock, session = Clock(NODES), Session(bytes(32), 0, dimension, field.P, 2)
     claim = NormClaim(NORM, projections)
     server, helper = Server(session), Helper(session)
     drawn = np.random.default_rng(0).standard_normal((NODES, dimension))
@@ -102,12 +105,27 @@ def measure(dimension: int, projections: int, repeats: int) -> Row:
     )
 
 
+def commitments(dimension: int) -> dict[str, float]:
+    """CPU seconds of the single server's variant (k 128), after the generators are made."""
+    group.generators(dimension)
+    claim, context, seed = NormClaim(NORM), bytes(32), bytes(32)
+    drawn = np.random.default_rng(0).standard_normal(dimension)
+    values = np.trunc(drawn * (NORM / np.linalg.norm(drawn))).astype(np.int64)
+    clock, mask = Clock(1), blinding()
+    made = clock("commit", lambda: commit(values, mask))
+    proof = clock("prove", lambda: prove(claim, values, mask, made, context, seed))
+    assert clock("verify", lambda: holds(claim, dimension, made, context, seed, proof))
+    assert clock("sum", lambda: sum_holds([made] * 10, 10 * values, 10 * mask))
+    return {"dimension": dimension, **clock.spent, "bytes": len(proof)}
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dimensions", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--projections", type=int, nargs="+", default=[128, 256])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json")
+    parser.add_argument("--committed", type=int, nargs="*", default=[10_000, 100_000])
     options = parser.parse_args(arguments)
     rows = []
     print("d, k | node: share, prove | aggregator: project, query | bytes | x float32 | slack")
@@ -120,9 +138,16 @@ def main(arguments: list[str] | None = None) -> None:
                 f" {row.prove * 1e3:6.1f} | {row.project * 1e3:6.1f} {row.query * 1e3:6.1f} ms"
                 f" | {row.upload + row.proof:>10,} | {row.expansion:5.2f} | {row.slack:.2f}"
             )
+    single = [commitments(dimension) for dimension in options.committed]
+    print("one server: d | node: commit, prove | server: verify, check of a sum | proof bytes")
+    for found in single:
+        print(
+            f"{found['dimension']:>9,} | {found['commit']:5.2f} {found['prove']:6.2f}"
+            f" | {found['verify']:6.2f} {found['sum']:5.2f} s | {found['bytes']:,}"
+        )
     if options.json:
         with open(options.json, "w") as file:
-            json.dump({"rows": rows}, file, indent=1)
+            json.dump({"rows": rows, "committed": single}, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -14,18 +14,16 @@ of each y_j + b and of tau - sum(y^2), and proves that
 is gained by grinding it. The seed is not, because its error of 10^-6 would be: it is the server's
 coin. The wrap-around lemma of ``projection`` holds with the group's order for p. Soundness: the
 claim's error, 2^-k of the lemma, 2^-128 of the combination. Zero knowledge in the random-oracle
-model; that a node sends no proof (probability ``claim.error``) is seen.
+model, timing excepted (products skip zero digits); that a node sends no proof, as happens with
+probability ``claim.error``, is seen.
 
 RiseFL commits to every coordinate on its own and checks the projections by k multi-exponentiations
 at the server; here one 33-byte commitment and one such product at each side. Source: Zhu et al.,
-"RiseFL: secure and private federated learning with input integrity", VLDB 2024, sections 4.3-4.4.
+"RiseFL: secure and private federated learning with input integrity", VLDB 2024.
 """
 
 import hmac
 import os
-from hashlib import sha512
-from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,68 +32,9 @@ from tacit.errors import require
 from tacit.protection.proof import field, group
 from tacit.protection.proof.commitment import blinding as fresh
 from tacit.protection.proof.group import ORDER, Point
+from tacit.protection.proof.message import SCALAR, Parts, Transcript
 from tacit.protection.proof.node import UnluckyError
 from tacit.protection.proof.projection import NormClaim, combine, project
-from tacit.protection.sharing import MessageError
-
-_SCALAR = 32
-
-
-class _Transcript:
-    """All that was said so far; each challenge depends on it."""
-
-    def __init__(
-        self, claim: NormClaim, dimension: int, commitment: bytes, context: bytes, seed: bytes
-    ) -> None:
-        self._hash = sha512(f"{claim} {dimension}".encode() + commitment + context + seed)
-
-    def challenge(self, points: list[Point], purpose: bytes) -> int:
-        self._hash.update(purpose + b"".join(map(group.encode, points)))
-        return int.from_bytes(self._hash.digest(), "little") % ORDER
-
-    def weights(self, points: list[Point], count: int) -> list[int]:
-        """(count,) of 128 bits."""
-        start = self.challenge(points, b"weights").to_bytes(_SCALAR, "little")
-        drawn = (sha512(start + j.to_bytes(4, "little")).digest() for j in range(count))
-        return [int.from_bytes(d[:16], "little") for d in drawn]
-
-
-class _Parts(NamedTuple):
-    """A proof: points, then scalars, each list of a length that claim and dimension fix."""
-
-    bits: list[Point]  # (n,) of the projections' bits, then the gap's
-    squares: list[Point]  # (k,)
-    bit_scalars: list[int]  # e, then (e_0, z_0, z_1) of each bit
-    square_scalars: list[int]  # e, then (z_y, z_s, z_u) of each square
-    omega: list[int]  # (1,)
-    linear: list[int]  # e, z_C, z_D, then (d,)
-
-    def encode(self) -> bytes:
-        points, scalars = [*self.bits, *self.squares], [s for part in self[2:] for s in part]
-        words = (s.to_bytes(_SCALAR, "little") for s in scalars)
-        return b"".join([*map(group.encode, points), *words])
-
-    @staticmethod
-    def parse(claim: NormClaim, dimension: int, data: bytes) -> "_Parts":
-        k = claim.projections
-        bits = k * claim.bits + claim.gap_bits
-        lengths = (1 + 3 * bits, 1 + 3 * k, 1, 3 + dimension)
-        split = (bits + k) * group.SIZE
-        if len(data) != split + sum(lengths) * _SCALAR:
-            raise MessageError(f"{len(data)} bytes are not a proof for {dimension} values")
-        points = [group.parse(data[i : i + group.SIZE]) for i in range(0, split, group.SIZE)]
-        rest = range(split, len(data), _SCALAR)
-        scalars = [int.from_bytes(data[i : i + _SCALAR], "little") for i in rest]
-        ends = np.cumsum((0, *lengths)).tolist()
-        parts = [scalars[a:b] for a, b in pairwise(ends)]
-        return _Parts(points[:bits], points[bits:], *parts)
-
-
-def proof_size(claim: NormClaim, dimension: int) -> int:
-    """Bytes of a proof."""
-    bits = claim.projections * claim.bits + claim.gap_bits
-    points, scalars = bits + claim.projections, 6 + 3 * (bits + claim.projections) + dimension
-    return points * group.SIZE + scalars * _SCALAR
 
 
 def prove(
@@ -118,7 +57,9 @@ def prove(
         UnluckyError: with probability ``claim.error`` at most for a vector within the claim.
     """
     norm = float(np.linalg.norm(values.astype(np.float64)))
-    require(norm <= claim.norm * (1 + 1e-9), "values", f"norm {norm}", f"at most {claim.norm}")
+    require(
+        norm <= claim.norm * (1 + 1e-9), "values", "a longer vector", f"norm {claim.norm} at most"
+    )
     y = field.decode(project(seed, claim.projections, [field.encode(values)])[0]).tolist()
     gap = claim.threshold - sum(v * v for v in y)
     if gap < 0:
@@ -137,7 +78,7 @@ def seal(
     gap: int,
 ) -> bytes:
     """The proof that claims these projections (k,) and this gap."""
-    transcript = _Transcript(claim, len(values), commitment, context, seed)
+    transcript = Transcript(claim, len(values), commitment, context, seed)
     digits = [v + claim.limit >> i & 1 for v in y for i in range(claim.bits)]
     digits += [gap >> i & 1 for i in range(claim.gap_bits)]
     masks = [fresh() for _ in digits]
@@ -181,7 +122,7 @@ def seal(
     weights = transcript.weights([], len(y))
     row = combine(seed, weights, len(values))
     of_row = sum(w * s for w, s in zip(weights, of_y, strict=True))
-    hidden = [int.from_bytes(os.urandom(_SCALAR), "little") % ORDER for _ in row]
+    hidden = [int.from_bytes(os.urandom(SCALAR), "little") % ORDER for _ in row]
     t_c, t_d = fresh(), fresh()
     first = group.add(
         group.product(group.generators(len(row)), hidden), group.multiply(group.BLINDING, t_c)
@@ -190,7 +131,7 @@ def seal(
     e = transcript.challenge([first, second], b"linear")
     responses = [(m + e * v) % ORDER for m, v in zip(hidden, values.tolist(), strict=True)]
     linear = [e, (t_c + e * blinding) % ORDER, (t_d + e * of_row) % ORDER, *responses]
-    return _Parts(bits, squares, bit_scalars, square_scalars, [omega], linear).encode()
+    return Parts(bits, squares, bit_scalars, square_scalars, [omega], linear).encode()
 
 
 def holds(
@@ -201,9 +142,9 @@ def holds(
     Raises:
         MessageError: malformed bytes.
     """
-    parts = _Parts.parse(claim, dimension, proof)
+    parts = Parts.parse(claim, dimension, proof)
     committed = group.parse(commitment)
-    transcript = _Transcript(claim, dimension, commitment, context, seed)
+    transcript = Transcript(claim, dimension, commitment, context, seed)
     made, gap_point = _weighted(claim, parts.bits)
 
     e, *scalars = parts.bit_scalars
@@ -246,7 +187,7 @@ def holds(
 
 
 def _same(made: int, given: int) -> bool:
-    return hmac.compare_digest(made.to_bytes(_SCALAR, "little"), given.to_bytes(_SCALAR, "little"))
+    return hmac.compare_digest(made.to_bytes(SCALAR, "little"), given.to_bytes(SCALAR, "little"))
 
 
 def _minus(point: Point, scalar: int, other: Point) -> Point:

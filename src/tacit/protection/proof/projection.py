@@ -7,7 +7,7 @@ projections", JCSS 2003: E y^4 is at most the Gaussian's). A claim is accepted i
 over the integers and each y_j is in [-b, b), b a power of two above sqrt(tau).
 
 Wrap-around lemma (Rothblum et al., "PINE: efficient verification of a Euclidean norm bound of a
-secret-shared vector", 2023, section 4, with this protocol's parameters). The projections are only
+secret-shared vector", 2023, with this protocol's parameters). The projections are only
 known mod p. Let |x_i| be the distance of x_i from 0 mod p.
 
 1. If some |x_i| >= 2 b, each y_j falls into [-b, b) mod p with probability at most 1/2: given the
