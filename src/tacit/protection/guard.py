@@ -154,10 +154,10 @@ class Guard:
         # The grid follows from the noise and the noise from the grid, which makes it a little more.
         std = 1.1 * self._gaussian * math.sqrt(most / self.threshold)
         codec = Codec.for_sum(1.0, most, dimension, noise_std=std)
-        if isinstance(noise, SkellamNoise):  # whose tables end at 2^15
+        if isinstance(noise, SkellamNoise):  # whose tables end at 2^13
             share = std * codec.scale / math.sqrt(most)
             codec = replace(
-                codec, exponent=codec.exponent - max(0, math.ceil(math.log2(share)) - 14)
+                codec, exponent=codec.exponent - max(0, math.ceil(math.log2(share)) - 12)
             )
         return codec
 
