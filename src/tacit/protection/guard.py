@@ -130,6 +130,16 @@ class Guard:
             )
 
     @property
+    def budget(self) -> Noise | DPSGD | None:
+        """What is to be spent, if anything."""
+        return self.noise or self.example
+
+    @property
+    def releases(self) -> int:
+        """How often a round makes its ``release``: once, or at every training step."""
+        return 1 if self.noise else self.setting.steps
+
+    @property
     def guards_updates(self) -> bool:
         """Whether something happens to updates, and not to training alone."""
         return bool(self.clip or self.noise or self.secure)
@@ -221,25 +231,23 @@ class Guard:
         """What so many rounds have spent; infinite without noise."""
         from tacit.protection.accounting import spent
 
-        budget = self.noise or self.example
-        assert budget is not None
-        if budget.multiplier == 0:
+        assert self.budget is not None
+        if self.budget.multiplier == 0:
             return math.inf
-        times = rounds if self.noise else rounds * self.setting.steps
-        return spent(self.release, times, budget.delta)
+        return spent(self.release, rounds * self.releases, self.budget.delta)
 
     @cached_property
     def rounds(self) -> int:
         """How many rounds the budget allows, at most those of the run."""
         from tacit.protection.accounting import rounds_within
 
-        budget, wanted = self.noise or self.example, self.setting.rounds
+        budget, wanted = self.budget, self.setting.rounds
         if budget is None or budget.epsilon is None or budget.multiplier is None:
             return wanted
         if budget.multiplier == 0:
             return 0
         within = rounds_within(self.release, budget.epsilon, budget.delta)
-        return min(wanted, within if self.noise else within // self.setting.steps)
+        return min(wanted, within // self.releases)
 
 
 def _only(protections: Sequence[Any], *kinds: type[Any]) -> Any:
