@@ -353,6 +353,12 @@ def test_a_composition_says_what_it_tolerates() -> None:
         (lambda: NNM(-1), "aggregation.f: -1"),
         (lambda: ARC(0.5), "aggregation.f: 0.5"),
         (lambda: Bucketing(0), "aggregation.s: 0"),
+        (lambda: Bucketing(1.5), "aggregation.s: 1.5"),
+        (
+            lambda: Krum(1) | Median(),
+            r"Krum\(f=1\) \| Median\(\) .* left of \| is a pre-aggregation",
+        ),
+        (lambda: NNM(1) | Krum(1) | Median(), r"left of \| is a pre-aggregation, such as NNM"),
         (lambda: Clip(0), "aggregation.norm: 0"),
     ],
 )

@@ -8,6 +8,8 @@ TacitError
 └── DivergenceError    a local loss that is no longer finite; ``.node`` and ``.round`` say where
 """
 
+import math
+
 
 class TacitError(Exception):
     """Base of every error that Tacit raises on purpose."""
@@ -53,3 +55,33 @@ def require(condition: bool, field: str, given: object, allowed: str) -> None:
     """Refuse a setting with one sentence."""
     if not condition:
         raise InputError(f"{field}: {given!r} was given; allowed is {allowed}")
+
+
+def whole(value: object, field: str, least: int, *, none: bool = False) -> None:
+    """Refuse what is not a whole number from ``least`` on; ``none``: None will do, too."""
+    fits = type(value) is int and value >= least
+    allowed = f"a whole number, {least} or more{', or None' if none else ''}"
+    require(fits or (none and value is None), field, value, allowed)
+
+
+def number(
+    value: object,
+    field: str,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+    none: bool = False,
+) -> None:
+    """Refuse what is not a finite number within the bounds; ``none``: None will do, too."""
+    fits = (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and above < value < below
+        and least <= value <= most
+    )
+    bounds = {"above": above, "at least": least, "at most": most, "below": below}
+    within = " and ".join(f"{word} {x:g}" for word, x in bounds.items() if math.isfinite(x))
+    allowed = f"a number {within or 'that is finite'}{', or None' if none else ''}"
+    require(fits or (none and value is None), field, value, allowed)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tacit.aggregation.gram import Geometry, GramRule, Seen, combinations
 from tacit.aggregation.rule import Aggregated, Aggregation, Aid, Round, Tolerant
-from tacit.errors import InputError, require
+from tacit.errors import InputError, whole
 from tacit.randomness import key, words
 
 
@@ -99,6 +99,11 @@ class _Before(Aggregation):
     @property
     def uses(self) -> frozenset[Aid]:  # type: ignore[override]
         return self.rule.uses
+
+    @property
+    def root(self) -> tuple[Tensor, Tensor] | None:
+        """The rule's clean rows, where it has any."""
+        return getattr(self.rule, "root", None)
 
     @property
     def least(self) -> int:
@@ -201,7 +206,7 @@ class Bucketing(PreAggregation):
     one_to_one: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        require(self.s >= 1, "aggregation.s", self.s, "1 or more")
+        whole(self.s, "aggregation.s", 1)
 
     def outputs(self, k: int) -> int:
         return -(-k // self.s)

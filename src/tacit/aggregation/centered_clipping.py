@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tacit.aggregation.gram import Geometry, GramRule
 from tacit.aggregation.rule import Round
-from tacit.errors import require
+from tacit.errors import number, whole
 
 
 def clip_factors(squares: Tensor, radius: float | Tensor) -> Tensor:
@@ -35,8 +35,8 @@ class CenteredClipping(GramRule):
     steps: int = 1
 
     def __post_init__(self) -> None:
-        require(self.tau > 0, "aggregation.tau", self.tau, "a number above 0")
-        require(self.steps >= 1, "aggregation.steps", self.steps, "1 or more")
+        number(self.tau, "aggregation.tau", above=0)
+        whole(self.steps, "aggregation.steps", 1)
 
     def tolerates(self, k: int) -> str:
         return (

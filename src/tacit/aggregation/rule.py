@@ -3,12 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple, NoReturn, Self
 
 import torch
 from torch import Tensor
 
-from tacit.errors import InputError, require
+from tacit.errors import InputError, whole
 
 Aid = Literal["start", "loss", "root", "memory"]
 
@@ -88,6 +88,13 @@ class Aggregation(ABC):
     def aggregate(self, own: Tensor, received: Tensor, weight: Tensor, round: Round) -> Aggregated:
         """``__call__`` for finite vectors, of which there are enough."""
 
+    def __or__(self, then: object) -> NoReturn:
+        """``pre | rule`` has a pre-aggregation on the left; a rule is refused there."""
+        raise InputError(
+            f"aggregation: {self} | {then} was given; allowed left of | is a pre-aggregation, such"
+            " as NNM or Clip"
+        )
+
     def __call__(
         self, own: Tensor, received: Tensor, weight: Tensor, round: Round | None = None
     ) -> Aggregated:
@@ -166,8 +173,7 @@ class Tolerant:
     f: int
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.f, int) and self.f >= 0
-        require(whole, "aggregation.f", self.f, "a whole number, 0 or more")
+        whole(self.f, "aggregation.f", 0)
 
     @property
     def least(self) -> int:

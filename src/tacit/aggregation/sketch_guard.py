@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tacit.aggregation.balance import Balance
 from tacit.aggregation.rule import Round
-from tacit.errors import require
+from tacit.errors import whole
 from tacit.randomness import generator
 
 # Columns sketched at a time, so that their float64 copies stay in the cache.
@@ -42,8 +42,7 @@ class SketchGuard(Balance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        good = isinstance(self.buckets, int) and self.buckets > 0
-        require(good, "aggregation.buckets", self.buckets, "a whole number, 1 or more")
+        whole(self.buckets, "aggregation.buckets", 1)
 
     def tolerates(self, k: int) -> str:
         return (

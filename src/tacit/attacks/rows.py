@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tacit.attacks.base import DataAttack
 from tacit.data.federation import Federation
-from tacit.errors import InputError, require
+from tacit.errors import InputError, number, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class NoisyInputs(DataAttack):
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self.sigma > 0, "attack.sigma", self.sigma, "a number above 0")
+        number(self.sigma, "attack.sigma", above=0)
 
     def poison(
         self, x: Tensor, y: Tensor, classes: int, member: int, members: int, rng: Generator
@@ -52,7 +52,7 @@ class Duplicates(DataAttack):
     times: int = 10
 
     def __post_init__(self) -> None:
-        require(self.times >= 2, "attack.times", self.times, "a whole number, 2 or more")
+        whole(self.times, "attack.times", 2)
 
     def poison(
         self, x: Tensor, y: Tensor, classes: int, member: int, members: int, rng: Generator
