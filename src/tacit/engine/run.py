@@ -328,8 +328,9 @@ class Session:
 
     def _root(self, round: int) -> Callable[[Tensor], Tensor]:
         """Training on the server's clean root rows, as a node trains on its own."""
-        x, y = getattr(self.experiment.aggregation, "root")  # noqa: B009
-        split, trainer = Split.pack([(torch.as_tensor(x), torch.as_tensor(y))]), self.trainer
+        rows = self.experiment.root
+        assert rows is not None  # by Experiment.check
+        split, trainer = Split.pack([rows]), self.trainer
         root = Trainer(
             split, ("the server's root rows",), trainer.layout, self.training, trainer.lowering,
             None, seed=trainer.seed, rounds=trainer.rounds, least=trainer.least,
