@@ -57,16 +57,16 @@ def require(condition: bool, field: str, given: object, allowed: str) -> None:
         raise InputError(f"{field}: {given!r} was given; allowed is {allowed}")
 
 
-def whole(value: object, field: str, least: int, *, none: bool = False) -> None:
+def require_whole(least: int, field: str, given: object, *, none: bool = False) -> None:
     """Refuse what is not a whole number from ``least`` on; ``none``: None will do, too."""
-    fits = type(value) is int and value >= least
+    fits = type(given) is int and given >= least
     allowed = f"a whole number, {least} or more{', or None' if none else ''}"
-    require(fits or (none and value is None), field, value, allowed)
+    require(fits or (none and given is None), field, given, allowed)
 
 
-def number(
-    value: object,
+def require_number(
     field: str,
+    given: object,
     *,
     above: float = -math.inf,
     least: float = -math.inf,
@@ -76,12 +76,12 @@ def number(
 ) -> None:
     """Refuse what is not a finite number within the bounds; ``none``: None will do, too."""
     fits = (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and above < value < below
-        and least <= value <= most
+        isinstance(given, int | float)
+        and not isinstance(given, bool)
+        and above < given < below
+        and least <= given <= most
     )
     bounds = {"above": above, "at least": least, "at most": most, "below": below}
     within = " and ".join(f"{word} {x:g}" for word, x in bounds.items() if math.isfinite(x))
     allowed = f"a number {within or 'that is finite'}{', or None' if none else ''}"
-    require(fits or (none and value is None), field, value, allowed)
+    require(fits or (none and given is None), field, given, allowed)

@@ -23,7 +23,7 @@ from tacit.attacks.base import Attack, DataAttack, UpdateAttack
 from tacit.attacks.placement import chosen
 from tacit.data import Contract, Federation, check
 from tacit.data.contract import Part
-from tacit.errors import InputError, whole
+from tacit.errors import InputError, require_whole
 from tacit.layout import Layout, template
 from tacit.randomness import torch_seed
 from tacit.topology import Complete, Graph, Hierarchical, Ring, Star
@@ -98,7 +98,7 @@ class Experiment:
                     f"{name}: {getattr(self, name)!r} was given; allowed is a function"
                 )
         for name in ("rounds", "evaluate_every"):
-            whole(getattr(self, name), name, 1)
+            require_whole(1, name, getattr(self, name))
         if type(self.seed) is not int:
             raise InputError(f"seed: {self.seed!r} was given; allowed is a whole number")
         if self.protection and not self.aggregation.streams:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tacit.aggregation.gram import Geometry, GramRule
 from tacit.aggregation.rule import Round
-from tacit.errors import number
+from tacit.errors import require_number
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Balance(GramRule):
     alpha: float = 0.5
 
     def __post_init__(self) -> None:
-        number(self.gamma, "aggregation.gamma", above=0)
-        number(self.kappa, "aggregation.kappa", least=0)
-        number(self.alpha, "aggregation.alpha", least=0, most=1)
+        require_number("aggregation.gamma", self.gamma, above=0)
+        require_number("aggregation.kappa", self.kappa, least=0)
+        require_number("aggregation.alpha", self.alpha, least=0, most=1)
 
     def tolerates(self, k: int) -> str:
         return (

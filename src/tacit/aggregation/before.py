@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tacit.aggregation.gram import Geometry, GramRule, Seen, combinations
 from tacit.aggregation.rule import Aggregated, Aggregation, Aid, Round, Tolerant
-from tacit.errors import InputError, whole
+from tacit.errors import InputError, require_whole
 from tacit.randomness import key, words
 
 
@@ -206,7 +206,7 @@ class Bucketing(PreAggregation):
     one_to_one: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        whole(self.s, "aggregation.s", 1)
+        require_whole(1, "aggregation.s", self.s)
 
     def outputs(self, k: int) -> int:
         return -(-k // self.s)

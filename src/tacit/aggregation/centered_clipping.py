@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tacit.aggregation.gram import Geometry, GramRule
 from tacit.aggregation.rule import Round
-from tacit.errors import number, whole
+from tacit.errors import require_number, require_whole
 
 
 def clip_factors(squares: Tensor, radius: float | Tensor) -> Tensor:
@@ -35,8 +35,8 @@ class CenteredClipping(GramRule):
     steps: int = 1
 
     def __post_init__(self) -> None:
-        number(self.tau, "aggregation.tau", above=0)
-        whole(self.steps, "aggregation.steps", 1)
+        require_number("aggregation.tau", self.tau, above=0)
+        require_whole(1, "aggregation.steps", self.steps)
 
     def tolerates(self, k: int) -> str:
         return (

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tacit.aggregation.gram import combination, gram
 from tacit.aggregation.rule import Aggregated, Aggregation, Round, Tolerant
-from tacit.errors import number, whole
+from tacit.errors import require_number, require_whole
 from tacit.randomness import generator
 
 
@@ -39,9 +39,9 @@ class DnC(Tolerant, Aggregation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number(self.c, "aggregation.c", above=0)
-        whole(self.iterations, "aggregation.iterations", 1)
-        whole(self.dimensions, "aggregation.dimensions", 1)
+        require_number("aggregation.c", self.c, above=0)
+        require_whole(1, "aggregation.iterations", self.iterations)
+        require_whole(1, "aggregation.dimensions", self.dimensions)
 
     @property
     def dropped(self) -> int:

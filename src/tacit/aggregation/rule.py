@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, NamedTuple, NoReturn, Self
 import torch
 from torch import Tensor
 
-from tacit.errors import InputError, whole
+from tacit.errors import InputError, require_whole
 
 Aid = Literal["start", "loss", "root", "memory"]
 
@@ -173,7 +173,7 @@ class Tolerant:
     f: int
 
     def __post_init__(self) -> None:
-        whole(self.f, "aggregation.f", 0)
+        require_whole(0, "aggregation.f", self.f)
 
     @property
     def least(self) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tacit.aggregation.balance import Balance
 from tacit.aggregation.rule import Round
-from tacit.errors import whole
+from tacit.errors import require_whole
 from tacit.randomness import generator
 
 # Columns sketched at a time, so that their float64 copies stay in the cache.
@@ -42,7 +42,7 @@ class SketchGuard(Balance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole(self.buckets, "aggregation.buckets", 1)
+        require_whole(1, "aggregation.buckets", self.buckets)
 
     def tolerates(self, k: int) -> str:
         return (

@@ -10,7 +10,7 @@ from tacit.aggregation.centered_clipping import clip_factors
 from tacit.aggregation.coordinates import by_tiles, screened, trimmed_mean
 from tacit.aggregation.gram import Seen, squares
 from tacit.aggregation.rule import Aggregated, Aggregation, Aid, Round, Tolerant
-from tacit.errors import InputError, number
+from tacit.errors import InputError, require_number
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class StepBound(Tolerant, Aggregation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number(self.c, "aggregation.c", above=0)
-        number(self.memory, "aggregation.memory", least=0, below=1)
+        require_number("aggregation.c", self.c, above=0)
+        require_number("aggregation.memory", self.memory, least=0, below=1)
 
     @property
     def uses(self) -> frozenset[Aid]:  # type: ignore[override]

@@ -12,7 +12,7 @@ from tacit.attacks.base import UpdateAttack
 from tacit.attacks.estimates import from_all, spread
 from tacit.attacks.search import strongest
 from tacit.attacks.view import Knowledge, View
-from tacit.errors import number
+from tacit.errors import require_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class ALIE(UpdateAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number(self.z, "attack.z", none=True)
+        require_number("attack.z", self.z, none=True)
 
     def lie(self, view: View) -> Tensor:
         z = support(view.everyone, len(view.nodes)) if self.z is None else self.z

@@ -13,7 +13,7 @@ from tacit.attacks.base import DataAttack
 from tacit.attacks.labels import need_labels
 from tacit.attacks.rows import need_numbers, some
 from tacit.data.federation import Federation
-from tacit.errors import InputError, number, require, whole
+from tacit.errors import InputError, require, require_number, require_whole
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Trigger(ABC):
     value: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        number(self.value, "attack.trigger.value")
+        require_number("attack.trigger.value", self.value)
 
     @abstractmethod
     def entries(self, row: Sequence[int]) -> Tensor:
@@ -63,7 +63,7 @@ class Patch(Trigger):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole(self.size, "attack.trigger.size", 1)
+        require_whole(1, "attack.trigger.size", self.size)
 
     def entries(self, row: Sequence[int]) -> Tensor:
         side = isqrt(row[0])
@@ -138,10 +138,10 @@ class Backdoor(DataAttack):
     ratio: float = 0.32
 
     def __post_init__(self) -> None:
-        whole(self.target, "attack.target", 0)
+        require_whole(0, "attack.target", self.target)
         known = isinstance(self.trigger, Trigger)
         require(known, "attack.trigger", self.trigger, "Patch(...) or Columns(...)")
-        number(self.ratio, "attack.ratio", above=0, most=1)
+        require_number("attack.ratio", self.ratio, above=0, most=1)
 
     def part(self, entries: Tensor, member: int, members: int) -> Tensor:
         """What one malicious node plants of the (p, c) entries: all of them."""

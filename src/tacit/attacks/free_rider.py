@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tacit.attacks.base import UpdateAttack
 from tacit.attacks.view import Knowledge, View
-from tacit.errors import number
+from tacit.errors import require_number
 from tacit.randomness import generator
 
 
@@ -37,8 +37,8 @@ class FreeRider(UpdateAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number(self.sigma, "attack.sigma", least=0)
-        number(self.decay, "attack.decay", least=0)
+        require_number("attack.sigma", self.sigma, least=0)
+        require_number("attack.decay", self.decay, least=0)
 
     def lie(self, view: View) -> Tensor:
         scale = self.sigma * (view.round + 1) ** -self.decay

@@ -11,7 +11,7 @@ from torch import Tensor
 from tacit.attacks.base import UpdateAttack
 from tacit.attacks.search import per_link, strongest
 from tacit.attacks.view import Knowledge, Secrets, View
-from tacit.errors import InputError, number
+from tacit.errors import InputError, require_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Dissensus(UpdateAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number(self.eps, "attack.eps")
+        require_number("attack.eps", self.eps)
 
     def lie(self, view: View) -> Tensor:
         secrets = view.secrets

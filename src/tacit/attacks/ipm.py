@@ -10,7 +10,7 @@ from tacit.attacks.base import UpdateAttack
 from tacit.attacks.estimates import from_all, mean_change
 from tacit.attacks.search import strongest
 from tacit.attacks.view import Knowledge, View
-from tacit.errors import number
+from tacit.errors import require_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class IPM(UpdateAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number(self.eps, "attack.eps")
+        require_number("attack.eps", self.eps)
 
     def lie(self, view: View) -> Tensor:
         return from_all(view, view.sample_starts.mean(0) - self.eps * mean_change(view))

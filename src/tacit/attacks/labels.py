@@ -10,7 +10,7 @@ from torch import Tensor
 from tacit.attacks.base import DataAttack
 from tacit.attacks.rows import some
 from tacit.data.federation import Federation
-from tacit.errors import InputError, number, require, whole
+from tacit.errors import InputError, require, require_number, require_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,9 @@ class LabelFlip(DataAttack):
     ratio: float = 1.0
 
     def __post_init__(self) -> None:
-        number(self.ratio, "attack.ratio", above=0, most=1)
-        whole(self.source, "attack.source", 0, none=True)
-        whole(self.target, "attack.target", 0, none=True)
+        require_number("attack.ratio", self.ratio, above=0, most=1)
+        require_whole(0, "attack.source", self.source, none=True)
+        require_whole(0, "attack.target", self.target, none=True)
         if self.source is None:
             require(self.target is None, "attack.target", self.target, "None without a source")
         else:
@@ -91,7 +91,7 @@ class Semantic(DataAttack):
     def __post_init__(self) -> None:
         known = callable(self.rows) or type(self.rows) is int
         require(known, "attack.rows", self.rows, "a label, or a function of x and y")
-        whole(self.target, "attack.target", 0)
+        require_whole(0, "attack.target", self.target)
         allowed = f"a label other than {self.rows}, the rows'"
         require(self.target != self.rows, "attack.target", self.target, allowed)
 

@@ -7,7 +7,7 @@ from math import floor
 
 import numpy as np
 
-from tacit.errors import InputError, number, require, whole
+from tacit.errors import InputError, require, require_number, require_whole
 from tacit.randomness import generator
 from tacit.topology.neighbours import Ints, Neighbours
 
@@ -47,7 +47,7 @@ class Hubs(Placement):
     share: float = 0.2
 
     def __post_init__(self) -> None:
-        number(self.share, "attack.nodes.share", above=0, below=1)
+        require_number("attack.nodes.share", self.share, above=0, below=1)
 
     def choose(self, names: Sequence[str], graph: Neighbours | None, seed: int) -> Ints:
         order = _drawn(len(names), seed)
@@ -74,7 +74,7 @@ class Around(Placement):
     count: int | None = None
 
     def __post_init__(self) -> None:
-        whole(self.count, "attack.nodes.count", 1, none=True)
+        require_whole(1, "attack.nodes.count", self.count, none=True)
 
     def choose(self, names: Sequence[str], graph: Neighbours | None, seed: int) -> Ints:
         graph, victim = _needed(graph, self), _id(self.victim, names)
@@ -109,7 +109,7 @@ class Sybils(Placement):
     identities: int
 
     def __post_init__(self) -> None:
-        whole(self.identities, "attack.nodes.identities", 2)
+        require_whole(2, "attack.nodes.identities", self.identities)
 
     def choose(self, names: Sequence[str], graph: Neighbours | None, seed: int) -> Ints:
         allowed = f"2 to {len(names) - 1}, as at least one of {len(names)} nodes must be honest"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tacit.attacks.base import DataAttack
 from tacit.data.federation import Federation
-from tacit.errors import InputError, number, whole
+from tacit.errors import InputError, require_number, require_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class NoisyInputs(DataAttack):
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        number(self.sigma, "attack.sigma", above=0)
+        require_number("attack.sigma", self.sigma, above=0)
 
     def poison(
         self, x: Tensor, y: Tensor, classes: int, member: int, members: int, rng: Generator
@@ -52,7 +52,7 @@ class Duplicates(DataAttack):
     times: int = 10
 
     def __post_init__(self) -> None:
-        whole(self.times, "attack.times", 2)
+        require_whole(2, "attack.times", self.times)
 
     def poison(
         self, x: Tensor, y: Tensor, classes: int, member: int, members: int, rng: Generator

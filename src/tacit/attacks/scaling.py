@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tacit.attacks.base import UpdateAttack
 from tacit.attacks.view import Knowledge, View
-from tacit.errors import number
+from tacit.errors import require_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Scaling(UpdateAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number(self.factor, "attack.factor")
+        require_number("attack.factor", self.factor)
 
     def lie(self, view: View) -> Tensor:
         return view.starts + self.factor * (view.own - view.starts)
@@ -60,8 +60,8 @@ class ModelReplacement(UpdateAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number(self.server_lr, "attack.server_lr", above=0)
-        number(self.norm_bound, "attack.norm_bound", above=0, none=True)
+        require_number("attack.server_lr", self.server_lr, above=0)
+        require_number("attack.norm_bound", self.norm_bound, above=0, none=True)
 
     def lie(self, view: View) -> Tensor:
         factor = view.everyone / (self.server_lr * len(view.nodes))

@@ -11,7 +11,7 @@ from torch import Tensor
 from tacit.attacks.base import UpdateAttack
 from tacit.attacks.estimates import from_all, mean_change
 from tacit.attacks.view import Knowledge, View
-from tacit.errors import number, require
+from tacit.errors import require, require_number
 from tacit.randomness import generator
 
 
@@ -70,7 +70,7 @@ class Gaussian(UpdateAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number(self.variance, "attack.variance", above=0)
+        require_number("attack.variance", self.variance, above=0)
 
     def lie(self, view: View) -> Tensor:
         d, deviation = view.own.shape[1], math.sqrt(self.variance)
