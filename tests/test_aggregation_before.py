@@ -21,6 +21,7 @@ from tacit.aggregation.gram import Seen, combinations
 from tacit.aggregation.krum import Krum, MultiKrum
 from tacit.aggregation.mean import Mean
 from tacit.aggregation.rule import Aggregation, Round
+from tacit.aggregation.sketch_guard import SketchGuard
 from tacit.aggregation.subsets import MDA
 from tacit.errors import InputError
 
@@ -316,6 +317,10 @@ def test_what_the_rule_uses_is_handed_on() -> None:
     found = (Clip(2.0) | FLTrust())(own, x, even(x), round)
     assert found.result.tolist() == pytest.approx([0, 1])
     assert found.accepted.tolist() == pytest.approx([2 / 9, 0, 0])
+    rows = (torch.ones(3, 2), torch.ones(3))
+    assert (Clip(2.0) | FLTrust(rows)).root == rows
+    # A sketch of 7 numbers over each of 10 links, and 4 models of 100.
+    assert (NNM(1) | SketchGuard(buckets=7)).traffic(10, 4, 100) == 470
 
 
 def test_a_memory_of_senders_is_refused_behind_buckets() -> None:
@@ -353,7 +358,7 @@ def test_a_composition_says_what_it_tolerates() -> None:
         (lambda: NNM(-1), "aggregation.f: -1"),
         (lambda: ARC(0.5), "aggregation.f: 0.5"),
         (lambda: Bucketing(0), "aggregation.s: 0"),
-        (lambda: Bucketing(1.5), "aggregation.s: 1.5"),
+        (lambda: Bucketing(2.5), "aggregation.s: 2.5"),  # type: ignore[arg-type]
         (
             lambda: Krum(1) | Median(),
             r"Krum\(f=1\) \| Median\(\) .* left of \| is a pre-aggregation",

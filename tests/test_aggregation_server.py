@@ -140,6 +140,11 @@ def test_multi_krum_by_hand() -> None:
     assert served(MultiKrum(1, m=3), x).result == pytest.approx(1)
 
 
+def test_multi_krum_averages_all_that_are_left_where_these_are_fewer_than_m() -> None:
+    x = column(1, 2, 3, 6, float("nan"))
+    assert served(MultiKrum(1, m=5), x).result == pytest.approx(3)
+
+
 def test_geometric_median_by_hand() -> None:
     """On a line it is the median. Of a triangle's corners (0,0), (1,0), (1/2, sqrt(3)/2) it is the
     centre (1/2, sqrt(3)/6). A vector with more than half of the weight is it."""

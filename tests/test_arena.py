@@ -25,7 +25,7 @@ from tacit.attacks.view import View
 from tacit.report.arena import page
 from tacit.robustness import defaults
 from tacit.robustness.arena import arena
-from tacit.robustness.cells import fitted, inputs, malicious, on
+from tacit.robustness.cells import fitted, malicious, on
 from tacit.robustness.scores import MEASURES, Arena
 from tacit.topology import Hierarchical, RandomRegular, Ring, Star
 
@@ -202,26 +202,29 @@ def test_csv_and_json_are_the_table(found: Arena) -> None:
     assert plain["best"] == found.best()
 
 
+def heard(here: tacit.Experiment, *liars: int) -> tuple[int, int]:
+    return here.inputs, here.exposure(np.array(liars, dtype=np.int64))
+
+
 def test_inputs_by_hand() -> None:
-    liars = [np.array([1, 3])]
     here = experiment(topology=Ring(), algorithm=tacit.Gossip())
     # 0-1-2-3-4-5-0: node 2 hears 1 and 3; 0 and 4 hear one liar each.
-    assert inputs(here, liars) == (2, 2)
-    assert inputs(here, [np.array([1]), np.array([3, 4])]) == (2, 1)
-    assert inputs(here, []) == (2, 0)
+    assert heard(here, 1, 3) == (2, 2)
+    assert heard(here, 3, 4) == (2, 1)
+    assert heard(here) == (2, 0)
     # Liars 0, 1, 2 surround 1: only honest receivers count, and 3 and 5 hear one each.
-    assert inputs(here, [np.array([0, 1, 2])]) == (2, 1)
-    assert inputs(experiment(), liars) == (6, 2)
+    assert heard(here, 0, 1, 2) == (2, 1)
+    assert heard(experiment(), 1, 3) == (6, 2)
     # Groups 0, 1 | 2, 3 | 4, 5, then three aggregates at the top; 0, 1, 2 | 3, 4, 5, then two.
-    assert inputs(experiment(topology=Hierarchical(groups=2)), liars) == (2, 1)
-    assert inputs(experiment(topology=Hierarchical(groups=3)), liars) == (2, 1)
+    assert heard(experiment(topology=Hierarchical(groups=2)), 1, 3) == (2, 1)
+    assert heard(experiment(topology=Hierarchical(groups=3)), 1, 3) == (2, 1)
 
 
 def test_inputs_of_cohorts_are_those_of_the_rounds() -> None:
     here = experiment(topology=Star(cohort=3), rounds=5)
     cohorts = [set(here.plan.sample(6, 0, round).tolist()) for round in range(5)]
     most = max(len(cohort & {0, 2, 4}) for cohort in cohorts)
-    assert inputs(here, [np.array([0, 2, 4])]) == (3, most)
+    assert heard(here, 0, 2, 4) == (3, most)
 
 
 def test_f_is_the_largest_that_works() -> None:

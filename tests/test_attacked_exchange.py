@@ -342,7 +342,16 @@ DENSE = [(i, j) for i in range(9) for j in range(i) if (i + j) % 3 or i in (2, 5
 SPARSE = [(i, (i + step) % 80) for i in range(80) for step in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("rule", [tacit.MultiKrum(f=1), tacit.Median(), tacit.NNA(f=1)], ids=str)
+@pytest.mark.parametrize(
+    "rule",
+    [
+        tacit.MultiKrum(f=1),
+        tacit.Median(),
+        tacit.NNA(f=1),
+        tacit.NNM(f=1) | tacit.CenteredClipping(tau=3.0),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("value", [None, NAN, INF])
 @pytest.mark.parametrize(("n", "pairs"), [(9, DENSE), (80, SPARSE)], ids=["dense", "sparse"])
 def test_each_honest_node_applies_the_rule_to_what_reached_it(n, pairs, rule, value):
@@ -369,6 +378,19 @@ def test_each_honest_node_applies_the_rule_to_what_reached_it(n, pairs, rule, va
     torch.testing.assert_close(exchange.verdict.accepted, accepted, atol=1e-6, rtol=0)
     if value is not None:
         assert exchange.verdict.accepted[np.flatnonzero(lying)[1]] == 0
+
+
+def test_a_poisoned_model_that_diverged_does_not_blur_the_others():
+    """Node 0's own model is huge. The others hear it, and Krum tells the rest apart as if alone."""
+    models = torch.from_numpy(np.random.default_rng(0).normal(0, 0.01, (12, 50))).float()
+    models[0] = 1e9
+    links = tacit.Complete().graph(12, 0, 0)
+    others = [models[[j for j in range(12) if j != i]] for i in range(12)]
+    expected = [
+        tacit.Krum(2)(models[i], others[i], torch.full((11,), 1 / 12)) for i in range(1, 12)
+    ]
+    found = graph(tacit.Krum(2), links)(models.clone())
+    torch.testing.assert_close(found[1:], torch.stack([each.result for each in expected]))
 
 
 def test_to_ask_neighbours_is_to_see_what_victims_would_do_and_changes_nothing():
@@ -448,3 +470,36 @@ def test_where_only_nodes_without_rows_send_numbers_own_is_kept(rule: Any):
     nobody = rule(torch.ones(1), column(NAN, math.inf), torch.tensor([0.5, 0.5]))
     assert nobody.result.tolist() == [1]
     assert nobody.accepted.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("rule", [tacit.GTSRG(1), tacit.CSPlusRG(1), tacit.Balance(), tacit.NNA(1)])
+@pytest.mark.parametrize("size", [1e7, 1e12, 1e30])
+def test_one_huge_model_does_not_blur_the_others(rule: Aggregation, size: float) -> None:
+    """Whichever row it is; each receiver's own call of the rule is what the network's must give."""
+    draw = torch.Generator().manual_seed(0)
+    links = tacit.Complete().graph(9, 0, 0)
+    for row in (0, 4):
+        models = 1 + 0.1 * torch.randn(9, 5, generator=draw)
+        models[row] = size
+        alone = [
+            rule(models[i], models[links.senders[links.receivers == i]], torch.full((8,), 1 / 9))
+            for i in range(9)
+            if i != row
+        ]
+        found = GraphExchange(links, rule, Round())(models.clone())
+        for i, expected in zip([i for i in range(9) if i != row], alone, strict=True):
+            torch.testing.assert_close(found[i], expected.result, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mean_drops_what_poisoned_training_made_of_a_model() -> None:
+    poisoner = adversary((says(0), [1]))
+    poisoner.attacks, poisoner.lies = [], False
+    exchange = star(tacit.Mean(), poisoner, n=3)
+    even = torch.full((3,), 1 / 3)
+    torch.testing.assert_close(
+        exchange(torch.ones(1), column(1, NAN, 3), even), torch.tensor([2.0])
+    )
+    assert exchange.verdict.accepted.tolist() == [1, 0, 1]
+    gossip = graph(tacit.Mean(), PATH, poisoner)
+    assert gossip(column(0, NAN, 6, 9, 5))[2:].isfinite().all()
+    assert gossip.verdict.accepted.min() == 0

@@ -189,6 +189,8 @@ def test_noise_has_the_given_deviation_and_leaves_targets() -> None:
 
 
 def test_duplicates() -> None:
+    with pytest.raises(tacit.InputError, match=r"attack\.times: 2\.5"):
+        Duplicates(times=2.5)  # type: ignore[arg-type]
     x, y = poison(Duplicates(times=3), X, Y)
     assert torch.equal(x, torch.cat([X, X, X]))
     assert y.tolist() == Y.tolist() * 3
@@ -213,7 +215,7 @@ def test_only_malicious_rows_change_and_nothing_is_mutated(attack: DataAttack) -
     data = federation()
     before = [t.clone() for t in (data.train.x, data.train.y, data.test.x, data.test.y)]
     result = poisoned(data, [attack], [ids(0, 2)], 0)
-    probes(data, [attack], ids(1))
+    probes(data, [attack])
     for now, then in zip(
         (data.train.x, data.train.y, data.test.x, data.test.y), before, strict=True
     ):
@@ -278,15 +280,17 @@ def test_sybils_are_poisoned_after_copying() -> None:
 def test_attacks_on_updates_leave_the_federation_as_it_is() -> None:
     data = federation()
     assert poisoned(data, [FreeRider()], [ids(0)], 0) is data
-    assert probes(data, [FreeRider(), LabelFlip(), NoisyInputs()], ids(1, 2)) is None
+    assert probes(data, [FreeRider(), LabelFlip(), NoisyInputs()]) is None
 
 
-def test_probes_of_honest_nodes() -> None:
+def test_probes_of_nodes_that_have_test_rows() -> None:
     data = federation()
+    first, (x, y), last = data.test.parts()
+    data = replace(data, test=Split.pack([first, (x[:0], y[:0]), last]))
     attack = Backdoor(target=0, trigger=Columns((0,), value=9.0))
-    split = probes(data, [attack], ids(0, 2))
+    split = probes(data, [attack])
     assert split is not None
-    # 8 rows of labels 0 1 2 3 0 1 2 3: 6 are not 0. 12 rows: 9. The malicious node 1 has none.
+    # 8 rows of labels 0 1 2 3 0 1 2 3: 6 are not 0. 12 rows: 9. Node 1 has none.
     assert split.sizes.tolist() == [6, 0, 9]
     assert (split.y == 0).all()
     assert (split.x[:, 0] == 9).all()
@@ -295,14 +299,14 @@ def test_probes_of_honest_nodes() -> None:
 
 
 def test_probes_of_a_shared_test_set() -> None:
-    split = probes(federation(shared=True), [Backdoor(trigger=Patch(2))], ids(1, 2))
+    split = probes(federation(shared=True), [Backdoor(trigger=Patch(2))])
     assert split is not None
     assert split.sizes.tolist() == [6]
 
 
 def test_probes_of_several_attacks_lie_side_by_side() -> None:
     attacks = [Semantic(rows=1, target=2), LabelFlip(source=3, target=0)]
-    split = probes(federation(), attacks, ids(0, 1, 2))
+    split = probes(federation(), attacks)
     assert split is not None
     assert split.node(0)[1].tolist() == [2, 2, 0, 0]  # two 1s and two 3s among its 8 rows
     assert split.node(1)[1].tolist() == [2, 0]  # one of each among 0 1 2 3 0
@@ -310,7 +314,7 @@ def test_probes_of_several_attacks_lie_side_by_side() -> None:
 
 def test_no_row_that_could_show_success() -> None:
     data = federation((1, 1))  # their only test row is a 0
-    assert probes(data, [Backdoor(target=0, trigger=Patch(1))], ids(1)) is None
+    assert probes(data, [Backdoor(target=0, trigger=Patch(1))]) is None
 
 
 @each_attack

@@ -138,7 +138,7 @@ def test_alies_z_counts_the_supporters_that_a_majority_needs(n: int, m: int, z: 
     assert support(n, m) == pytest.approx(z, abs=5e-4)
 
 
-@pytest.mark.parametrize(("n", "m"), [(2, 1), (3, 2), (10, 6), (10, 9)])
+@pytest.mark.parametrize(("n", "m"), [(2, 1), (3, 2), (10, 6), (10, 9), (2, 2)])
 def test_alies_z_is_finite_whoever_is_in_the_majority(n: int, m: int):
     assert math.isfinite(support(n, m))
 
@@ -343,6 +343,15 @@ def test_fang_trim_of_colluders_draws_three_to_four_deviations_off():
 
 
 # --- without a server ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "attack", [ALIE(), FangKrum(), FangTrim(), IPM(), Mimic(), MinMax(), MinSum()]
+)
+def test_where_no_honest_node_sends_colluders_go_by_their_own_vectors(attack):
+    lies = attack.lie(under_server(drawn(0, 0, 4), drawn(1, 3, 4)))
+    assert lies.shape == (3, 4)
+    assert lies.isfinite().all()
 
 
 def linked(n: int, *pairs: tuple[int, int]) -> Neighbours:

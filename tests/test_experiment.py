@@ -40,6 +40,7 @@ def refused(message: str, **changes):
         ({"algorithm": tacit.Gossip(), "topology": tacit.Star()}, "Gossip works without a server"),
         ({"algorithm": tacit.Gossip(), "topology": tacit.DirectedRing()}, "use PushSum"),
         ({"algorithm": tacit.PushSum(), "aggregation": tacit.Median()}, "PushSum needs Mean"),
+        ({"attack": 3}, "attack: 3 was given; allowed is None, one of tacit.attacks"),
         ({"aggregation": max}, "aggregation: .* allowed is a rule such as Mean"),
         ({"aggregation": tacit.StepBound(f=1)}, "own training step, and a server takes none"),
     ],

@@ -276,3 +276,27 @@ def test_names_leave_defaults_out() -> None:
 )
 def test_sizes_for_people(size: float, words: str) -> None:
     assert readable(size) == words
+
+
+def test_more_liars_than_a_rule_tolerates_are_told() -> None:
+    """Node "0" of a complete graph of 6 hears 2 liars, and so does every other honest node."""
+
+    def told(*liars: str) -> str:
+        return said(
+            algorithm=Gossip(),
+            topology=tacit.Complete(),
+            aggregation=tacit.TrimmedMean(1),
+            attack=ALIE(nodes=liars),
+        )
+
+    assert "more than f = 1" not in told("0")
+    assert "hears up to 2 liars, more than f = 1" in told("0", "1")
+
+
+def test_nothing_is_learned_of_models_from_before_the_training() -> None:
+    before = experiment(algorithm=Gossip(mix="before"), topology=tacit.Complete())
+    with pytest.raises(tacit.InputError, match=r"use Gossip\(mix='after'\)$"):
+        before.replace(attack=ALIE(nodes=0.2)).check()
+    with pytest.raises(tacit.InputError, match=r"Gossip\(mix='after'\), or Balance"):
+        before.replace(aggregation=tacit.FLTrust()).check()
+    before.replace(attack=LabelFlip(nodes=0.2)).check()

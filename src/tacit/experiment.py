@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import FunctionType
@@ -23,7 +23,7 @@ from tacit.attacks.base import Attack, DataAttack, UpdateAttack
 from tacit.attacks.placement import chosen
 from tacit.data import Contract, Federation, check
 from tacit.data.contract import Part
-from tacit.errors import InputError, require_whole
+from tacit.errors import InputError, require, require_whole
 from tacit.layout import Layout, template
 from tacit.randomness import torch_seed
 from tacit.topology import Complete, Graph, Hierarchical, Ring, Star
@@ -82,25 +82,16 @@ class Experiment:
                 wanted = getattr(kind, "__name__", "topology")
                 given = repr(value) if len(repr(value)) < 80 else type(value).__name__
                 raise InputError(f"{name}: {given} was given; allowed is tacit's {wanted}")
-        if not isinstance(self.aggregation, Aggregation):
-            raise InputError(
-                f"aggregation: {self.aggregation!r} was given; allowed is a rule such as Mean()"
-            )
-        several = isinstance(self.attack, Attack | Sequence | None)
-        if not several or not all(isinstance(attack, Attack) for attack in self.attacks):
-            raise InputError(
-                f"attack: {self.attack!r} was given; allowed is None, one of tacit.attacks such as"
-                " ALIE(), or a list of them"
-            )
+        rule = isinstance(self.aggregation, Aggregation)
+        require(rule, "aggregation", self.aggregation, "a rule such as Mean()")
+        lying = all(isinstance(attack, Attack) for attack in self.attacks)
+        allowed = "None, one of tacit.attacks such as ALIE(), or a list of them"
+        require(lying, "attack", self.attack, allowed)
         for name in ("model", "loss"):
-            if not callable(getattr(self, name)):
-                raise InputError(
-                    f"{name}: {getattr(self, name)!r} was given; allowed is a function"
-                )
+            require(callable(getattr(self, name)), name, getattr(self, name), "a function")
         for name in ("rounds", "evaluate_every"):
             require_whole(1, name, getattr(self, name))
-        if type(self.seed) is not int:
-            raise InputError(f"seed: {self.seed!r} was given; allowed is a whole number")
+        require(type(self.seed) is int, "seed", self.seed, "a whole number")
         if self.protection and not self.aggregation.streams:
             raise InputError(
                 f"protection: {list(self.protection)!r} was given, but {self.aggregation!r} needs"
@@ -117,7 +108,7 @@ class Experiment:
         """The adversaries, in the order in which they act."""
         if self.attack is None:
             return ()
-        return (self.attack,) if isinstance(self.attack, Attack) else tuple(self.attack)
+        return tuple(self.attack) if isinstance(self.attack, Sequence) else (self.attack,)
 
     @cached_property
     def placed(self) -> tuple[Ints, ...]:
@@ -146,10 +137,34 @@ class Experiment:
         """
         if (plan := self.plan) is None:
             return 0
-        rounds = 1 if isinstance(plan, Graph) and plan.static else self.rounds
-        received = [_received(plan, self.data.nodes, self.seed, round) for round in range(rounds)]
-        counts = np.concatenate(received)
-        return int(min(counts[counts > 0], default=0))
+        counts = [np.bincount(receivers) for _, receivers in self._links()]
+        if isinstance(plan, Hierarchical):
+            counts += [np.array([np.count_nonzero(groups)]) for groups in counts]
+        received = np.concatenate(counts)
+        return int(min(received[received > 0], default=0))
+
+    def exposure(self, malicious: Ints) -> int:
+        """The most of these nodes that any other one, or a server, hears in a round."""
+        most = 0
+        for senders, receivers in self._links():
+            lies = np.isin(senders, malicious) & ~np.isin(receivers, malicious)
+            most = max(most, *np.bincount(receivers[lies], minlength=1))
+        return most
+
+    def _links(self) -> Iterator[tuple[Ints, Ints]]:
+        """(e,) senders and receivers of each round that differs; servers come after the nodes."""
+        plan, n, seed = self.plan, self.data.nodes, self.seed
+        static = plan.static if isinstance(plan, Graph) else getattr(plan, "cohort", 0) is None
+        for round in range(1 if static else self.rounds):
+            if isinstance(plan, Graph):
+                links = plan.graph(n, seed, round)
+                yield links.senders, links.receivers
+            elif plan is not None:
+                cohort = plan.sample(n, seed, round)
+                if isinstance(plan, Hierarchical):
+                    yield cohort, n + plan.group_of(n)[cohort]
+                else:
+                    yield cohort, np.full_like(cohort, n)
 
     @property
     def plan(self) -> Topology | None:
@@ -165,9 +180,9 @@ class Experiment:
         Raises:
             InputError: they do not fit the data.
         """
-        if (given := getattr(self.aggregation, "root", None)) is None:
+        if (given := self.aggregation.root) is None:
             return None
-        x, y = given
+        x, y = (part.detach().cpu() for part in given)
         if self.data.train.x.is_floating_point():
             x = x.to(self.data.train.x.dtype)
         contract = Contract.of(self.data)
@@ -248,6 +263,12 @@ class Experiment:
                 f"aggregation.root: {rule!r} needs a clean root data set under a server; give"
                 " FLTrust(root=(x, y)), or use Median()"
             )
+        early = isinstance(self.algorithm, Gossip) and self.algorithm.mix == "before"
+        if "start" in rule.uses and early:
+            raise InputError(
+                f"aggregation: {rule!r} measures by the receiver's own training step, but here"
+                " models are sent from before it; use Gossip(mix='after'), or Balance()"
+            )
         if "start" in rule.uses and "root" not in rule.uses and not graph:
             raise InputError(
                 f"aggregation: {rule!r} measures by the receiver's own training step, and a server"
@@ -284,6 +305,11 @@ class Experiment:
                     f"attack: {attack!r} needs neighbours to tell different lies; use Gossip()"
                     " as the algorithm, or another attack"
                 )
+            if isinstance(self.algorithm, Gossip) and self.algorithm.mix == "before":
+                raise InputError(
+                    f"attack: {attack!r} changes what was learned in a round, but here models are"
+                    " sent from before the training; use Gossip(mix='after')"
+                )
             if isinstance(self.algorithm, PushSum) or self.algorithm.exchanges == "nobody":
                 raise InputError(
                     f"attack: {attack!r} changes what nodes send, which does not work with"
@@ -314,17 +340,6 @@ class Experiment:
         """A hash of the whole description: equal for the same experiment on any machine."""
         text = json.dumps(self.description(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _received(plan: Topology, nodes: int, seed: int, round: int) -> Ints:
-    """How many vectors each receiver gets in a round."""
-    if isinstance(plan, Graph):
-        return plan.graph(nodes, seed, round).degree
-    cohort = plan.sample(nodes, seed, round)
-    if isinstance(plan, Star):
-        return np.array([len(cohort)])
-    groups = np.bincount(plan.group_of(nodes)[cohort])
-    return np.append(groups, np.count_nonzero(groups))
 
 
 def _nearest(rule: Aggregation, k: int) -> str:

@@ -312,7 +312,11 @@ def _defended(experiment: Experiment) -> str:
             "Aggregation: Mean() withstands no liar: a single malicious node can move the result"
             " anywhere."
         )
-    return f"Aggregation: {rule} withstands {rule.tolerates(experiment.inputs)}."
+    said = f"Aggregation: {rule} withstands {rule.tolerates(experiment.inputs)}."
+    heard, f = experiment.exposure(experiment.malicious), getattr(rule, "f", None)
+    if f is not None and heard > f:
+        said += f" Here a receiver hears up to {heard} liars, more than f = {f}."
+    return said
 
 
 def _attacked(experiment: Experiment) -> list[str]:

@@ -102,8 +102,10 @@ class _Before(Aggregation):
 
     @property
     def root(self) -> tuple[Tensor, Tensor] | None:
-        """The rule's clean rows, where it has any."""
-        return getattr(self.rule, "root", None)
+        return self.rule.root
+
+    def traffic(self, links: int, accepted: int, size: int) -> int:
+        return self.rule.traffic(links, accepted, size)
 
     @property
     def least(self) -> int:
@@ -139,6 +141,10 @@ class _BeforeGram(_Before, GramRule):
     rule: GramRule
 
     aggregate = GramRule.aggregate
+
+    @property
+    def whole(self) -> bool:
+        return self.rule.whole
 
     def view(self, vectors: Tensor, round: Round) -> Tensor:
         return self.rule.view(vectors, round)

@@ -18,7 +18,7 @@ from tacit.aggregation.coordinates import (
     trimmed_mean,
     within,
 )
-from tacit.aggregation.gram import Geometry, combination, gram
+from tacit.aggregation.gram import between, combination, gram
 from tacit.aggregation.rule import Aggregated, Aggregation, Round, Tolerant
 from tacit.errors import require
 
@@ -82,13 +82,12 @@ class BRIDGE(Tolerant, Aggregation):
             everybody = torch.arange(k + 1).expand(*weight.shape[:-1], k + 1)
             return _of_chosen(own, received, everybody, trim=None)
         # Own lies at the origin of the differences that the Gram matrix is made of.
-        products = F.pad(gram(received, own), (0, 1, 0, 1))
-        between = Geometry(products, own.double().square().sum(-1)).between
+        distances = between(F.pad(gram(received, own), (0, 1, 0, 1)))
         if self.screen == "krum":
-            choice = F.one_hot(krum_choices(between, self.f, 1)[..., 0], k + 1)[..., :k]
+            choice = F.one_hot(krum_choices(distances, self.f, 1)[..., 0], k + 1)[..., :k]
             accepted = choice.to(weight.dtype)
             return Aggregated(combination(own, received, accepted), accepted)
-        chosen = krum_choices(between, self.f, k + 1 - 2 * self.f)
+        chosen = krum_choices(distances, self.f, k + 1 - 2 * self.f)
         return _of_chosen(own, received, chosen, trim=self.f)
 
 

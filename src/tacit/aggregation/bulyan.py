@@ -14,7 +14,7 @@ from tacit.aggregation.coordinates import (
     nearest_mean,
     within,
 )
-from tacit.aggregation.gram import Geometry, gram
+from tacit.aggregation.gram import between, gram
 from tacit.aggregation.rule import Aggregated, Aggregation, Round, Tolerant
 
 
@@ -46,8 +46,7 @@ class Bulyan(Tolerant, Aggregation):
 
     def aggregate(self, own: Tensor, received: Tensor, weight: Tensor, round: Round) -> Aggregated:
         k = received.shape[-2]
-        between = Geometry(gram(received, own), own.double().square().sum(-1)).between
-        chosen = krum_choices(between, self.f, k - 2 * self.f)
+        chosen = krum_choices(between(gram(received, own)), self.f, k - 2 * self.f)
         index = chosen.reshape(-1, chosen.shape[-1], 1).numpy()
 
         def kernel(own: Array, received: Array, rows: slice) -> tuple[Array, Counts]:
@@ -60,20 +59,20 @@ class Bulyan(Tolerant, Aggregation):
         return mixed(own, weight, result, accepted)
 
 
-def krum_choices(between: Tensor, f: int, count: int) -> Tensor:
+def krum_choices(distances: Tensor, f: int, count: int) -> Tensor:
     """The vectors that Krum chooses one after another, each taken away before the next.
 
     Args:
-        between: (..., k, k) squared distances.
+        distances: (..., k, k) squared distances.
         f: liars that Krum's score allows for.
         count: how many to choose, at most k.
 
     Returns:
         (..., count) indices, in the order of choice; of two with the same score the first.
     """
-    k = between.shape[-1]
-    distances = between + torch.full((k,), torch.inf, dtype=between.dtype).diag()
-    taken = torch.zeros(between.shape[:-1], dtype=torch.bool)
+    k = distances.shape[-1]
+    distances = distances + torch.full((k,), torch.inf, dtype=distances.dtype).diag()
+    taken = torch.zeros(distances.shape[:-1], dtype=torch.bool)
     choices = []
     for left in range(k, k - count, -1):
         neighbours = max(min(1, left - 1), left - f - 2)

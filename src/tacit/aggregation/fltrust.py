@@ -37,7 +37,7 @@ class FLTrust(Aggregation):
         if self.root is not None:
             allowed = "a pair (x, y) of arrays or tensors, as many inputs as targets, not 0"
             try:
-                x, y = (torch.as_tensor(part).detach().cpu() for part in self.root)
+                x, y = (torch.as_tensor(part) for part in self.root)
             except (TypeError, ValueError, RuntimeError) as error:
                 given = type(self.root).__name__
                 raise InputError(

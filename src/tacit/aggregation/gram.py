@@ -46,8 +46,7 @@ class Geometry:
     @cached_property
     def between(self) -> Tensor:
         """(..., k, k) squared distances between the received vectors."""
-        squares = self.gram.diagonal(dim1=-2, dim2=-1)
-        return (squares.unsqueeze(-1) + squares.unsqueeze(-2) - 2 * self.gram).clamp_(min=0)
+        return between(self.gram)
 
     def mixed(self, matrix: Tensor) -> "Geometry":
         """Of (..., m, k) combinations of the differences."""
@@ -67,25 +66,29 @@ class Seen(Geometry):
     If ``strict``, products that are not finite raise ``NotFinite``.
     """
 
+    vectors: Tensor
+    centre: Tensor
+    strict: bool
+
     def __init__(self, vectors: Tensor, centre: Tensor, *, strict: bool = False) -> None:
         self.__dict__.update(vectors=vectors, centre=centre, strict=strict)
 
     @cached_property
     def gram(self) -> Tensor:
-        return self._checked(gram(self.__dict__["vectors"], self.__dict__["centre"]))
+        return self._checked(gram(self.vectors, self.centre))
 
     @cached_property
     def own(self) -> Tensor:
-        return self.__dict__["centre"].double().square().sum(-1)
+        return self.centre.double().square().sum(-1)
 
     @cached_property
     def squares(self) -> Tensor:
         if "gram" in self.__dict__:
             return super().squares
-        return self._checked(squares(self.__dict__["vectors"], self.__dict__["centre"]))
+        return self._checked(squares(self.vectors, self.centre))
 
     def _checked(self, products: Tensor) -> Tensor:
-        if self.__dict__["strict"] and not products.isfinite().all():
+        if self.strict and not products.isfinite().all():
             raise NotFinite
         return products
 
@@ -110,6 +113,11 @@ class GramRule(Aggregation):
             (..., k) coefficients c, and (..., k) acceptances (see ``Aggregated``).
         """
 
+    @property
+    def whole(self) -> bool:
+        """Whether distances are those of the vectors themselves, and not of a ``view``."""
+        return type(self).view is GramRule.view
+
     def view(self, vectors: Tensor, round: Round) -> Tensor:
         """(..., d) vectors to what the distances are taken of: a sketch, or some coordinates."""
         return vectors
@@ -120,7 +128,7 @@ class GramRule(Aggregation):
         """See ``Aggregation``: where the products are finite, so was every vector."""
         round = round or Round()
         self.check(received.shape[-2])
-        if type(self).view is GramRule.view:
+        if self.whole:
             try:
                 return self._decide(Seen(received, own, strict=True), own, received, weight, round)
             except NotFinite:
@@ -189,6 +197,12 @@ def _width(vectors: Tensor) -> int:
 
 def _blocks(vectors: Tensor, centre: Tensor, width: int) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(vectors.split(width, -1), centre.unsqueeze(-2).split(width, -1), strict=True)
+
+
+def between(products: Tensor) -> Tensor:
+    """(..., k, k) squared distances from (..., k, k) inner products."""
+    lengths = products.diagonal(dim1=-2, dim2=-1)
+    return (lengths.unsqueeze(-1) + lengths.unsqueeze(-2) - 2 * products).clamp_(min=0)
 
 
 def combination(own: Tensor, vectors: Tensor, coefficients: Tensor) -> Tensor:

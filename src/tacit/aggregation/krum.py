@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tacit.aggregation.gram import Geometry, GramRule
 from tacit.aggregation.rule import Round, Tolerant
-from tacit.errors import require
+from tacit.errors import require_whole
 
 
 def scores(between: Tensor, f: int) -> Tensor:
@@ -26,7 +26,7 @@ class MultiKrum(Tolerant, GramRule):
 
     Attributes:
         f: liars tolerated among the received, 0 or more; k >= 2 f + 3.
-        m: how many are averaged; k - f if None.
+        m: how many are averaged, k at most; k - f if None.
 
     Raises:
         InputError: a setting out of its range.
@@ -36,8 +36,8 @@ class MultiKrum(Tolerant, GramRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        good = self.m is None or (isinstance(self.m, int) and self.m >= 1)
-        require(good, "aggregation.m", self.m, "a whole number, 1 or more, or None")
+        if self.m is not None:
+            require_whole(1, "aggregation.m", self.m)
 
     @property
     def least(self) -> int:
@@ -51,7 +51,8 @@ class MultiKrum(Tolerant, GramRule):
 
     def combine(self, geometry: Geometry, weight: Tensor, round: Round) -> tuple[Tensor, Tensor]:
         score = scores(geometry.between, self.f)
-        m = self.m or score.shape[-1] - self.f
+        # Fewer than m are left where some of the received were no numbers.
+        m = min(self.m or score.shape[-1] - self.f, score.shape[-1])
         best = score.topk(m, largest=False).indices
         chosen = torch.zeros_like(score).scatter_(-1, best, 1)
         return chosen * (weight.sum(-1, keepdim=True) / m), chosen

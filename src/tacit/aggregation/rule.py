@@ -76,6 +76,11 @@ class Aggregation(ABC):
     uses: ClassVar[frozenset[Aid]] = frozenset()
 
     @property
+    def root(self) -> tuple[Tensor, Tensor] | None:
+        """Clean rows (x (N, ...), y (N, ...)) for a server's ``Round.root``, or None."""
+        return None
+
+    @property
     def least(self) -> int:
         """The fewest received vectors with which the rule keeps its promise."""
         return 1

@@ -9,7 +9,7 @@ from math import comb
 import torch
 from torch import Tensor
 
-from tacit.aggregation.gram import Geometry, GramRule
+from tacit.aggregation.gram import Geometry, GramRule, between
 from tacit.aggregation.rule import Round, Tolerant
 from tacit.errors import InputError
 
@@ -69,8 +69,8 @@ class MDA(_Subsets):
     """
 
     def spread(self, inner: Tensor) -> tuple[Tensor, Tensor]:
-        between = Geometry(inner, inner[..., 0, 0]).between
-        return between.amax((-2, -1)), between.sum((-2, -1))
+        distances = between(inner)
+        return distances.amax((-2, -1)), distances.sum((-2, -1))
 
 
 @dataclass(frozen=True)

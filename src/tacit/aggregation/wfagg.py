@@ -82,17 +82,16 @@ def _steady(received: Tensor, round: Round) -> Tensor:
     if round.links is None:
         raise InputError("aggregation: WFAgg needs the links over which models are received")
     memory, links, d = round.memory, round.links, received.shape[-1]
-    models = memory.get("models", received.new_full((round.all_links, d), torch.nan))
-    changes = memory.get(
-        "changes", torch.full((round.all_links, 2, _PAST), torch.nan, dtype=torch.float64)
-    )
-    before, past = models[links], changes[links]
+    if "models" not in memory:
+        memory["models"] = received.new_full((round.all_links, d), torch.nan)
+        changes = torch.full((round.all_links, 2, _PAST), torch.nan, dtype=torch.float64)
+        memory["changes"] = changes
+    before, past = memory["models"][links], memory["changes"][links]
     length = squares(received.unsqueeze(-2), before).squeeze(-1).sqrt()
     change = torch.stack([length, _angle(received, before)], -1)
-    memory["models"] = models.index_put((links,), received)
-    memory["changes"] = changes.index_put(
-        (links,), torch.cat([past[..., 1:], change.unsqueeze(-1)], -1)
-    )
+    latest = torch.cat([past[..., 1:], change.unsqueeze(-1)], -1)
+    memory["models"] = memory["models"].index_put((links,), received)
+    memory["changes"] = memory["changes"].index_put((links,), latest)
     return ((change - past.mean(-1)).abs() <= past.std(-1)).all(-1).double()
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tacit.algorithms.base import Algorithm, Metrics, PeerExchange, State, Train
-from tacit.errors import require
+from tacit.errors import require, require_whole
 from tacit.layout import Layout
 from tacit.training.optimizers import SGD, Training
 
@@ -35,8 +35,7 @@ class MoNNA(Algorithm):
 
     def __post_init__(self) -> None:
         require(0 <= self.beta < 1, "algorithm.beta", self.beta, "a number from 0 to below 1")
-        whole = isinstance(self.mixes, int) and self.mixes > 0
-        require(whole, "algorithm.mixes", self.mixes, "a whole number, 1 or more")
+        require_whole(1, "algorithm.mixes", self.mixes)
 
     def local(self, training: Training) -> Training:
         return replace(training, epochs=None, steps=1)

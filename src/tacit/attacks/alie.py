@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from tacit.attacks.base import UpdateAttack
 from tacit.attacks.estimates import from_all, spread
-from tacit.attacks.search import strongest
+from tacit.attacks.search import farthest
 from tacit.attacks.view import Knowledge, View
 from tacit.errors import require_number
 
@@ -51,9 +50,9 @@ def support(n: int, m: int) -> float:
     """z = Phi^-1((n - m - h) / (n - m)) with h = floor(n/2 + 1) - m honest supporters needed.
 
     Where the m liars are a majority alone, or need every honest node, the formula is infinite; one
-    supporter more, or one less, than there are honest nodes is then reckoned with.
+    supporter more, or one less, than there are honest nodes (at least 1) is then reckoned with.
     """
-    honest = n - m
+    honest = max(n - m, 1)
     share = (honest - (math.floor(n / 2 + 1) - m)) / honest
     return NormalDist().inv_cdf(min(max(share, 1 / (honest + 1)), honest / (honest + 1)))
 
@@ -72,13 +71,4 @@ class OptimalALIE(UpdateAttack):
     equivocates: ClassVar[bool] = True
 
     def lie(self, view: View) -> Tensor:
-        mean = view.sample.mean(0)
-        one = torch.ones(len(view.secrets.victims))
-        return strongest(
-            view,
-            mean,
-            -spread(view.sample),
-            lambda result: (result - mean).norm(dim=-1),
-            0.01 * one,
-            1000 * one,
-        )
+        return farthest(view, view.sample.mean(0), -spread(view.sample))

@@ -1,9 +1,15 @@
-"""What colluding attackers work out about the honest nodes from what they see."""
+"""What attackers work out about the honest nodes from what they see, and what they draw."""
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tacit.attacks.view import View
+from tacit.randomness import generator
 
 
 def mean_change(view: View) -> Tensor:
@@ -19,3 +25,9 @@ def spread(vectors: Tensor) -> Tensor:
 def from_all(view: View, lie: Tensor) -> Tensor:
     """(b, d): every malicious node sends the same (d,) lie."""
     return lie.expand(len(view.nodes), -1)
+
+
+def drawn(view: View, purpose: str, draw: Callable[[Generator], NDArray[np.floating]]) -> Tensor:
+    """(b, d) what each malicious node draws, anew in every round, in the type of its vector."""
+    each = [draw(generator(view.seed, purpose, view.round, int(node))) for node in view.nodes]
+    return torch.from_numpy(np.stack(each)).to(view.own.dtype)

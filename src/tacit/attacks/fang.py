@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tacit.aggregation.gram import Geometry, gram
 from tacit.attacks.base import UpdateAttack
-from tacit.attacks.estimates import mean_change
+from tacit.attacks.estimates import drawn, mean_change
 from tacit.attacks.view import Knowledge, View
 from tacit.errors import require_number
 from tacit.randomness import generator
@@ -59,9 +59,9 @@ class FangKrum(UpdateAttack):
             size /= 2
         lies = (start - size * sign).repeat(liars, 1)
         for lie, node in zip(lies[1:], view.nodes[1:], strict=True):
-            drawn = generator(view.seed, "krum supporter", view.round, int(node))
-            step = drawn.standard_normal(d)
-            step *= self.eps * drawn.uniform() / np.linalg.norm(step)
+            random = generator(view.seed, "krum supporter", view.round, int(node))
+            step = random.standard_normal(d)
+            step *= self.eps * random.uniform() / np.linalg.norm(step)
             lie += torch.from_numpy(step).to(lie.dtype)
         return lies
 
@@ -119,8 +119,5 @@ class FangTrim(UpdateAttack):
             near = torch.where(sign > 0, sample.amin(0), sample.amax(0))
             far = torch.where(sign * near > 0, near / self.b, near * self.b)
         near, far = torch.where(sign == 0, mean, near), torch.where(sign == 0, mean, far)
-        drawn = [
-            generator(view.seed, "trim lie", view.round, int(node)).uniform(size=len(mean))
-            for node in view.nodes
-        ]
-        return near + torch.from_numpy(np.stack(drawn)).to(near.dtype) * (far - near)
+        part = drawn(view, "trim lie", lambda random: random.uniform(size=len(mean)))
+        return near + part * (far - near)

@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from tacit.attacks.base import UpdateAttack
+from tacit.attacks.estimates import drawn
 from tacit.attacks.view import Knowledge, View
 from tacit.errors import require_number
-from tacit.randomness import generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +41,6 @@ class FreeRider(UpdateAttack):
 
     def lie(self, view: View) -> Tensor:
         scale = self.sigma * (view.round + 1) ** -self.decay
-        width = view.starts.shape[1]
-        noise = np.stack(
-            [
-                generator(view.seed, "free rider", view.round, node).standard_normal(
-                    width, dtype=np.float32
-                )
-                for node in view.nodes.tolist()
-            ]
-        )
-        return view.starts + scale * torch.from_numpy(noise).to(view.starts)
+        d = view.starts.shape[1]
+        noise = drawn(view, "free rider", lambda random: random.standard_normal(d, np.float32))
+        return view.starts + scale * noise

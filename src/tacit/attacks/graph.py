@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tacit.attacks.base import UpdateAttack
-from tacit.attacks.search import per_link, strongest
+from tacit.attacks.search import farthest, per_link
 from tacit.attacks.view import Knowledge, Secrets, View
 from tacit.errors import InputError, require_number
 
@@ -71,15 +71,7 @@ class SpectralHeterogeneity(UpdateAttack):
         entry[secrets.nodes] = fiedler
         at = torch.from_numpy(entry[secrets.victims]).to(secrets.vectors.dtype)
         apart = torch.from_numpy(fiedler).to(secrets.vectors.dtype) @ secrets.vectors
-        mean, one = secrets.vectors.mean(0), torch.ones(len(at))
-        return strongest(
-            view,
-            secrets.targets,
-            at.unsqueeze(-1) * apart,
-            lambda result: (result - mean).norm(dim=-1),
-            0.01 * one,
-            1000 * one,
-        )
+        return farthest(view, secrets.targets, at.unsqueeze(-1) * apart)
 
 
 def _mixing(secrets: Secrets) -> NDArray[np.float64]:

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from tacit.attacks.base import UpdateAttack
 from tacit.attacks.estimates import from_all, mean_change
-from tacit.attacks.search import strongest
+from tacit.attacks.search import farthest
 from tacit.attacks.view import Knowledge, View
 from tacit.errors import require_number
 
@@ -53,13 +52,4 @@ class OptimalIPM(UpdateAttack):
     equivocates: ClassVar[bool] = True
 
     def lie(self, view: View) -> Tensor:
-        mean = view.sample.mean(0)
-        one = torch.ones(len(view.secrets.victims))
-        return strongest(
-            view,
-            view.sample_starts.mean(0),
-            -mean_change(view),
-            lambda result: (result - mean).norm(dim=-1),
-            0.01 * one,
-            1000 * one,
-        )
+        return farthest(view, view.sample_starts.mean(0), -mean_change(view))

@@ -78,7 +78,7 @@ class Semantic(DataAttack):
 
     Attributes:
         rows: which rows: those of a label, or where a function of (x (N, ...), y (N,)) gives True
-            in an (N,) bool tensor.
+            in an (N,) bool tensor; N may be 0.
         target: the label that they get.
 
     Raises:

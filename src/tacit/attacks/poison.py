@@ -45,18 +45,16 @@ def poisoned(
     return replace(data, train=Split.pack(parts))
 
 
-def probes(data: Federation, attacks: Sequence[Attack], honest: Ints) -> Split | None:
+def probes(data: Federation, attacks: Sequence[Attack]) -> Split | None:
     """Test rows on which the attacks have succeeded where a model answers the target.
 
     Args:
-        data: the honest federation.
+        data: the honest federation, with the test rows of those nodes alone that are measured.
         attacks: all of the experiment's.
-        honest: (h,) ids of the nodes that are measured.
 
     Returns:
-        The rows of all attacks, laid out as the test rows are: one node where those are shared,
-        else one for every node, of which malicious ones have no rows. None where no attack has a
-        target, or no test row could show it.
+        The rows of all attacks, laid out as the test rows are. None where no attack has a target,
+        or no test row could show it.
     """
     aimed = [attack for attack in attacks if isinstance(attack, DataAttack)]
 
@@ -65,14 +63,5 @@ def probes(data: Federation, attacks: Sequence[Attack], honest: Ints) -> Split |
         xs, ys = zip((x[:0], y[:0]), *found, strict=True)
         return torch.cat(xs), torch.cat(ys)
 
-    if data.shared_test:
-        split = Split.pack([made(*data.test.node(0))])
-    else:
-        measured = set(honest.tolist())
-        split = Split.pack(
-            [
-                made(x, y) if node in measured else (x[:0], y[:0])
-                for node, (x, y) in enumerate(data.test.parts())
-            ]
-        )
+    split = Split.pack([made(x, y) for x, y in data.test.parts()])
     return split if len(split.y) else None

@@ -18,6 +18,19 @@ def per_link(view: View, lies: Tensor) -> Tensor:
     return lies[torch.from_numpy(np.searchsorted(view.secrets.victims, view.receivers))]
 
 
+def farthest(view: View, origin: Tensor, direction: Tensor) -> Tensor:
+    """``strongest`` with s from 0.01 to 1,000, harm being the results' distance to the honest mean.
+
+    Args and returns: see ``strongest``.
+    """
+    mean, one = view.sample.mean(0), torch.ones(len(view.secrets.victims))
+
+    def harm(result: Tensor) -> Tensor:
+        return (result - mean).norm(dim=-1)
+
+    return strongest(view, origin, direction, harm, 0.01 * one, 1000 * one)
+
+
 def strongest(
     view: View,
     origin: Tensor,

@@ -4,12 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tacit.attacks.base import UpdateAttack
-from tacit.attacks.estimates import from_all, mean_change
+from tacit.attacks.estimates import drawn, from_all, mean_change
 from tacit.attacks.view import Knowledge, View
 from tacit.errors import require, require_number
 from tacit.randomness import generator
@@ -74,11 +73,7 @@ class Gaussian(UpdateAttack):
 
     def lie(self, view: View) -> Tensor:
         d, deviation = view.own.shape[1], math.sqrt(self.variance)
-        drawn = [
-            generator(view.seed, "gaussian lie", view.round, int(node)).normal(0, deviation, d)
-            for node in view.nodes
-        ]
-        return torch.from_numpy(np.stack(drawn)).to(view.own.dtype)
+        return drawn(view, "gaussian lie", lambda random: random.normal(0, deviation, d))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from tacit.errors import InputError
 from tacit.topology.neighbours import Ints, Neighbours
 
 Knowledge = Literal["own", "colluders", "all", "defence"]
-LEVELS: tuple[Knowledge, ...] = ("own", "colluders", "all", "defence")
+LEVELS: tuple[Knowledge, ...] = get_args(Knowledge)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,13 +87,14 @@ class View:
 
     @property
     def sample(self) -> Tensor:
-        """(s, d) vectors like those that honest nodes send: theirs, or at least the colluders'."""
-        return self.own if self._secrets is None else self._secrets.vectors
+        """(s, d) vectors like those that honest nodes send: theirs, or the colluders' own where
+        these are not known, or no honest node sends in this round."""
+        return self._secrets.vectors if self._secrets and len(self._secrets.nodes) else self.own
 
     @property
     def sample_starts(self) -> Tensor:
         """(s, d) where the training of each of ``sample`` began."""
-        return self.starts if self._secrets is None else self._secrets.starts
+        return self._secrets.starts if self._secrets and len(self._secrets.nodes) else self.starts
 
     def ask(self, lies: Tensor) -> Aggregated:
         """What the victims' own rule makes of lies.

@@ -1,7 +1,7 @@
 """The malicious nodes of a run: what they see in a round, and what they send instead."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tacit.aggregation.rule import Aggregated, Round
 from tacit.attacks.base import UpdateAttack
-from tacit.attacks.view import LEVELS, Secrets, View
+from tacit.attacks.view import Secrets, View
 from tacit.experiment import Experiment
 from tacit.topology import Neighbours
 from tacit.training.plan import Ints
@@ -76,54 +76,52 @@ class Adversary:
             ask: what the victims make of what is sent, and the acceptance of every link.
         """
         sent = Sent(vectors, senders)
+        honest = np.flatnonzero(~np.isin(nodes, self.nodes))
+        before = _like(starts, vectors)
         for attack, ids in self.attacks:
             links = np.flatnonzero(np.isin(nodes[senders], ids) & ~np.isin(receivers, self.nodes))
             if not len(links):
                 continue
-            rows = np.unique(senders[links])
-            honest = np.flatnonzero(~np.isin(nodes, self.nodes))
-            before = _like(starts, vectors)
-            all_victims = self.victims(nodes[senders], receivers)
             victims = np.unique(receivers[links])
-            wanted = torch.from_numpy(np.searchsorted(all_victims, victims))
-            base = sent
-
-            def tell(
-                lies: Tensor, at: Ints, base: Sent = base, wanted: Tensor = wanted
-            ) -> Aggregated:
-                results, accepted = ask(_with(base, lies, at))
-                return Aggregated(results[wanted], accepted[torch.from_numpy(at)])
-
-            secrets = Secrets(
-                nodes[honest], vectors[honest], before[honest], victims,
-                targets if graph is None else targets[victims], graph,
-                None if weight is None else torch.from_numpy(weight),
-            )  # fmt: skip
-            level = LEVELS.index(attack.knowledge)
-            parties = [rows[[i]] for i in range(len(rows))] if level == 0 else [rows]
-            for party in parties:
-                at = links[np.isin(senders[links], party)]
-                current = sent.rows[torch.from_numpy(_row_of(sent, senders, party))]
-                view = View(
-                    attack.knowledge, round.index, round.total, round.seed, nodes[party], current,
-                    before[party], np.searchsorted(party, senders[at]), receivers[at], len(nodes),
-                    secrets if level >= LEVELS.index("all") else None,
-                    partial(tell, at=at) if attack.knowledge == "defence" else None,
+            secrets = None
+            if attack.knowledge in ("all", "defence"):
+                secrets = Secrets(
+                    nodes[honest], vectors[honest], before[honest], victims,
+                    targets if graph is None else targets[victims], graph,
+                    None if weight is None else torch.from_numpy(weight),
                 )  # fmt: skip
-                lies = attack.lie(view).to(vectors.dtype)
-                if not attack.equivocates:
-                    index = sent.index.copy()
-                    index[at] = len(sent.rows) + view.senders
-                    sent = Sent(torch.cat([sent.rows, lies]), index)
-                else:
-                    sent = _with(sent, lies, at)
+            # ``ask`` answers for the victims of all attacks.
+            wanted = np.searchsorted(self.victims(nodes[senders], receivers), victims)
+            rows = np.unique(senders[links])
+            index, lies, end = sent.index.copy(), [sent.rows], len(sent.rows)
+            for party in rows[:, np.newaxis] if attack.knowledge == "own" else [rows]:
+                at = links[np.isin(senders[links], party)]
+                view = View(
+                    attack.knowledge, round.index, round.total, round.seed, nodes[party],
+                    sent.rows[torch.from_numpy(_row_of(sent, senders, party))], before[party],
+                    np.searchsorted(party, senders[at]), receivers[at], len(nodes), secrets,
+                    None if attack.knowledge != "defence" else
+                    partial(_answer, ask, sent, at, wanted),
+                )  # fmt: skip
+                lies.append(attack.lie(view).to(vectors.dtype))
+                index[at] = end + (np.arange(len(at)) if attack.equivocates else view.senders)
+                end += len(lies[-1])
+            sent = Sent(torch.cat(lies), index)
         return sent
 
 
-def _with(sent: Sent, lies: Tensor, links: Ints) -> Sent:
+def _answer(
+    ask: Callable[[Sent], tuple[Tensor, Tensor]],
+    sent: Sent,
+    links: Ints,
+    victims: Ints,
+    lies: Tensor,
+) -> Aggregated:
+    """What ``ask`` says about the ``victims`` if the links carried the lies."""
     index = sent.index.copy()
     index[links] = len(sent.rows) + np.arange(len(links))
-    return replace(sent, rows=torch.cat([sent.rows, lies]), index=index)
+    results, accepted = ask(Sent(torch.cat([sent.rows, lies]), index))
+    return Aggregated(results[torch.from_numpy(victims)], accepted[torch.from_numpy(links)])
 
 
 def _row_of(sent: Sent, senders: Ints, party: Ints) -> Ints:

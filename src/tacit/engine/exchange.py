@@ -22,6 +22,8 @@ _CACHE_FLOATS = 2**18
 # Received numbers of one call of a rule, and rows of one Gram matrix.
 _MOST_FLOATS = 2**26
 _MOST_ROWS = 2048
+# Squared distances, relative to a squared length, of which float64 leaves half of the digits.
+_COARSE = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +68,16 @@ class StarExchange:
         lying = self.adversary is not None and self.adversary.lies
         if self.aggregation.streams and not isinstance(received, Tensor) and not lying:
             # A streaming rule is (1 - sum(w)) own + sum(w_i received_i); groups do not change it.
-            return own * (1 - weight.sum()) + received.sum(weight)
+            result = own * (1 - weight.sum()) + received.sum(weight)
+            if self.adversary is None or result.isfinite().all():
+                return result
         matrix = received if isinstance(received, Tensor) else received.matrix()
         if self.adversary is not None:
             matrix = self._lied(self.adversary, own, matrix, weight)
         result, accepted = self._aggregate(own, matrix, weight, self.round)
-        if self.verdict is None and not (self.aggregation.streams and not lying):
-            receivers = np.full(links, SERVER)[: len(self.nodes)]
-            self.verdict = Verdict(self.nodes, receivers, accepted)
+        judged = not self.aggregation.streams or lying or not accepted.all()
+        if self.verdict is None and judged:
+            self.verdict = Verdict(self.nodes, np.full(len(self.nodes), SERVER), accepted)
         return result
 
     def _lied(self, adversary: Adversary, own: Tensor, matrix: Tensor, weight: Tensor) -> Tensor:
@@ -153,7 +157,9 @@ class GraphExchange:
             self.bytes += links.edges * FLOAT_BYTES * size
             return mix(models, links, links.push(), links.push_own())
         weight = self.weight()
-        if self.aggregation.streams and not (self.adversary and self.adversary.lies):
+        lying = self.adversary is not None and self.adversary.lies
+        finite = self.adversary is None or bool(models.isfinite().all())
+        if self.aggregation.streams and not lying and finite:
             self.bytes += links.edges * FLOAT_BYTES * size
             return mix(models, links, weight, links.own(weight))
         sent = Sent(models, links.senders)
@@ -186,11 +192,14 @@ class GraphExchange:
     ) -> tuple[Tensor, Tensor]:
         """(n, d) what ``receivers`` make of what was sent, and the (e,) acceptances."""
         rule, links = self.aggregation, self.neighbours
-        if len(receivers) == links.nodes and isinstance(rule, GramRule) and self._network(sent):
+        # One Gram matrix of all that was sent serves every receiver.
+        network = len(receivers) == links.nodes and len(sent.rows) <= _MOST_ROWS
+        if network and isinstance(rule, GramRule) and rule.whole and not rule.uses:
             # Any centre close to the models does; a few of them give one.
             products = gram(sent.rows, models[:: 1 + links.nodes // 8].mean(0))
-            if products.isfinite().all():
-                return self._combined(rule, products, models, sent, weight, round)
+            combined = self._combined(rule, products, models, sent, weight, round)
+            if combined is not None:
+                return combined
         result, accepted = models.clone(), torch.zeros(links.edges)
         for group, at in _by_degree(links, receivers, models.shape[-1]):
             out = rule(
@@ -202,12 +211,6 @@ class GraphExchange:
             result[group], accepted[torch.from_numpy(at)] = out
         return result, accepted
 
-    def _network(self, sent: Sent) -> bool:
-        """Whether one Gram matrix of all that was sent serves every receiver."""
-        rule = self.aggregation
-        whole_vectors = type(rule).view is GramRule.view  # type: ignore[attr-defined]
-        return whole_vectors and not rule.uses and len(sent.rows) <= _MOST_ROWS
-
     def _combined(
         self,
         rule: GramRule,
@@ -216,7 +219,8 @@ class GraphExchange:
         sent: Sent,
         weight: np.ndarray,
         round: Round,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor] | None:
+        """``_aggregate`` by the products of all that was sent; None where they are too coarse."""
         links = self.neighbours
         norms = torch.linalg.vector_norm(models, dim=-1).double().square()
         factors, accepted = np.zeros(links.edges, np.float32), torch.zeros(links.edges)
@@ -231,6 +235,10 @@ class GraphExchange:
                 + products[group, group].view(-1, 1, 1)
             )
             geometry = Geometry(differences, norms[group])
+            # Far from the centre, which one huge model can carry away, differences cancel.
+            coarse = products[group, group] * _COARSE > geometry.squares.median(-1).values
+            if coarse.any() or not differences.isfinite().all():
+                return None
             share = torch.from_numpy(weight[at]).double()
             found, let = rule.combine(geometry, share, self._seen(round, group, at))
             factors[at], accepted[torch.from_numpy(at)] = found.float().numpy(), let.float()

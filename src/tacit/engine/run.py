@@ -176,7 +176,7 @@ class Session:
         )  # fmt: skip
         measured = _honest(experiment.data, self.honest)
         self.evaluator = self._evaluator(measured)
-        triggered = probes(experiment.data, experiment.attacks, self.honest)
+        triggered = probes(measured, experiment.attacks)
         self.success = self._evaluator(replace(measured, test=triggered)) if triggered else None
         self.state: State = experiment.algorithm.init(experiment.start(), data.nodes, layout)
         self.metrics = MetricRows()
@@ -328,17 +328,20 @@ class Session:
 
     def _root(self, round: int) -> Callable[[Tensor], Tensor]:
         """Training on the server's clean root rows, as a node trains on its own."""
-        rows = self.experiment.root
+        rows, trainer = self.experiment.root, self.trainer
         assert rows is not None  # by Experiment.check
-        split, trainer = Split.pack([rows]), self.trainer
         root = Trainer(
-            split, ("the server's root rows",), trainer.layout, self.training, trainer.lowering,
-            None, seed=trainer.seed, rounds=trainer.rounds, least=trainer.least,
+            Split.pack([rows]), ("the server's root rows",), trainer.layout,
+            self.training, trainer.lowering, None, seed=trainer.seed,
+            rounds=trainer.rounds, least=trainer.least,
         )  # fmt: skip
         return lambda model: LocalTrain(root, np.array([0]), round)(model).matrix()[0]
 
     def _judge(self, verdict: Verdict, round: int) -> Metrics:
-        """How well the rule told liars from honest nodes, over the links to honest receivers."""
+        """How well the rule told liars from honest nodes, over the links to honest receivers.
+
+        Turned away is what counts less than half as much as its receiver's inputs on average.
+        """
         n = self.trainer.split.nodes
         kept = torch.from_numpy(~np.isin(verdict.receivers, self.malicious))
         accepted, senders = verdict.accepted[kept], torch.from_numpy(verdict.senders)[kept]
@@ -347,7 +350,11 @@ class Session:
         self.verdicts += [*self._unjudged(round), total / count]
         if self.adversary is None:
             return {}
-        away = accepted < 0.5
+        # A rule may let a part of every vector through, as the median does of its coordinates.
+        receivers = torch.from_numpy(verdict.receivers[kept.numpy()]) + 1
+        share = torch.zeros(n + 1).index_add_(0, receivers, accepted.float())
+        share /= torch.zeros(n + 1).index_add_(0, receivers, torch.ones(len(receivers)))
+        away = (accepted < 0.5 * share[receivers]) | (accepted == 0)
         liar = torch.from_numpy(np.isin(senders.numpy(), self.malicious))
         row: Metrics = {}
         if liar.any():

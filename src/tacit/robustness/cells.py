@@ -11,7 +11,7 @@ from tacit.attacks.base import Attack
 from tacit.attacks.placement import chosen
 from tacit.errors import InputError, require
 from tacit.experiment import Experiment, Topology
-from tacit.topology import Graph, Hierarchical
+from tacit.topology import Graph
 from tacit.training.plan import Ints
 
 # One or several at once; a rule, or what makes one for receivers of k inputs of which f lie.
@@ -51,7 +51,8 @@ def cells(
     """All cells, those of one defence side by side, the one without attack first."""
     for topology, plan in topologies.items():
         here = on(experiment, plan)
-        k, liars = inputs(here, [malicious(here, attack) for attack in attacks.values()])
+        k = here.inputs
+        liars = max((here.exposure(malicious(here, a)) for a in attacks.values()), default=0)
         for defence, made in defences.items():
             try:
                 rule, note = fitted(made, k, liars)
@@ -84,30 +85,6 @@ def malicious(experiment: Experiment, attack: Attacks) -> Ints:
         return np.unique(np.concatenate([chosen(a.nodes, data.names, graph, seed) for a in each]))
     except InputError:
         return np.array([], dtype=np.int64)
-
-
-def inputs(experiment: Experiment, malicious: list[Ints]) -> tuple[int, int]:
-    """The fewest inputs of any receiver in any round, and the most that lie to an honest one."""
-    n, seed, plan = experiment.data.nodes, experiment.seed, experiment.plan
-    assert plan is not None
-    fewest, most = n, 0
-    static = plan.static if isinstance(plan, Graph) else plan.cohort is None
-    for round in range(1 if static else experiment.rounds):
-        if isinstance(plan, Graph):
-            links = plan.graph(n, seed, round)
-            receivers, senders = links.receivers, links.senders
-        else:
-            senders = plan.sample(n, seed, round)
-            receivers = np.full_like(senders, n)
-            if isinstance(plan, Hierarchical):
-                receivers = n + plan.group_of(n)[senders]
-                fewest = min(fewest, len(np.unique(receivers)))
-        heard = np.bincount(receivers)
-        fewest = min(fewest, *heard[heard > 0])
-        for liars in malicious:
-            lies = np.isin(senders, liars) & ~np.isin(receivers, liars)
-            most = max(most, *np.bincount(receivers[lies], minlength=1))
-    return int(fewest), int(most)
 
 
 def fitted(defence: Defence, k: int, liars: int) -> tuple[Aggregation, str]:
