@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from tacit.algorithms import LEARN, Algorithm, FedAvg, Gossip, PushSum
 from tacit.attacks.base import Attack, DataAttack, UpdateAttack
 from tacit.attacks.placement import chosen
 from tacit.data import Contract, Federation, check
+from tacit.data.contract import Part
 from tacit.errors import InputError, require, require_whole
 from tacit.layout import Layout, template
 from tacit.protection import DPSGD, Protection
@@ -88,13 +90,13 @@ class Experiment:
         rule = isinstance(self.aggregation, Aggregation)
         require(rule, "aggregation", self.aggregation, "a rule such as Mean()")
         lying = all(isinstance(attack, Attack) for attack in self.attacks)
-        allowed = "None, one of tacit.attacks, or a list of them"
+        allowed = "None, one of tacit.attacks such as ALIE(), or a list of them"
         require(lying, "attack", self.attack, allowed)
         for name in ("model", "loss"):
             require(callable(getattr(self, name)), name, getattr(self, name), "a function")
         for name in ("rounds", "evaluate_every"):
             require_whole(1, name, getattr(self, name))
-        require(isinstance(self.seed, int), "seed", self.seed, "a whole number")
+        require(type(self.seed) is int, "seed", self.seed, "a whole number")
         for part in self.protection:
             if not isinstance(part, Protection):
                 raise InputError(
@@ -198,6 +200,23 @@ class Experiment:
         return Star() if self.algorithm.exchanges == "server" else Ring()
 
     @cached_property
+    def root(self) -> tuple[Tensor, Tensor] | None:
+        """A server's clean rows, as the data's are; None: the rule has none.
+
+        Raises:
+            InputError: they do not fit the data.
+        """
+        if (given := self.aggregation.root) is None:
+            return None
+        x, y = (part.detach().cpu() for part in given)
+        if self.data.train.x.is_floating_point():
+            x = x.to(self.data.train.x.dtype)
+        contract = Contract.of(self.data)
+        if found := contract.differences(Part("aggregation.root", x.numpy(), y.numpy())):
+            raise InputError(found[0])
+        return x, y.to(self.data.train.y.dtype).reshape(len(y), *contract.target)
+
+    @cached_property
     def template(self) -> nn.Module:
         """The module with its initial values."""
         return template(self.model, torch_seed(self.seed, "model"))
@@ -266,7 +285,7 @@ class Experiment:
                     f" {k} {where}; {_nearest(rule, k)}"
                 )
             rule.check(k)
-        if "root" in rule.uses and not graph and rule.root is None:
+        if "root" in rule.uses and not graph and self.root is None:
             raise InputError(
                 f"aggregation.root: {rule!r} needs a clean root data set under a server; give"
                 " FLTrust(root=(x, y)), or use Median()"
@@ -409,41 +428,84 @@ def _nearest(rule: Aggregation, k: int) -> str:
     return f"give a receiver {rule.least} inputs, or use Median()"
 
 
-def describe(value: Any) -> Any:
-    """A part of an experiment as plain JSON values."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__} | fields
+def describe(value: Any, above: tuple[int, ...] = ()) -> Any:
+    """A part of an experiment as plain JSON values.
+
+    Args:
+        value: a function counts by its source, its defaults and what it has captured; any other
+            object by its class and its attributes.
+        above: ids of what the value is part of, where it ends.
+    """
     if value is None or isinstance(value, str | int | float | bool):
         return value
+    if id(value) in above:
+        return "itself"
+    each = functools.partial(describe, above=(*above, id(value)))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: each(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__} | fields
     if isinstance(value, dict):
-        return {str(k): describe(v) for k, v in value.items()}
+        return {str(k): each(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [describe(v) for v in value]
+        return [each(v) for v in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(each, value), key=json.dumps)
     if isinstance(value, functools.partial):
-        return [describe(value.func), describe(value.args), describe(value.keywords)]
+        return [each(value.func), each(value.args), each(value.keywords)]
     if isinstance(value, Tensor):
-        return _digest(value.detach())
+        return _digest(value)
+    if isinstance(value, np.ndarray):
+        plain = value.dtype.kind in "biufc"
+        return _digest(torch.from_numpy(value.copy())) if plain else each(value.tolist())
     if isinstance(value, nn.Module):
         settings = {k: v for k, v in vars(value).items() if k[0] != "_" and k != "training"}
-        return [repr(value), describe(settings), describe(dict(value.state_dict()))]
-    if not hasattr(value, "__qualname__"):  # any other object: its repr may hold an address
-        return type(value).__qualname__
-    if value.__module__.split(".")[0] in ("torch", "tacit"):
+        return [repr(value), each(settings), each(dict(value.state_dict()))]
+    if inspect.ismodule(value):
+        return value.__name__
+    if inspect.ismethod(value):
+        return [each(value.__func__), each(value.__self__)]
+    if not hasattr(value, "__qualname__"):
+        if hasattr(value, "__dict__"):
+            fields = {k: v for k, v in vars(value).items() if not _cached(value, k)}
+            return [each(type(value)), each(fields)]
+        shown = repr(value)  # it may hold an address
+        return type(value).__qualname__ if " at 0x" in shown else shown
+    home = str(value.__module__).split(".")[0]
+    if home == "torch":
         return value.__qualname__
+    described = {"name": value.__qualname__, "source": "" if home == "tacit" else _source(value)}
+    if isinstance(value, FunctionType):
+        described["values"] = each([_captured(value), value.__defaults__, value.__kwdefaults__])
+    return described
+
+
+def _cached(value: Any, name: str) -> bool:
+    """Whether an attribute is no setting but was worked out, and not always there."""
+    of_class = inspect.getattr_static(type(value), name, None)
+    return isinstance(of_class, cached_property) or name.startswith("__")
+
+
+def _source(value: Any) -> str:
     try:
-        source = hashlib.sha256(inspect.getsource(value).encode()).hexdigest()
+        return hashlib.sha256(inspect.getsource(value).encode()).hexdigest()
     except (OSError, TypeError):  # written at a prompt
-        source = ""
-    return {"name": value.__qualname__, "source": source}
+        return ""
+
+
+def _captured(function: FunctionType) -> dict[str, Any]:
+    try:
+        return dict(inspect.getclosurevars(function).nonlocals)
+    except ValueError:  # a name that has no value yet
+        return {}
 
 
 def _digest(*tensors: Tensor) -> str:
-    whole = hashlib.blake2b(digest_size=16)
+    found = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
-        whole.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-        whole.update(tensor.contiguous().numpy().data)
-    return whole.hexdigest()
+        found.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+        plain = tensor.detach().cpu().contiguous().flatten()
+        found.update(plain.view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _check_fit(module: nn.Module, loss: Loss, data: Federation) -> None:

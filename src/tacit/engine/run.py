@@ -367,8 +367,8 @@ class Session:
 
     def _root(self, round: int) -> Callable[[Tensor], Tensor]:
         """Training on the server's clean root rows, as a node trains on its own."""
-        rows, trainer = self.experiment.aggregation.root, self.trainer
-        assert rows is not None
+        rows, trainer = self.experiment.root, self.trainer
+        assert rows is not None  # by Experiment.check
         root = Trainer(
             Split.pack([rows]), ("the server's root rows",), trainer.layout,
             self.training, trainer.lowering, None, seed=trainer.seed,
