@@ -163,7 +163,7 @@ class Session:
         self.guard, private = experiment.guard, None
         self.digest = bytes.fromhex(experiment.digest()) if self.guard else b""
         if self.guard and self.guard.example:
-            private = Private(self.guard.example.norm, self.guard.release.multiplier)
+            private = Private(self.guard.example.norm, self.guard.multiplier)
         self.choice: Choice = choose(engine, template, layout, experiment.loss, data.train, private)
         self.small = self.choice.engine == "batched" and self._operations() < _WORTH_A_PROCESS
         if workers is None:
@@ -281,7 +281,7 @@ class Session:
         row |= reported
         if exchange and exchange.verdict is not None:
             row |= self._judge(exchange.verdict, round)
-        if self.guard and (self.guard.noise or self.guard.example):
+        if self.guard and self.guard.budget:
             row["epsilon"] = self.guard.epsilon(round + 1)
         last = round + 1 == self.last
         if last or (round + 1) % self.experiment.evaluate_every == 0:

@@ -1,5 +1,6 @@
 """Differential privacy: where noise is added, how much, and what that promises to whom."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -107,7 +108,8 @@ class DPSGD(Budget):
 
     Batches are drawn by Poisson sampling, each row's gradient is clipped, and noise of
     ``multiplier`` times the norm is added to their sum: Abadi et al., "Deep learning with
-    differential privacy", CCS 2016, algorithm 1. What a node sends then has the guarantee towards everybody.
+    differential privacy", CCS 2016, algorithm 1. What a node sends then has the guarantee towards
+    everybody.
 
     Attributes:
         norm: the longest that a row's gradient may be; above 0.
@@ -120,4 +122,4 @@ class DPSGD(Budget):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.norm > 0, "protection.norm", self.norm, "a number above 0")
+        require(0 < self.norm < math.inf, "protection.norm", self.norm, "a number above 0")
