@@ -211,6 +211,12 @@ def test_distributed_noise_costs_no_less_than_real_noise_and_hardly_more(kind):
     assert exact <= guard.epsilon(4) <= 1.15 * exact
 
 
+def test_the_bit_of_adaptive_clipping_is_accounted_for():
+    clips = (CLIP, AdaptiveClip(1.0))
+    plain, more = (experiment(c, DISTRIBUTED, SECURE).guard.releases[0][0].grid for c in clips)
+    assert (plain.dimension, more.dimension) == (10, 11)  # of 4 x 2 weights and 2 biases
+
+
 def test_the_noise_that_a_budget_asks_for_spends_it():
     guard = experiment(CLIP, gauss(multiplier=None, epsilon=3.0)).guard
     assert 0.999 * 3 <= gaussian_epsilon(2 / guard.multiplier, DELTA) <= 3
