@@ -4,7 +4,7 @@
 
 minimises, for each number of rounds n, the root-mean-square error of the last prefix sum at
 sensitivity 1, ``|first row of A C^-1| |first column of C|``, over two decays and two scales
-(Dvijotham, McMahan, Pillutla, Steinke & Thakurta 2024, section 5), and prints it beside that of the
+(Dvijotham, McMahan, Pillutla, Steinke & Thakurta 2024), and prints it beside that of the
 square-root factorisation, the best Toeplitz one in the limit (Fichtenberger et al. 2023).
 """
 

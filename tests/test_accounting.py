@@ -10,15 +10,14 @@ from scipy.stats import norm
 
 from tacit.errors import InputError
 from tacit.protection.accounting import (
-    ORDERS,
     compose,
     filtered,
     multiplier_for,
-    renyi,
     rounds_within,
     spent,
 )
 from tacit.protection.release import Grid, Poisson, Release, WithoutReplacement
+from tacit.protection.renyi import ORDERS, renyi
 
 MNIST = 256 / 60_000
 
@@ -154,7 +153,7 @@ def test_skellam_against_its_probabilities(norm_bound):
 
 
 def test_skellam_by_hand():
-    # Agarwal et al. 2021, Theorem 3.3 with order 2, L2 10, L1 min(10 * sqrt(4), 100) = 20 and
+    # Agarwal et al. 2021, section 3, with order 2, L2 10, L1 min(10 * sqrt(4), 100) = 20 and
     # variance 400: 2 * 100/800 + min((3 * 100 + 120)/(4 * 160000), 60/800).
     value = renyi(Release("skellam", 2.0, grid=Grid(4, 10)))[0]
     assert value == pytest.approx(0.25 + 420 / 640_000)
@@ -198,7 +197,11 @@ def test_discrete_gaussian_slack_by_hand():
         (100, {}),
         (500, {"sampler": Poisson(0.02)}),
         (20, {"mechanism": "laplace"}),
-        (5, {"sampler": WithoutReplacement(1, 50), "adjacency": "replace"}),
+        pytest.param(
+            5,
+            {"sampler": WithoutReplacement(1, 50), "adjacency": "replace"},
+            marks=pytest.mark.slow,
+        ),
         (50, {"mechanism": "skellam", "grid": Grid(1000, 4096.0, 10)}),
         (50, {"mechanism": "discrete_gaussian", "grid": Grid(1000, 4096.0, 10)}),
     ],
@@ -215,10 +218,14 @@ def test_calibration_of_one_gaussian_is_balle_and_wangs():
 
 
 def test_rounds_within_is_the_last_that_fits():
-    release = Release("gaussian", 1.1, Poisson(0.01))
-    rounds = rounds_within(release, 2.0, 1e-5)
-    assert spent(release, rounds, 1e-5) <= 2.0 < spent(release, rounds + 1, 1e-5)
+    release = Release("gaussian", 2.0, Poisson(0.1))
+    rounds = rounds_within(release, 1.0, 1e-5)
+    assert spent(release, rounds, 1e-5) <= 1.0 < spent(release, rounds + 1, 1e-5)
     assert rounds_within(Release("gaussian", 0.5), 1.0, 1e-5) == 0
+    # k rounds at 20 are one at 20 / sqrt(k).
+    for epsilon in (0.7, 1.0, 1.3):
+        most = max(k for k in range(1, 100) if gaussian_epsilon(20 / math.sqrt(k), 1e-5) <= epsilon)
+        assert rounds_within(Release("gaussian", 20.0), epsilon, 1e-5) == most
 
 
 @pytest.mark.parametrize(
@@ -239,6 +246,15 @@ def test_rounds_within_is_the_last_that_fits():
 def test_no_bound_no_release(setting, message):
     with pytest.raises(InputError, match=message):
         Release(**{"mechanism": "gaussian", "multiplier": 1.0, **setting})
+
+
+def test_extreme_noise_stays_finite_and_cheap():
+    # Below epsilon 50 a loss distribution is built; above, its grid would not fit in memory.
+    assert 1e5 < spent(Release("gaussian", 0.05, Poisson(0.1)), 1000, 1e-5) < 1e6
+    # Many rounds of very small losses: in the limit a Gaussian of multiplier m / (q sqrt(k)), here
+    # 100 / (0.01 * 100) (Bu et al. 2020, Theorem 5).
+    epsilon = spent(Release("gaussian", 100.0, Poisson(0.01)), 10_000, 1e-5)
+    assert epsilon == pytest.approx(gaussian_epsilon(100.0, 1e-5), rel=0.02)
 
 
 def test_refusals():

@@ -118,6 +118,12 @@ def test_half_the_noise_is_caught(claimed: float) -> None:
     assert gaussian_bound(8000, 2000, correct, DELTA) > claimed
 
 
+def test_no_noise_at_all_is_caught() -> None:
+    assert gaussian_bound(2000, 500, 500, DELTA) > 8
+    # Epsilons beyond the range of exp: mu^2 / 2 + about 4.3 mu at delta 1e-5.
+    assert gaussian_epsilon(50.0, DELTA) == pytest.approx(get_epsilon_gaussian(1 / 50, DELTA))
+
+
 def test_guesses_are_the_highest_and_the_lowest() -> None:
     ranked = np.array([5.0, 1.0, 4.0, 2.0, 3.0, 0.0])
     included = np.array([True, True, False, False, True, False])

@@ -175,15 +175,16 @@ print("ready", flush=True)
 sys.stdin.readline()
 try:
     while True:
-        ledger.spend("wards", sys.argv[2], paid, Release("gaussian", 30.0))
+        ledger.spend("wards", sys.argv[2], paid, Release("gaussian", 15.0))
         paid += 1
-except InputError:
+except InputError as error:
+    assert "the budget is" in str(error), error
     print(paid)
 """
 
 
 def test_two_processes_do_not_spend_the_same_epsilon_twice(ledger):
-    alone = sum(filtered([(Release("gaussian", 30.0), k)], 1e-5) <= 1.0 for k in range(1, 500))
+    alone = sum(filtered([(Release("gaussian", 15.0), k)], 1e-5) <= 1.0 for k in range(1, 500))
     with (
         start(SPEND_UNTIL_REFUSED, ledger.path, "first") as first,
         start(SPEND_UNTIL_REFUSED, ledger.path, "second") as second,

@@ -1,6 +1,7 @@
 """The integer codec: exact sums, unbiased rounding, bounds that hold."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,6 +65,20 @@ def test_a_rounding_above_the_bound_is_drawn_again() -> None:
     sent = codec.encode(np.full(4000, 0.5 / math.sqrt(4000)), up)
     assert up.draws == 2
     assert not sent.any()
+
+    class Stuck(Up):
+        def random(self, *args: object, **kwargs: object) -> np.ndarray:  # type: ignore[override]
+            return np.zeros(args[0])  # type: ignore[call-overload]
+
+    with pytest.raises(InputError, match="generator"):
+        codec.encode(np.full(4000, 0.5 / math.sqrt(4000)), Stuck(np.random.PCG64(0)))
+
+
+@pytest.mark.parametrize("length", [1.0, 1.05, 300.0])
+def test_longer_vectors_are_scaled_onto_the_clip(length: float) -> None:
+    codec = Codec.for_sum(1.0, 2, 3, bits=64)
+    sent, _ = codec.decode(codec.encode(np.array([2, -1, 2]) / 3 * length, generator(0, "test")))
+    np.testing.assert_allclose(sent, np.array([2, -1, 2]) / 3, rtol=1e-12)
 
 
 def test_unbiased() -> None:
@@ -151,6 +166,30 @@ def test_no_overflow_at_the_bound_and_just_below_it(bits: int) -> None:
     codec.check(total, most)
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    st.floats(1e-30, 1e30),
+    st.integers(1, 1000),
+    st.none() | st.floats(1e-30, 1e30),
+    st.floats(0, 1e3),
+    st.sampled_from([32, 64]),
+)
+def test_the_step_is_the_finest(
+    clip: float, nodes: int, max_weight: float | None, noise: float, bits: int
+) -> None:
+    noise *= clip * (max_weight or 1)
+    if noise > 1e30:
+        noise = 0.0
+    try:
+        codec = Codec.for_sum(clip, nodes, 5, max_weight=max_weight, noise_std=noise, bits=bits)
+    except InputError:  # only where weights take more than the modulus has
+        assert (max_weight or 1) * nodes * 10_000 > 2 ** (bits - 1)
+        return
+    assert codec.bound(nodes) < 2 ** (bits - 1)
+    with pytest.raises(InputError, match="could overflow"):
+        replace(codec, exponent=codec.exponent + 1)
+
+
 def test_room_for_the_noise() -> None:
     quiet = Codec.for_sum(1.0, 100, 10**6)
     noisy = Codec.for_sum(1.0, 100, 10**6, noise_std=1e4)
@@ -207,6 +246,7 @@ def test_settings_and_shapes() -> None:
         ("clip", 0.0), ("clip", math.inf), ("clip", math.nan), ("nodes", 0), ("dimension", 0),
         ("bits", 16), ("noise_std", -1.0), ("noise_std", math.inf), ("noise_std", math.nan),
         ("max_weight", 0.0), ("max_weight", math.inf), ("coordinate_range", -1.0),
+        ("clip", 1e-31), ("noise_std", 1e31), ("max_weight", 1e-31),
     ):  # fmt: skip
         with pytest.raises(InputError, match=field):
             Codec.for_sum(**(good | {field: bad}))  # type: ignore[arg-type]

@@ -33,13 +33,15 @@ def test_eight_offices_of_very_unequal_size() -> None:
 
 def test_the_story_at_a_glance(monkeypatch: pytest.MonkeyPatch) -> None:
     short = demo.experiment().replace(rounds=2)
+    protected = {n: p.replace(rounds=2) for n, p in demo.private(short).items()}
     monkeypatch.setattr(demo, "experiment", lambda seed: short.replace(seed=seed))
+    monkeypatch.setattr(demo, "private", lambda _: protected)
     result = CliRunner().invoke(app, ["demo", "--out", "here"])
     assert result.exit_code == 0, result.exception
     assert " ".join(result.stdout.split()).startswith(demo.STORY)
     for shown in (
         "office 8", "majority", "sent", "Learning together", "here/report.html",
-        "BALANCE, a third lies", "Poisoned:",
+        "BALANCE, a third lies", "Poisoned:", "epsilon 2, masked", "Protected:",
     ):  # fmt: skip
         assert shown in result.stdout
     assert Path("here/report.html").stat().st_size > 10_000
@@ -47,6 +49,7 @@ def test_the_story_at_a_glance(monkeypatch: pytest.MonkeyPatch) -> None:
     found = json.loads(result.stdout)
     assert len(found["table"]) == 4
     assert [row["run"] for row in found["poisoned"]] == list(demo.poisoned(short))
+    assert [row["epsilon"] for row in found["private"]][1:] == pytest.approx([8, 2], rel=2e-3)
     assert Path("runs/demo/report.html").is_file()
 
 
@@ -76,6 +79,12 @@ def test_the_mean_falls_and_balance_does_not(seed: int) -> None:
     before, broken, defended = (row["accuracy"] for row in demo.withstand(demo.experiment(seed)))
     assert before - broken > 0.2
     assert before - defended < 0.1
+
+
+@pytest.mark.slow
+def test_privacy_costs_more_the_smaller_epsilon() -> None:
+    plain, wide, narrow = (row["accuracy"] for row in demo.protect(demo.experiment()))
+    assert plain > wide > narrow > 0.5
 
 
 @pytest.mark.slow

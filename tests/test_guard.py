@@ -213,7 +213,7 @@ def test_distributed_noise_costs_no_less_than_real_noise_and_hardly_more(kind):
 
 def test_the_bit_of_adaptive_clipping_is_accounted_for():
     clips = (CLIP, AdaptiveClip(1.0))
-    plain, more = (experiment(c, DISTRIBUTED, SECURE).guard.releases[0][0].grid for c in clips)
+    plain, more = (experiment(c, DISTRIBUTED, SECURE).guard.plans[0][0].grid for c in clips)
     assert (plain.dimension, more.dimension) == (10, 11)  # of 4 x 2 weights and 2 biases
 
 
@@ -233,13 +233,13 @@ def test_the_rounds_of_a_budget_are_all_that_fit():
 def test_only_central_noise_is_amplified_by_sampling(sampling):
     star = {"topology": Star(5, sampling), "seed": 1}
     everybody = gaussian_epsilon(2.0, DELTA)
-    (release, times), *none = experiment(CLIP, CENTRAL, **star).guard.releases
+    (release, times), *none = experiment(CLIP, CENTRAL, **star).guard.plans
     drawn = Poisson(5 / 6) if sampling == "poisson" else WithoutReplacement(5, 6)
     assert (release.sampler, times, none) == (drawn, 1, [])
     assert release.adjacency == ("add-or-remove" if sampling == "poisson" else "replace")
     for others in [(CLIP, LOCAL), (CLIP, DISTRIBUTED, SecureAggregation(3))]:
         guard = experiment(*others, **star).guard
-        (release, _), *none = guard.releases
+        (release, _), *none = guard.plans
         assert release.sampler is None
         assert not none
         assert guard.epsilon(4) >= everybody * (1 - 1e-9)
@@ -254,7 +254,7 @@ def test_laplace_noise_is_not_amplified_where_no_bound_is_known():
     noise = LaplaceNoise(multiplier=2.0, delta=DELTA, where="central")
     guard = experiment(Clip(1.0, order=1), noise, topology=Star(4)).guard
     assert guard.epsilon(1) <= 0.5 * 1.001  # pure: norm / scale
-    assert guard.releases[0][0].sampler is None
+    assert guard.plans[0][0].sampler is None
 
 
 # DP-SGD

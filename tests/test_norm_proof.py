@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -243,7 +244,7 @@ def test_short_and_sparse_vectors_are_accepted(x: list[int]) -> None:
 
 
 def test_a_node_does_not_try_to_prove_what_is_false() -> None:
-    with pytest.raises(InputError, match=r"^values: 'norm "):
+    with pytest.raises(InputError, match=r"^values: "):
         Prover(session(), CLAIM, 0, field.encode(vector(1.001 * CLAIM.norm)))
 
 
@@ -328,6 +329,19 @@ def test_a_wrong_commitment_is_refused_inside_the_bound_too() -> None:
     assert done.verdict({0: done.prove(0), 1: another_vector(done, 1)}) == [0]
 
 
+def test_squares_that_wrap_are_refused_by_the_ranges() -> None:
+    # c = 2^24 - 2^72 is a square root of 2 (mod p): its square is 2^48 + 2 + 2^144 and 2^96 = -1.
+    # With x = (c, 0, ...), sum(y^2) is 2 for each y that is not 0, but y is far outside the range.
+    root = (2**24 - 2**72) % P
+    assert root * root % P == 2
+    x = field.decode(np.array([root, 0, 0], np.uint64))
+    done = Round({0: vector(1000.0, 3), 1: x})
+    y = done.projected(1)
+    assert done.verdict(
+        {0: done.prove(0), 1: done.seal(1, y, CLAIM.threshold - 2 * int((y != 0).sum()))}
+    ) == [0]
+
+
 def test_each_single_changed_word_is_refused() -> None:
     layout = Layout(CLAIM)
     places = [0, 1, layout.gap.start, layout.gap.stop - 1, layout.gap.stop, layout.proof - 1]
@@ -392,6 +406,8 @@ def test_nothing_is_drawn_before_what_it_challenges_is_fixed() -> None:
         server.receive(1, split(of, 1, field.encode(vector(1.0)))[0])
     with pytest.raises(MessageError, match="after the proofs"):
         side.query(bytes(32))
+    with pytest.raises(MessageError, match=r"\[3\]"):
+        Verifier(CLAIM, Server(of)).fix_uploads([3])
 
 
 def test_no_step_is_done_twice() -> None:
@@ -401,6 +417,8 @@ def test_no_step_is_done_twice() -> None:
     with pytest.raises(MessageError, match="one proof"):
         done.prove(0)
     for side in done.sides:
+        with pytest.raises(MessageError, match="once"):
+            side.fix_uploads([0, 1])
         with pytest.raises(MessageError, match="once"):
             side.project([0, 1], bytes(32))
         with pytest.raises(MessageError, match="once"):
@@ -524,6 +542,15 @@ def test_the_opened_value_hides_behind_the_mask() -> None:
     assert (shown[2] - shown[1]) % P == slope
 
 
+def test_every_proof_has_a_mask_of_its_own() -> None:
+    done = Round({0: vector(1.0), 1: vector(1.0)})
+    masks: list[int] = []
+    for n in (0, 1):
+        done.altered(n, lambda proof: masks.append(int(proof[0])) or proof, done.prove(n))
+    assert 0 not in masks
+    assert masks[0] != masks[1]
+
+
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
@@ -557,3 +584,15 @@ def test_a_session_of_another_modulus_is_refused() -> None:
     CLAIM.check(session())
     with pytest.raises(InputError, match=r"^modulus: "):
         CLAIM.check(Session(bytes(32), 0, 3, 2**64, 2))
+
+
+def test_the_benchmark_counts_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    import proofs
+
+    dimension = 500
+    row = proofs.measure(dimension, 128, 1)
+    # Tags of 32 bytes before the 8-byte words, the 32-byte seed and the proof.
+    assert row.upload == 32 + 8 * dimension + 32 + 32
+    assert row.proof == 32 + 8 * Layout(NormClaim(2**20, 128)).proof
+    assert row.slack == pytest.approx(1.82, abs=0.006)

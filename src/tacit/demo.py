@@ -15,6 +15,7 @@ from tacit.attacks.simple import SignFlip
 from tacit.engine.run import run
 from tacit.errors import DivergenceError
 from tacit.experiment import Experiment
+from tacit.protection import DPSGD, SecureAggregation
 from tacit.topology import Complete
 from tacit.training.optimizers import SGD
 
@@ -80,6 +81,43 @@ def withstand(
             row["accuracy"] = float(np.average(scores, weights=[n["test_rows"] for n in honest]))
         rows.append(row)
     return rows
+
+
+def private(experiment: Experiment) -> dict[str, Experiment]:
+    """The same federation in fewer rounds of larger batches, at two privacy budgets for each row.
+
+    Nodes train by DP-SGD and send masked updates, so that the server sees sums alone. delta is
+    below one in the number of training rows of the federation.
+    """
+    plan = experiment.replace(rounds=15, training=SGD(lr=0.2, batch_size=64))
+    masks = SecureAggregation()
+    return {"no privacy": plan} | {
+        f"epsilon {epsilon}, masked": plan.replace(
+            protection=[DPSGD(norm=1.0, epsilon=epsilon, delta=5e-4), masks]
+        )
+        for epsilon in (8, 2)
+    }
+
+
+def protect(
+    experiment: Experiment, on_round: Callable[[str, dict[str, Any]], None] = lambda *_: None
+) -> list[dict[str, Any]]:
+    """Run ``private``: a row for each, with the pooled accuracy and what was spent."""
+    rows = []
+    for name, plan in private(experiment).items():
+        last = run(plan, on_round=partial(on_round, name)).metrics[-1]
+        rows.append({"run": name, "accuracy": last["accuracy"], "epsilon": last.get("epsilon")})
+    return rows
+
+
+def price(rows: list[dict[str, Any]]) -> str:
+    """What ``protect`` found, in a sentence."""
+    plain, wide, narrow = (f"{row['accuracy']:.1%}" for row in rows)
+    return (
+        "Protected: the server sees the sum of masked updates alone, and no single letter can be"
+        " told from what any office sends, but for epsilon (delta 0.0005). That costs accuracy:"
+        f" {plain} of digits right without privacy, {wide} at epsilon 8, {narrow} at epsilon 2."
+    )
 
 
 def moral(rows: list[dict[str, Any]]) -> str:

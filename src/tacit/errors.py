@@ -5,6 +5,9 @@ TacitError
 │   └── ContractError  nodes whose data do not fit together; ``.differences`` lists each one
 ├── MissingDataError   a data set that is neither bundled, nor cached, nor reachable
 ├── CheckpointError    a checkpoint that cannot be written, read, or belongs to another experiment
+├── Aborted            a secure sum that ended without one (``protection.secagg``)
+├── SumError           a decoded sum that no honest nodes can have sent (``protection.codec``)
+├── MessageError       received bytes that are no message (``compression``, ``protection.sharing``)
 └── DivergenceError    a local loss that is no longer finite; ``.node`` and ``.round`` say where
 """
 

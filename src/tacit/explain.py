@@ -14,6 +14,7 @@ from tacit.attacks.base import UpdateAttack
 from tacit.attacks.view import Knowledge
 from tacit.data import Federation
 from tacit.experiment import Experiment
+from tacit.parties import form, guarantee, parties
 from tacit.topology import Graph, Hierarchical, Neighbours, Star
 
 _FLOAT_BYTES = 4  # numbers travel as float32
@@ -126,7 +127,8 @@ def explain(experiment: Experiment) -> Disclosure:
     else:
         assert plan is not None
         rows, seen = _star(experiment, plan)
-    if rows:
+    seen += parties(experiment)
+    if rows and form(experiment) == "in the clear":
         seen.append(
             "An outsider on the wire: between machines, whoever listens reads the same bytes, for"
             " no protection encrypts them. A simulation in one process sends nothing over a wire."
@@ -224,11 +226,12 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
         about = "about " if plan.sampling == "poisson" else ""
         when = f"each time that it is drawn ({about}{plan.cohort:,} of {n:,} nodes a round)"
     if isinstance(plan, Star):
-        rows = _messages(experiment, "each node", "the server", when, count, "its")
+        rows = _protected(
+            experiment, _messages(experiment, "each node", "the server", when, count, "its")
+        )
         rows += _messages(experiment, "the server", "each node", when, count, "the new")
         sees = [
-            "The server sees every update in the clear, and knows from which node it came."
-            f" No protection: from an update it {_ATTACKS}.",
+            *_clear("The server sees every update in the clear, and knows its node.", experiment),
             "A node sees what the server makes of a round's updates, and no other node's update.",
         ]
     else:
@@ -268,15 +271,16 @@ def _graph(experiment: Experiment, plan: Graph) -> tuple[list[Message], list[str
     degree = first.out_degree
     weight = first.metropolis() if first.symmetric else first.uniform()
     sender, receiver, rule = "each node", "each neighbour", experiment.aggregation
-    rows = _messages(experiment, sender, receiver, "every round", count, "its")
+    rows = _protected(
+        experiment, _messages(experiment, sender, receiver, "every round", count, "its")
+    )
     span = f"{degree.min()}"
     if degree.min() < degree.max():
         span += f" to {degree.max()} (on average {degree.mean():.3g})"
     then = "" if plan.static else " in the first round"
+    neighbours = f"A node's neighbours are {span} of the {n - 1:,} other nodes{then}"
     sees = [
-        f"A node's neighbours, {span} of the {n - 1:,} other nodes{then}, see its model in the"
-        " clear. No protection: from a model and its changes a neighbour "
-        f"{_ATTACKS}.",
+        *_clear(f"{neighbours}, and see its model in the clear.", experiment),
         "There is no server: only whoever has all others as neighbours sees all models.",
     ]
     if not plan.static:
@@ -302,6 +306,22 @@ def _graph(experiment: Experiment, plan: Graph) -> tuple[list[Message], list[str
         )
         rows.append(sketch)
     return rows, sees
+
+
+def _protected(experiment: Experiment, rows: list[Message]) -> list[Message]:
+    """The messages in the form and with the guarantee that protections give them."""
+    given = form(experiment), guarantee(experiment)
+    return [dataclasses.replace(row, form=given[0], guarantee=given[1]) for row in rows]
+
+
+def _clear(sentence: str, experiment: Experiment) -> list[str]:
+    """Who sees updates in the clear, and what can be found out where nothing hides in them."""
+    guard = experiment.guard
+    if guard and guard.secure:
+        return []
+    if guard and (guard.example or (guard.noise and guard.noise.where == "local")):
+        return [sentence]
+    return [f"{sentence} No protection of single updates: from one the receiver {_ATTACKS}."]
 
 
 def _defended(experiment: Experiment) -> str:

@@ -4,9 +4,9 @@ Each of m canaries is included by a fair coin of its own. The auditor ranks them
 "in" for the highest, "out" for the lowest and abstains between; how many of the guesses are right
 bounds the privacy of the mechanism from below.
 
-Sources: Mahloujifar, Melis, Chaudhuri, "Auditing f-differential privacy in one run", 2024
-(algorithm 3); Steinke, Nasr, Jagielski, "Privacy auditing with one (1) training run", 2023
-(theorem 5.2 at delta = 0).
+Sources: Mahloujifar, Melis, Chaudhuri, "Auditing f-differential privacy in one run", 2024 (its
+recursion over right and wrong guesses); Steinke, Nasr, Jagielski, "Privacy auditing with one (1)
+training run", 2023 (the bound at delta = 0).
 """
 
 import math
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
+from scipy.special import log_ndtr, ndtr, ndtri
 from scipy.stats import beta
 
 from tacit.errors import require
@@ -32,7 +32,8 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 
     def passes(epsilon: float) -> bool:
         left = float(ndtr(mu / 2 - epsilon / mu))
-        return left - math.exp(epsilon) * float(ndtr(-mu / 2 - epsilon / mu)) > delta
+        right = math.exp(epsilon + float(log_ndtr(-mu / 2 - epsilon / mu)))
+        return left - right > delta
 
     return _last(passes) if mu else 0.0
 
@@ -123,7 +124,7 @@ def true_positives(
 
 
 def _refuted(mu: float, canaries: int, guesses: int, correct: int, significance: float) -> bool:
-    """Algorithm 3: can P[at least ``correct`` right] >= significance under mu-Gaussian DP?
+    """Whether P[at least ``correct`` right] >= significance is impossible under mu-Gaussian DP.
 
     ``right`` and ``wrong`` are the least masses, over canaries, of right and of wrong guesses in
     runs with at least i right ones; together they may not exceed guesses / canaries.

@@ -3,7 +3,7 @@
 A canary is a node whose update is a random direction of the largest norm that clipping allows.
 Only what the receiver publishes is scored, so that the same audit works through masks, encryption
 and noise. Source: Andrew et al., "One-shot empirical privacy estimation for federated learning",
-ICLR 2024, algorithm 1.
+ICLR 2024.
 """
 
 import numpy as np

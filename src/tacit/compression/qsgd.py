@@ -56,10 +56,8 @@ class QSGD(Compressor):
         starts = np.arange(0, size, self.bucket)
         messages = []
         for row, node in zip(updates.numpy().astype(np.float64), nodes, strict=True):
-            exact = np.sqrt(np.add.reduceat(row * row, starts))
-            norms = exact.astype(np.float32)
-            # Never below the norm, else the largest value would pass the last level.
-            norms = np.where(norms < exact, np.nextafter(norms, np.float32(np.inf)), norms)
+            # Rounded to float32 the norm is still no less than any value, itself a float32.
+            norms = np.sqrt(np.add.reduceat(row * row, starts)).astype(np.float32)
             parts = np.repeat(np.where(norms > 0, norms, 1), self.bucket)[:size]
             scaled = row / parts * self.levels
             low = np.floor(scaled)

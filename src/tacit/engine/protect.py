@@ -163,7 +163,7 @@ class Protector:
 
     def _share(self, node: int, codec: Codec) -> NDArray[np.unsignedinteger]:
         """A node's part of the noise: enough in sum if no more than the threshold stay."""
-        release, _ = self.guard.releases[0]
+        release = self.guard.release
         draw = skellam if isinstance(self.guard.noise, SkellamNoise) else discrete_gaussian
         source = seeded(self.round.seed, "noise-share", self.round.index, node)
         std = release.std / math.sqrt(self.guard.threshold)

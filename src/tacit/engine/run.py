@@ -25,6 +25,7 @@ from tacit.engine.protect import Protector
 from tacit.engine.workers import Workers
 from tacit.errors import InputError
 from tacit.experiment import Experiment
+from tacit.protection.budget import PrivacyBudget
 from tacit.randomness import generator
 from tacit.topology import Graph, Hierarchical, Neighbours, Star
 from tacit.training.evaluation import Evaluator, Scores
@@ -106,6 +107,7 @@ def run(
     resume: bool = False,
     on_round: Callable[[Row], None] | None = None,
     workers: int | None = None,
+    ledger: str | Path | None = None,
 ) -> Result:
     """Carry an experiment out.
 
@@ -117,9 +119,12 @@ def run(
         resume: go on from the checkpoint in ``folder``, if there is one, to the same final bits.
         on_round: called with each round's metrics.
         workers: processes that train; by default one per core where a round is worth it.
+        ledger: file of the privacy ledger (``PrivacyBudget``) that pays for each round before it
+            begins, on the account of the data set's name. A round that is carried out again draws
+            the same noise, and is paid once.
 
     Raises:
-        InputError: a plan that cannot work.
+        InputError: a plan that cannot work, or a ledger that does not allow the next round.
         DivergenceError: a node's loss is no longer finite; the last checkpoint is kept.
         CheckpointError: a checkpoint cannot be written, read, or is another experiment's.
     """
@@ -132,7 +137,12 @@ def run(
     found = Checkpoint.read(path, experiment.digest()) if path and resume else None
     if found and engine == "auto":
         engine = found.engine  # type: ignore[assignment]
-    with Session(experiment, engine, workers) as session:
+    if ledger is not None and not (experiment.guard and experiment.guard.budget):
+        raise InputError(
+            "ledger: it was given, but the experiment has no noise to account for; add"
+            " GaussianNoise or DPSGD to its protection"
+        )
+    with Session(experiment, engine, workers, ledger) as session:
         if found:
             session.restore(found)
         digest = experiment.digest() if path else ""
@@ -150,8 +160,15 @@ def run(
 class Session:
     """A run in progress: the state between rounds, and what carries a round out."""
 
-    def __init__(self, experiment: Experiment, engine: Engine, workers: int | None) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        engine: Engine,
+        workers: int | None,
+        ledger: str | Path | None = None,
+    ) -> None:
         self.experiment = experiment
+        self.ledger = PrivacyBudget(Path(ledger)) if ledger is not None else None
         data, layout = experiment.data, experiment.layout
         template = experiment.template
         self.training = experiment.algorithm.local(experiment.training)
@@ -269,6 +286,11 @@ class Session:
     def _round(self, round: int) -> Row:
         algorithm, topology = self.experiment.algorithm, self.experiment.plan
         n = self.trainer.split.nodes
+        if self.ledger and self.guard:  # paid first, so that a crash loses budget and no privacy
+            digest, name = self.digest.hex(), self.experiment.data.name
+            self.ledger.spend(
+                name, digest, round, self.guard.release, self.guard.releases, f"{digest}:{round}"
+            )
         if isinstance(topology, Star | Hierarchical):
             nodes = topology.sample(n, self.experiment.seed, round)
         else:

@@ -14,7 +14,7 @@ by privacy-loss distributions (`dp-accounting`, pessimistic, connect-the-dots: D
 ``filtered`` is for releases that are chosen one after the other, each after seeing the earlier
 outputs. There only Rényi DP is used: stopping when the sums leave the budget at every order is a
 valid privacy filter (Feldman & Zrnic 2021; Lécuyer 2021), while stopping by composed privacy-loss
-distributions is not, nor is the better of two filters at the same delta (Haney et al. 2023).
+distributions is not (arXiv:2602.06756), and taking the better of two filters costs both deltas.
 
 `dp-accounting` is imported when a number is first asked for.
 """
@@ -30,9 +30,13 @@ from numpy.typing import NDArray
 
 from tacit.errors import InputError, require
 from tacit.protection.release import PURE, Grid, Poisson, Release, Sampler, WithoutReplacement
+from tacit.protection.renyi import ORDERS, renyi, to_epsilon
 
-ORDERS = np.array([*np.arange(2, 12, 0.5), *range(12, 65), 96, 128, 256, 512])
-_GRID = 5e-4  # spacing of privacy losses; a fifth of it moves the tests' MNIST figure by 0.1 %
+Counts = frozenset[tuple[Release, int]]
+_MEANINGFUL = 50.0  # epsilons above promise nothing, and their loss distributions fill the memory
+# Spacing of privacy losses: a share of one round's spread, so that its error stays small when many
+# rounds add up; a fifth of 2^-11 moves the tests' MNIST figure by 0.1 %.
+_GRID, _GRID_SHARE, _FINEST_GRID = 2.0**-11, 0.05, 2.0**-20
 
 
 def spent(release: Release, rounds: int, delta: float) -> float:
@@ -51,7 +55,7 @@ def compose(releases: Sequence[tuple[Release, int]], delta: float) -> float:
 
 def filtered(releases: Sequence[tuple[Release, int]], delta: float) -> float:
     """Epsilon at ``delta`` of releases that were chosen one after the other; as ``compose``."""
-    return _from_renyi(_renyi_sum(_counted(releases, delta).items()), delta)
+    return to_epsilon(_renyi_sum(_counted(releases, delta).items()), delta)
 
 
 def _counted(releases: Sequence[tuple[Release, int]], delta: float) -> Counter[Release]:
@@ -66,27 +70,45 @@ def _counted(releases: Sequence[tuple[Release, int]], delta: float) -> Counter[R
 
 
 @lru_cache(maxsize=4096)
-def _planned(counts: frozenset[tuple[Release, int]], delta: float) -> float:
-    if not counts:
-        return 0.0
-    if any(release.mechanism not in ("gaussian", "laplace") for release, _ in counts) or any(
-        isinstance(release.sampler, WithoutReplacement) for release, _ in counts
-    ):
-        epsilon = _from_renyi(_renyi_sum(counts), delta)
-        if all(release.mechanism in ("laplace", PURE) for release, _ in counts):
-            return min(epsilon, math.fsum(rounds / release.relative for release, rounds in counts))
-        return epsilon
-    plain = [entry for entry in counts if _is_plain_gaussian(entry[0])]
-    precision = math.fsum(rounds / release.relative**2 for release, rounds in plain)
-    if len(plain) == len(counts):
+def _planned(counts: Counts, delta: float) -> float:
+    bound = to_epsilon(_renyi_sum(counts), delta)
+    if all(release.mechanism in ("laplace", PURE) for release, _ in counts):
+        bound = min(bound, math.fsum(rounds / release.relative for release, rounds in counts))
+    if counts and all(_is_plain_gaussian(release) for release, _ in counts):
         from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
 
-        return float(get_epsilon_gaussian(1 / math.sqrt(precision), delta))
-    parts = [_loss_distribution(r).self_compose(n) for r, n in counts if not _is_plain_gaussian(r)]
-    if plain:
-        parts.append(_loss_distribution(Release("gaussian", 1 / math.sqrt(precision))))
+        return float(get_epsilon_gaussian(_one_gaussian(counts).multiplier, delta))
+    if 0 < bound < _MEANINGFUL and all(_has_loss_distribution(release) for release, _ in counts):
+        return min(bound, _by_loss_distributions(counts, delta, bound))
+    return bound
+
+
+def _by_loss_distributions(counts: Counts, delta: float, bound: float) -> float:
+    spread = bound / math.sqrt(sum(rounds for _, rounds in counts))
+    grid = 2.0 ** math.floor(math.log2(min(_GRID, max(_GRID_SHARE * spread, _FINEST_GRID))))
+    plain = frozenset(entry for entry in counts if _is_plain_gaussian(entry[0]))
+    merged = [(_one_gaussian(plain), 1)] if plain else []
+    parts = [
+        _loss_distribution(release, grid).self_compose(rounds)
+        for release, rounds in [*(counts - plain), *merged]
+    ]
     total = reduce(lambda a, b: a.compose(b), parts)
     return float(total.get_epsilon_for_delta(delta))
+
+
+def _one_gaussian(counts: Counts) -> Release:
+    """The Gaussian mechanism, at sensitivity 1, that equals these unsampled ones together."""
+    precision = math.fsum(rounds / release.relative**2 for release, rounds in counts)
+    return Release("gaussian", 1 / math.sqrt(precision))
+
+
+def _is_plain_gaussian(release: Release) -> bool:
+    return release.mechanism == "gaussian" and release.sampler is None
+
+
+def _has_loss_distribution(release: Release) -> bool:
+    known = release.mechanism in ("gaussian", "laplace")
+    return known and not isinstance(release.sampler, WithoutReplacement)
 
 
 def rounds_within(release: Release, epsilon: float, delta: float) -> int:
@@ -118,6 +140,8 @@ def multiplier_for(
 ) -> float:
     """The least multiplier whose ``rounds`` releases spend between 99.9 % and 100 % of epsilon.
 
+    They spend less only where a discrete Gaussian needs more noise for its shares to be valid.
+
     Raises:
         InputError: no multiplier up to 2^30 is enough.
     """
@@ -131,7 +155,7 @@ def multiplier_for(
         return Release(mechanism, max(multiplier, floor), sampler, adjacency, grid)
 
     def quick(multiplier: float) -> float:
-        return _from_renyi(rounds * renyi(release(multiplier)), delta)
+        return to_epsilon(rounds * renyi(release(multiplier)), delta)
 
     def exact(multiplier: float) -> float:
         return spent(release(multiplier), rounds, delta)
@@ -165,12 +189,8 @@ def _smallest(cost: Callable[[float], float], budget: float, guess: float, step:
     return math.exp(root)
 
 
-def _is_plain_gaussian(release: Release) -> bool:
-    return release.mechanism == "gaussian" and release.sampler is None
-
-
 @lru_cache(maxsize=16)
-def _loss_distribution(release: Release) -> Any:
+def _loss_distribution(release: Release, grid: float) -> Any:
     from dp_accounting.pld import privacy_loss_distribution as pld
 
     q = release.sampler.q if isinstance(release.sampler, Poisson) else 1.0
@@ -179,99 +199,8 @@ def _loss_distribution(release: Release) -> Any:
         if release.mechanism == "laplace"
         else pld.from_gaussian_mechanism
     )
-    return make(release.relative, value_discretization_interval=_GRID, sampling_prob=q)
-
-
-@lru_cache(maxsize=1024)
-def renyi(release: Release) -> NDArray[np.float64]:
-    """(orders,) Rényi divergences of one release at ``ORDERS``; read-only.
-
-    Laplace noise with a sampler is bounded as without one: no bound of its own is known here.
-    """
-    import dp_accounting as dp
-
-    ratio, sampler = release.relative, release.sampler
-    match release.mechanism:
-        case "gaussian" if isinstance(sampler, Poisson):
-            # Mironov, Talwar & Zhang 2019.
-            event = dp.PoissonSampledDpEvent(sampler.q, dp.GaussianDpEvent(ratio))
-            curve = _event_renyi(event)
-        case "gaussian" if isinstance(sampler, WithoutReplacement):
-            # Wang, Balle & Kasiviswanathan 2019, Theorem 27.
-            event = dp.SampledWithoutReplacementDpEvent(
-                sampler.n, sampler.k, dp.GaussianDpEvent(ratio)
-            )
-            curve = _event_renyi(event)
-        case "gaussian":
-            curve = ORDERS / (2 * ratio**2)
-        case "laplace":
-            curve = _event_renyi(dp.LaplaceDpEvent(ratio))
-        case "discrete_gaussian":
-            curve = _discrete_gaussian_renyi(release)
-        case "skellam":
-            curve = _skellam_renyi(release)
-        case _:  # randomised response
-            # Binary randomised response is the worst of all mechanisms with this pure epsilon
-            # (Kairouz, Oh & Viswanath 2015, Theorem 3.1).
-            flip = 2 / (1 + math.exp(1 / ratio))
-            curve = _event_renyi(dp.RandomizedResponseDpEvent(flip, 2))
-    curve.setflags(write=False)
-    return curve
-
-
-def _event_renyi(event: Any) -> NDArray[np.float64]:
-    import dp_accounting as dp
-    from dp_accounting.rdp import RdpAccountant
-
-    sampled = (dp.SampledWithoutReplacementDpEvent, dp.RandomizedResponseDpEvent)
-    relation = dp.NeighboringRelation.ADD_OR_REMOVE_ONE
-    if isinstance(event, sampled):
-        relation = dp.NeighboringRelation.REPLACE_ONE
-    return RdpAccountant(list(ORDERS), relation).compose(event).rdp
-
-
-def _discrete_gaussian_renyi(release: Release) -> NDArray[np.float64]:
-    """Kairouz, Liu & Steinke 2021, Proposition 14: a sum of n shares of discrete Gaussian noise.
-
-    ``slack`` is the paper's tau, how far the sum of shares is from one discrete Gaussian.
-    """
-    assert release.grid is not None
-    grid, std = release.grid, release.std
-    norm, norm_l1 = grid.norm * release.sensitivity, grid.norm_l1 * release.sensitivity
-    k = np.arange(1, grid.shares)
-    slack = 10 * float(np.exp(-2 * math.pi**2 * std**2 / grid.shares * k / (k + 1)).sum())
-    flat = norm**2 / std**2
-    return np.minimum(
-        ORDERS / 2 * flat + slack * grid.dimension,
-        ORDERS
-        / 2
-        * np.minimum(
-            flat + 2 * slack * norm_l1 / std + slack**2 * grid.dimension,
-            (norm / std + slack * math.sqrt(grid.dimension)) ** 2,
-        ),
-    )
-
-
-def _skellam_renyi(release: Release) -> NDArray[np.float64]:
-    """Agarwal, Kairouz & Liu 2021, Theorem 3.3 (whole orders; a broken one costs the next whole).
-
-    A sum of Skellam shares is Skellam, so that the number of shares does not matter.
-    """
-    assert release.grid is not None
-    norm, norm_l1 = (
-        release.grid.norm * release.sensitivity,
-        release.grid.norm_l1 * release.sensitivity,
-    )
-    variance, order = release.std**2, np.ceil(ORDERS)
-    excess = ((2 * order - 1) * norm**2 + 6 * norm_l1) / (4 * variance**2)
-    return order * norm**2 / (2 * variance) + np.minimum(excess, 3 * norm_l1 / (2 * variance))
+    return make(release.relative, value_discretization_interval=grid, sampling_prob=q)
 
 
 def _renyi_sum(counts: Iterable[tuple[Release, int]]) -> NDArray[np.float64]:
     return sum((rounds * renyi(release) for release, rounds in counts), np.zeros(len(ORDERS)))
-
-
-def _from_renyi(curve: NDArray[np.float64], delta: float) -> float:
-    from dp_accounting.rdp import compute_epsilon
-
-    return float(compute_epsilon(ORDERS, curve, delta)[0])

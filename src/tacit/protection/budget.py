@@ -120,7 +120,7 @@ class PrivacyBudget:
             _check_adjacency(dataset, before, release)
             after = [*before, (release, times)]
             total = filtered(after, delta)
-            if total > epsilon:
+            if not total <= epsilon:  # refuses NaN too
                 raise InputError(
                     f"privacy budget of {dataset!r}: epsilon {filtered(before, delta):.4g} is spent"
                     f" and this would make it {total:.4g};"

@@ -17,6 +17,10 @@ from tacit.errors import InputError, TacitError, require
 TAIL = 2.0**-40
 # Relative; covers the float64 evaluation of a norm of up to 10^8 coordinates.
 _SLACK = 1e-9
+# Of values, weights and noise: so that no float64 below overflows.
+_LEAST, _MOST = 1e-30, 1e30
+# Of the rounding; an honest generator needs a ninth with probability 2^-320.
+_DRAWS = 8
 # Coordinates rounded at a time, so that they stay in the cache.
 _BLOCK = 8192
 
@@ -33,8 +37,8 @@ class Codec:
     the vector is drawn again while its norm is above ``norm_bound``. Kairouz, Liu, Steinke,
     "The distributed discrete Gaussian mechanism for federated learning with secure aggregation",
     ICML 2021, Algorithm 1 and Proposition 22. There beta is exp(-1/2); here it is 2^-40, so that
-    the bias of the condition is below any float32, which costs nothing at 32 bits. The steps are
-    powers of two, hence scaling a float32 is exact.
+    the bias of the condition is below any float32, which costs nothing at 32 bits. The draws have
+    24 bits: the mean is right to 2^-24 steps. Steps are powers of two: scaling a float32 is exact.
 
     The sum of ``nodes`` vectors plus noise stays below 2^(bits - 1) in every coordinate: always
     without noise, else with probability 1 - 2^-40 a sum, for sub-Gaussian (discrete Gaussian) and
@@ -71,12 +75,12 @@ class Codec:
         require(self.dimension >= 1, "dimension", self.dimension, "1 or more")
         require(self.clip > 0, "clip", self.clip, "a number above 0")
         require(self.coordinate_range > 0, "coordinate_range", self.coordinate_range, "above 0")
-        finite = math.isfinite(self._largest_value)
-        require(finite, "clip", self.clip, "a finite clip, or a finite coordinate_range beside it")
-        noise = 0 <= self.noise_std < math.inf
-        require(noise, "noise_std", self.noise_std, "a finite number, 0 or more")
-        weight = self.max_weight is None or 0 < self.max_weight < math.inf
-        require(weight, "max_weight", self.max_weight, "None or a finite number above 0")
+        finite = _LEAST <= self._largest_value <= _MOST
+        require(finite, "clip", self.clip, f"{_LEAST} to {_MOST}, or such a coordinate_range")
+        noise = 0 <= self.noise_std <= _MOST
+        require(noise, "noise_std", self.noise_std, f"0 to {_MOST}")
+        weight = self.max_weight is None or _LEAST <= self.max_weight <= _MOST
+        require(weight, "max_weight", self.max_weight, f"None or {_LEAST} to {_MOST}")
         if self._largest_value * self.scale < 1:
             raise InputError(f"exponent: {self.exponent} makes a step that is above every value")
         if not self._fits(self.exponent):
@@ -103,13 +107,14 @@ class Codec:
         Raises:
             InputError: a setting out of its range, or no step that is fine enough fits.
         """
-
         largest = min(clip, coordinate_range)
-        require(0 < largest < math.inf, "clip", clip, "a finite clip or a finite coordinate_range")
+        finite = _LEAST <= largest <= _MOST
+        require(finite, "clip", clip, f"{_LEAST} to {_MOST}, or such a coordinate_range")
         coarsest = math.ceil(-math.log2(largest))
         codec = cls(clip, nodes, dimension, coordinate_range, max_weight, noise_std, bits, coarsest)
-        # A value alone takes at most bits - 1 of them.
-        steps = range(coarsest, coarsest + bits)
+        # One value alone takes bits - 1 of them in steps finer than this.
+        finest = math.floor(bits - math.log2(largest * codec._largest_weight))
+        steps = range(coarsest, max(coarsest, finest) + 1)
         return replace(codec, exponent=max(e for e in steps if codec._fits(e)))
 
     @property
@@ -200,7 +205,8 @@ class Codec:
             (length,) or (k, length) unsigned integers.
 
         Raises:
-            InputError: a wrong shape, NaN, infinity, or a weight out of its range.
+            InputError: a wrong shape, NaN, infinity, a weight out of its range, or a generator that
+                rounds past the norm bound again and again.
         """
         rows = np.asarray(values)
         good = rows.ndim in (1, 2) and rows.shape[-1] == self.dimension
@@ -238,16 +244,17 @@ class Codec:
         # Half of the slack is left to what the float64 norm of the rounded vector may be off.
         allowed = (self.norm_bound * self.scale) ** 2 * (1 - _SLACK)
         result = np.empty(self.length, f"int{self.bits}")
-        while True:
+        for _ in range(_DRAWS):
             square = 0.0
             for start in range(0, self.length, _BLOCK):
                 part = scaled[start : start + _BLOCK]
                 rounded = np.floor(part)
-                rounded += generator.random(len(part)) < part - rounded
+                rounded += generator.random(len(part), dtype=np.float32) < part - rounded
                 square += float(rounded @ rounded)
                 result[start : start + _BLOCK] = rounded
             if square <= allowed:
                 return result.view(self.dtype)
+        raise InputError("generator: its numbers are not uniform on [0, 1): no rounding is allowed")
 
     def decode(self, total: NDArray[np.unsignedinteger]) -> tuple[NDArray[np.float64], float]:
         """The sum that (length,) integers stand for.

@@ -67,7 +67,7 @@ class CorrelatedNoise:
         """L2 norm by which one unit of contribution bound 1 moves all that C releases.
 
         Coefficients that fall and are not negative move most when all contributions are alike and
-        as early and dense as allowed (Kalinin & Lampert 2024, Theorem 2): the norm of the sum of
+        as early and dense as allowed (Kalinin & Lampert 2024): the norm of the sum of
         the columns 0, b, 2b, ... for separation b.
         """
         column = self.coefficients

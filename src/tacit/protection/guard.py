@@ -84,7 +84,7 @@ class Guard:
                 clip, f"needs a sum that all nodes see; use Clip({clip.norm}) without a server"
             )
         if guard.budget:
-            guard.releases  # noqa: B018 (refuses noise that no bound is known for)
+            guard.plans  # noqa: B018 (refuses noise that no bound is known for)
         if guard.rounds < 1:
             raise _refused(
                 guard.budget, "allows not even one round; give a larger epsilon or multiplier"
@@ -165,10 +165,10 @@ class Guard:
         # The grid follows from the noise and the noise from the grid, which makes it a little more.
         std = 1.1 * self._gaussian * math.sqrt(most / self.threshold)
         codec = Codec.for_sum(1.0, most, dimension, noise_std=std)
-        if isinstance(noise, SkellamNoise):  # whose tables end at 2^15
+        if isinstance(noise, SkellamNoise):  # whose tables end at 2^13
             share = std * codec.scale / math.sqrt(most)
             codec = replace(
-                codec, exponent=codec.exponent - max(0, math.ceil(math.log2(share)) - 14)
+                codec, exponent=codec.exponent - max(0, math.ceil(math.log2(share)) - 12)
             )
         return codec
 
@@ -237,7 +237,7 @@ class Guard:
         return found
 
     @cached_property
-    def releases(self) -> tuple[tuple[Release, int], ...]:
+    def plans(self) -> tuple[tuple[Release, int], ...]:
         """What one round gives away of a node, and how often; of a row, for each kind of node."""
         if self.multiplier == 0:
             return ()
@@ -251,13 +251,33 @@ class Guard:
         mechanism = "laplace" if isinstance(self.noise, LaplaceNoise) else "gaussian"
         return ((Release(mechanism, self.multiplier, self._sampler, self._adjacency), 1),)
 
+    @cached_property
+    def _worst(self) -> tuple[Release, int]:
+        from tacit.protection.accounting import compose
+
+        if len(self.plans) == 1:
+            return self.plans[0]
+        assert self.budget is not None
+        delta, rounds = self.budget.delta, self.setting.rounds
+        return max(self.plans, key=lambda plan: compose([(plan[0], rounds * plan[1])], delta))
+
+    @property
+    def release(self) -> Release:
+        """What is given away of whoever loses most over the run."""
+        return self._worst[0]
+
+    @property
+    def releases(self) -> int:
+        """How often a round makes its ``release``: once, or at every training step."""
+        return self._worst[1]
+
     def epsilon(self, rounds: int) -> float:
         """What so many rounds spend, of whoever loses most; infinite without noise."""
         from tacit.protection.accounting import compose, filtered
 
         assert self.budget is not None
         delta = self.budget.delta
-        plans = [[(release, rounds * times)] for release, times in self.releases]
+        plans = [[(release, rounds * times)] for release, times in self.plans]
         bounds = [filtered(plan, delta) for plan in plans]
         worst = 0.0 if plans else math.inf
         for bound, plan in sorted(zip(bounds, plans, strict=True), key=lambda p: -p[0]):

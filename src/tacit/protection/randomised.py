@@ -1,6 +1,6 @@
 """k-ary randomised response: each label is sent as it is, or as one of the others by chance.
 
-Warner 1965; for k values Kairouz, Bonawitz & Ramage 2016, section 3. It is a local guarantee: it
+Warner 1965; for k values Kairouz, Bonawitz & Ramage 2016. It is a local guarantee: it
 holds against everyone, with no trust in a coordinator.
 """
 
@@ -49,7 +49,7 @@ class RandomisedResponse:
         """
         self._check(labels)
         n = len(labels)
-        lies = source(n) < np.uint64(int((self.categories - 1) * self.lie * 2.0**64))
+        lies = source(n) < np.uint64(math.ceil((self.categories - 1) * self.lie * 2.0**64))
         step = 1 + (source(n) % np.uint64(self.categories - 1)).astype(np.int64)
         return np.where(lies, (labels + step) % self.categories, labels)
 

@@ -24,9 +24,9 @@ from tacit.randomness import key
 Words = Callable[[int], NDArray[np.uint64]]
 """A stream: called with n, it gives the next n uniform 64-bit words."""
 
-TABLE_ERROR = 2.0**-50
+TABLE_ERROR = 2.0**-49
 _TABLE_STD = 1024  # a discrete Gaussian table's largest std: 2^15 entries, which the cache holds
-_SKELLAM_STD = 2**15
+_SKELLAM_STD = 2**13
 
 
 def seeded(seed: int, purpose: str, *address: int) -> Words:
@@ -77,7 +77,7 @@ def discrete_gaussian(source: Words, std: float, shape: tuple[int, ...]) -> NDAr
     ``std`` is the formula's parameter; the deviation itself is less below 1 (0.464 at 0.5).
 
     Above a standard deviation of 1,024 it is a sum x + 256 y of two such draws, which is within
-    2^-80 of one (Micciancio & Walter 2017, Theorem 3: the inner parameter 1.7 smooths the
+    2^-80 of one (Micciancio & Walter 2017: the inner parameter 1.7 smooths the
     integers). ``std`` is from 0.25 to 2^40.
     """
     require(0.25 <= std <= 2**40, "std", std, "a number from 0.25 to 2^40")
@@ -92,7 +92,7 @@ def skellam(source: Words, std: float, shape: tuple[int, ...]) -> NDArray[np.int
     """The difference of two Poisson(std^2 / 2) values, int64 of ``shape``.
 
     A sum of independent draws is Skellam again, its variance their sum. ``std`` is from 0.25 to
-    2^15.
+    2^13.
     """
     allowed = f"a number from 0.25 to {_SKELLAM_STD}; beyond, the discrete Gaussian serves"
     require(0.25 <= std <= _SKELLAM_STD, "std", std, allowed)
@@ -132,7 +132,7 @@ def _table(kind: str, std: float) -> tuple[NDArray[np.uint64], NDArray[np.int32]
     whole = np.trim_zeros(whole, "b")
     probability = np.concatenate([whole[:0:-1], whole])
     with np.errstate(over="ignore"):
-        # What rounding left over (a part in 2^50) goes to 0, the most likely value.
+        # What rounding left over (a part in 2^49) goes to 0, the most likely value.
         probability[len(whole) - 1] -= probability.sum(dtype=np.uint64)
         above = np.cumsum(probability, dtype=np.uint64)
     above[-1] = np.iinfo(np.uint64).max

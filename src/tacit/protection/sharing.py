@@ -7,7 +7,7 @@ server computationally, by AES; the helper perfectly: its seeds do not depend on
 detects a false sum of the other. Whoever sends a message is authenticated by the transport.
 
 Source: Boyle, Gilboa, Ishai, "Function secret sharing: improvements and extensions", 2016, and
-Corrigan-Gibbs and Boneh, "Prio", NSDI 2017, appendix I (share compression by a PRG).
+Corrigan-Gibbs and Boneh, "Prio", NSDI 2017 (share compression by a PRG).
 """
 
 import hmac

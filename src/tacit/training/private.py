@@ -12,7 +12,8 @@ which is the expected batch size here.
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from functools import lru_cache
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from tacit.training.plan import Ints
 
 _LARGEST = torch.finfo(torch.float32).max
 # Normals drawn and added at a time: what stays in the cache on the way.
-_BLOCK = 2**16
+_BLOCK = 2**17
 # From 32 random bits to within (-1, 1), never its ends; erfinv of it, times sqrt(2), is normal.
 _TO_UNIT = (1 - 2**-24) / 2**31
 
@@ -77,7 +78,6 @@ class Noise(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class AddressedNoise:
     """Noise of a simulation: a function of (stream, node, step, coordinate) alone.
 
@@ -89,24 +89,35 @@ class AddressedNoise:
         stream: key of (seed, "dp-sgd", round).
     """
 
-    stream: int
+    def __init__(self, stream: int) -> None:
+        self.stream = stream
+        # Kept from call to call: fresh memory of this size costs as much as the cipher.
+        self._counter = np.empty((0, 0, 2), dtype="<u8")
+        self._bits = np.empty(0, dtype=np.uint8)
 
     def __call__(self, out: Tensor, std: Tensor, nodes: Ints, steps: Ints, first: int) -> None:
-        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
         rows, width = out.shape
         block, skipped = divmod(first, 4)  # one block of the cipher makes four numbers
-        counter = np.empty((rows, -(-(skipped + width) // 4), 2), dtype="<u8")
-        counter[:, :, 0] = (nodes.astype(np.uint64) << np.uint64(32) | steps.astype(np.uint64))[
-            :, None
-        ]
-        counter[:, :, 1] = np.arange(block, block + counter.shape[1], dtype=np.uint64)
-        encrypt = Cipher(algorithms.AES(self.stream.to_bytes(16, "little")), modes.ECB())
-        bits = np.empty(counter.nbytes + 15, dtype=np.uint8)  # update_into asks for 15 to spare
-        encrypt.encryptor().update_into(counter.reshape(-1).view(np.uint8).data, bits.data)
+        blocks = -(-(skipped + width) // 4)
+        if self._counter.shape[:2] != (rows, blocks):
+            self._counter = np.empty((rows, blocks, 2), dtype="<u8")
+            self._bits = np.empty(self._counter.nbytes + 15, dtype=np.uint8)  # as update_into asks
+        counter, bits = self._counter, self._bits
+        address = nodes.astype(np.uint64) << np.uint64(32) | steps.astype(np.uint64)
+        counter[:, :, 0] = address[:, None]
+        counter[:, :, 1] = np.arange(block, block + blocks, dtype=np.uint64)
+        _cipher(self.stream).update_into(counter.reshape(-1).view(np.uint8).data, bits.data)
         words = torch.from_numpy(bits[: counter.nbytes].view("<i4").reshape(rows, -1))
         out.copy_(words[:, skipped : skipped + width]).mul_(_TO_UNIT).erfinv_()
         out.mul_(std * math.sqrt(2))
+
+
+@lru_cache(maxsize=1)
+def _cipher(stream: int) -> Any:
+    """What encrypts whole blocks, each by itself, under the key of a stream."""
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+    return Cipher(algorithms.AES(stream.to_bytes(16, "little")), modes.ECB()).encryptor()
 
 
 def add_noise(

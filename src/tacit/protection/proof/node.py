@@ -6,7 +6,7 @@ N >= len(z); the proof is F = f^2 by its 2 N values at the roots of order 2 N, s
 is. Every second value of F is a z_i^2, with which each check becomes linear.
 
 Source: Boneh, Boyle, Corrigan-Gibbs, Gilboa, Ishai, "Zero-knowledge proofs on secret-shared data
-via fully linear PCPs", CRYPTO 2019, section 4 (the gadget is one squaring); Prio3's FLP.
+via fully linear PCPs", CRYPTO 2019 (the gadget is one squaring); Prio3's FLP.
 """
 
 import secrets
@@ -83,7 +83,12 @@ class Prover:
     def __init__(self, session: Session, claim: NormClaim, node: int, values: Field) -> None:
         claim.check(session)
         norm = float(np.linalg.norm(field.decode(values).astype(np.float64)))
-        require(norm <= claim.norm * (1 + 1e-9), "values", f"norm {norm}", f"at most {claim.norm}")
+        require(
+            norm <= claim.norm * (1 + 1e-9),
+            "values",
+            "a longer vector",
+            f"norm {claim.norm} at most",
+        )
         self._session, self._claim, self._node = session, claim, node
         self._values: Field | None = values
         self.upload, self.seed = split(session, node, values)

@@ -7,7 +7,7 @@ projections", JCSS 2003: E y^4 is at most the Gaussian's). A claim is accepted i
 over the integers and each y_j is in [-b, b), b a power of two above sqrt(tau).
 
 Wrap-around lemma (Rothblum et al., "PINE: efficient verification of a Euclidean norm bound of a
-secret-shared vector", 2023, section 4, with this protocol's parameters). The projections are only
+secret-shared vector", 2023, with this protocol's parameters). The projections are only
 known mod p. Let |x_i| be the distance of x_i from 0 mod p.
 
 1. If some |x_i| >= 2 b, each y_j falls into [-b, b) mod p with probability at most 1/2: given the
@@ -24,7 +24,7 @@ estimate the norm too, which is cheaper and has the slack of ``NormClaim.slack``
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -53,25 +53,42 @@ def _entries() -> NDArray[np.complex128]:
 _ENTRIES = _entries()
 
 
-def project(seed: bytes, rows: int, vectors: Sequence[Field]) -> Field:
-    """R x for each of n vectors (d,) over the field: (n, rows), R of the seed's keystream.
-
-    Each byte of the vectors is multiplied on its own, in float32 and exactly.
-    """
-    count, size = len(vectors), len(vectors[0])
-    sums = np.zeros((rows, count * 8))
+def _blocks(seed: bytes, rows: int, size: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """R (rows, size) of the seed's keystream in blocks of columns, in one buffer."""
     stream = keystream(seed, b"projection")
     blank = bytes(rows * _COLUMNS // 4)
     drawn = np.empty(len(blank), np.complex128)
     matrix = drawn.view(np.float32).reshape(rows, _COLUMNS)
     for start in range(0, size, _COLUMNS):
         np.take(_ENTRIES, np.frombuffer(stream.update(blank), np.uint8), out=drawn, mode="clip")
-        parts = [vector[start : start + _COLUMNS] for vector in vectors]
-        limbs = np.concatenate([part.view(np.uint8).reshape(-1, 8) for part in parts], axis=1)
-        sums += matrix[:, : len(limbs)] @ limbs.astype(np.float32)
+        columns = slice(start, min(start + _COLUMNS, size))
+        yield columns, matrix[:, : columns.stop - start]
+
+
+def project(seed: bytes, rows: int, vectors: Sequence[Field]) -> Field:
+    """R x for each of n vectors (d,) over the field: (n, rows), R of the seed's keystream.
+
+    Each byte of the vectors is multiplied on its own, in float32 and exactly.
+    """
+    count = len(vectors)
+    sums = np.zeros((rows, count * 8))
+    for columns, matrix in _blocks(seed, rows, len(vectors[0])):
+        limbs = [vector[columns].view(np.uint8).reshape(-1, 8) for vector in vectors]
+        sums += matrix @ np.concatenate(limbs, axis=1).astype(np.float32)
     shifts = np.array([1 << 8 * i for i in range(8)], np.uint64)
     limb = field.encode(sums.astype(np.int64)).reshape(rows, count, 8)
     return np.ascontiguousarray(field.dot(limb, shifts).T)
+
+
+def combine(seed: bytes, weights: Sequence[int], size: int) -> list[int]:
+    """The (size,) integers w R of weights (rows,) below 2^128, as exact as ``project``."""
+    limbs = np.frombuffer(b"".join(w.to_bytes(16, "little") for w in weights), np.uint8)
+    limbs = limbs.reshape(len(weights), 16).astype(np.float32)
+    shifts = np.array([1 << 8 * i for i in range(16)], object)
+    found: list[int] = []
+    for _, matrix in _blocks(seed, len(weights), size):
+        found += ((matrix.T @ limbs).astype(np.int64).astype(object) @ shifts).tolist()
+    return found
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,9 @@ class Verifier:
         self._queried = False
 
     def fix_uploads(self, nodes: Collection[int]) -> Toss:
-        """No upload is taken any more; the toss of the projections' seed over these nodes."""
+        """No upload is taken any more; the one toss of the projections' seed over these nodes."""
+        if self.receiver.closed:
+            raise MessageError("the uploads are fixed once")
         self.receiver.closed = True
         if missing := set(nodes) - set(self.receiver.nodes):
             raise MessageError(f"nothing came from nodes {sorted(missing)}")
@@ -134,7 +136,7 @@ class Verifier:
         return sorted(self._proofs)
 
     def fix_proofs(self, nodes: Collection[int]) -> Toss:
-        """No proof is taken any more; the toss of the query over these nodes."""
+        """No proof is taken any more; the one toss of the query over these nodes."""
         if self._fixed is not None:
             raise MessageError("the proofs are fixed once")
         self._fixed = sorted(nodes)

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 KEY_BYTES = 16
-_CHUNK = 2**18  # bytes; what is worked on stays in the cache
+_CHUNK = 2**17  # bytes; what is worked on stays in the cache
 _ZEROS = bytes(_CHUNK)
 
 

@@ -1,8 +1,12 @@
 """Who masks with whom: everybody, or a few that each node draws (Bell et al., CCS 2020, SecAgg+).
 
 As in their protocol against a malicious server, a node draws its own neighbours, out of reach of
-whoever chose the cohort. They hold its shares; it masks with them and with those who drew it, twice
-the degree in all. (Their protocol against a curious server has one graph drawn by the server.)
+whoever chose the cohort. They hold its shares; it masks with them and with those who drew it, just
+under twice the degree in all. (Against a server that only looks one graph of that degree would do.)
+
+What stays hidden is who gave what within a connected part of the honest survivors' graph. A node is
+never alone in one; that there is only one is as likely as in a random graph of this degree, and not
+shown for a receiver that picks whom it calls lost.
 """
 
 import secrets

@@ -17,10 +17,8 @@ from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any
 
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
 from tacit.errors import require
@@ -39,6 +37,7 @@ from tacit.protection.secagg.messages import (
     write_set,
     write_table,
 )
+from tacit.protection.secagg.sealing import seal, unseal
 from tacit.protection.secagg.session import Aborted, Session
 
 
@@ -129,9 +128,8 @@ class Node:
             reader.end()
             self._require_enough(self._alive)
             self._require_holders(self._alive)
-            for peer in sealed.keys() & self._channels.keys() & self._alive:
-                if share := self._open(Kind.SHARES, peer, sealed[peer]):
-                    self._key_shares[peer] = bytearray(share)
+            for peer, share in self._opened(Kind.SHARES, sealed, self._alive).items():
+                self._key_shares[peer] = bytearray(share)
             secret = shamir.draw()
             own = bytearray(masks.key(secret.to_bytes(KEY, "little"), session.context, b"self"))
             masked = vector.astype(session.dtype.newbyteorder("<"))
@@ -170,11 +168,7 @@ class Node:
             if survivors != self._survivors:
                 raise Aborted("this is not the survivor set that I signed")
             self._require_quorum(signatures)
-            seeds = {
-                peer: share
-                for peer in sealed.keys() & self._channels.keys() & survivors
-                if (share := self._open(Kind.MASKED, peer, sealed[peer]))
-            }
+            seeds = self._opened(Kind.MASKED, sealed, survivors)
             keys = {peer: key for peer, key in self._key_shares.items() if peer not in survivors}
             shares = write_table(seeds) + write_table(keys)
             return header(self.session, Kind.REVEAL, self.me) + shares
@@ -224,29 +218,20 @@ class Node:
         point = {node: at for at, node in enumerate(self.session.nodes, 1) if node in self._holders}
         shares = shamir.split(secret, self.session.threshold, point.values())
         return {
-            node: self._cipher(self.me, node).encrypt(
-                _nonce(kind), shares[at].to_bytes(SHARE, "little"), self._bound(kind, self.me, node)
+            to: seal(self.session, self._channels[to], kind, self.me, to, share)
+            for to, share in (
+                (node, shares[at].to_bytes(SHARE, "little")) for node, at in point.items()
             )
-            for node, at in point.items()
         }
 
-    def _open(self, kind: Kind, sender: int, sealed: bytes) -> bytes | None:
-        try:
-            return self._cipher(sender, self.me).decrypt(
-                _nonce(kind), sealed, self._bound(kind, sender, self.me)
-            )
-        except InvalidTag:
-            return None
-
-    def _cipher(self, sender: int, to: int) -> AESGCM:
-        """Of one direction between two nodes; each kind of message goes over it once."""
-        purpose = b"channel " + sender.to_bytes(4, "little") + to.to_bytes(4, "little")
-        secret = self._channels[to if sender == self.me else sender]
-        return AESGCM(masks.key(secret, self.session.context, purpose))
-
-    def _bound(self, kind: Kind, sender: int, to: int) -> bytes:
-        """Associated data: version, kind, session (so experiment and round), sender, receiver."""
-        return header(self.session, kind, sender) + to.to_bytes(4, "little")
+    def _opened(self, kind: Kind, sealed: Mapping[int, bytes], among: Set[int]) -> dict[int, bytes]:
+        """By sender, the shares that these sealed for me."""
+        senders = sealed.keys() & self._channels.keys() & among
+        shares = {
+            peer: unseal(self.session, self._channels[peer], kind, peer, self.me, sealed[peer])
+            for peer in senders
+        }
+        return {peer: share for peer, share in shares.items() if share is not None}
 
     def _sign(self, kind: Kind, body: bytes) -> bytes:
         message = header(self.session, kind, self.me) + body
@@ -255,10 +240,6 @@ class Node:
     def _forget(self) -> None:
         groups = (self._channels, self._pairwise, self._key_shares)
         _wipe([self._mask_key, *(secret for group in groups for secret in group.values())])
-
-
-def _nonce(kind: Kind) -> bytes:
-    return kind.to_bytes(12, "big")
 
 
 def _wipe(secrets: list[bytearray]) -> None:

@@ -1,6 +1,8 @@
 """The receiver of a secure sum: a server, a round's leader, or a neighbour in gossip.
 
 That the sum is right depends on it, that inputs stay hidden does not: that is the nodes' business.
+A node that lies about its vector, or about its share of a survivor's seed, spoils the sum unseen:
+what is decoded has to be checked against its range.
 """
 
 from collections import defaultdict
@@ -116,8 +118,9 @@ class Receiver:
         """From ``Node.consent`` to ``Node.unmask``: who signed, and shares of survivors' seeds."""
         self._enter("request", then="sum")
         signatures = self._gather(messages, self._consent)
+        quorum = dict(islice(signatures.items(), self.session.quorum))
         boxes = _by_addressee(self._seeds)
-        agreed = write_set(self.session, self._survivors) + write_table(signatures)
+        agreed = write_set(self.session, self._survivors) + write_table(quorum)
         return {
             node: header(self.session, Kind.REQUEST, node) + agreed + write_table(boxes[node])
             for node in self._left

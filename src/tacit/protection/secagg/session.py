@@ -19,9 +19,9 @@ class Aborted(TacitError):
 class Session:
     """One secure sum. A node enters a session once: with fresh keys, and never again.
 
-    The complete graph withstands a lying receiver together with fewer than 2 threshold - n nodes,
-    and fewer than threshold; a sparse one together with fewer than a third of the nodes, if none
-    has ``threshold`` of them among its neighbours (``neighbours.degree``).
+    In the complete graph a receiver learns no more than the sum even together with threshold - 1
+    nodes if it only looks, and fewer than 2 threshold - n if it lies. In a sparse one, with fewer
+    than a third of the nodes, no ``threshold`` of which one node drew (``neighbours.degree``).
 
     Attributes:
         experiment, model: 32-byte digests of the experiment and of the model the round starts from.
