@@ -84,6 +84,8 @@ def _masks(guard: Guard, receiver: str) -> list[str]:
 
 def _noise(guard: Guard, receiver: str) -> list[str]:
     noise, example = guard.noise, guard.example
+    if guard.budget and not guard.multiplier:
+        return ["Everybody: noise with multiplier 0 promises nothing."]
     if example:
         sampler, steps = guard.release.sampler, guard.releases
         rate = sampler.q if isinstance(sampler, Poisson) else 1.0

@@ -137,7 +137,7 @@ def run(
     found = Checkpoint.read(path, experiment.digest()) if path and resume else None
     if found and engine == "auto":
         engine = found.engine  # type: ignore[assignment]
-    if ledger is not None and not (experiment.guard and experiment.guard.budget):
+    if ledger is not None and not (experiment.guard and experiment.guard.multiplier):
         raise InputError(
             "ledger: it was given, but the experiment has no noise to account for; add"
             " GaussianNoise or DPSGD to its protection"
