@@ -14,25 +14,36 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tacit.aggregation import Aggregation, Mean
 from tacit.aggregation.rule import Tolerant
-from tacit.algorithms import LEARN, Algorithm, FedAvg, Gossip, PushSum
+from tacit.algorithms import (
+    LEARN,
+    Algorithm,
+    FedAvg,
+    FedDyn,
+    FedNova,
+    FedOpt,
+    FedRep,
+    Gossip,
+    PushSum,
+)
 from tacit.attacks.base import Attack, DataAttack, UpdateAttack
 from tacit.attacks.placement import chosen
 from tacit.data import Contract, Federation, check
 from tacit.data.contract import Part
 from tacit.errors import InputError, require, require_whole
 from tacit.layout import Layout, template
-from tacit.protection import DPSGD, Protection
+from tacit.protection import DPSGD, AdaptiveClip, Protection
 from tacit.protection.guard import Guard, Setting
 from tacit.protection.release import Poisson, Sampler, WithoutReplacement
 from tacit.randomness import torch_seed
 from tacit.topology import Complete, Graph, Hierarchical, Ring, Star
 from tacit.training.losses import Loss
 from tacit.training.optimizers import Training
-from tacit.training.plan import Ints
+from tacit.training.plan import Ints, Plan
 
 Topology = Star | Hierarchical | Graph
 
@@ -97,6 +108,11 @@ class Experiment:
         for name in ("rounds", "evaluate_every"):
             require_whole(1, name, getattr(self, name))
         require(type(self.seed) is int, "seed", self.seed, "a whole number")
+        if not isinstance(self.protection, Sequence):
+            raise InputError(
+                f"protection: {self.protection!r} was given; allowed is a list, such as"
+                " [Clip(1.0), SecureAggregation()]"
+            )
         for part in self.protection:
             if not isinstance(part, Protection):
                 raise InputError(
@@ -182,13 +198,14 @@ class Experiment:
         cohort, sampler = n, None
         if isinstance(plan, Star) and plan.cohort is not None:
             cohort, sampler = plan.cohort, _sampler(plan, n)
-        rows = self.data.train.sizes
-        least = int(min(rows[rows > 0], default=1))
-        batch = min(training.batch_size or least, least)
+        split = self.data.train.pooled() if self.algorithm.pools else self.data.train
+        local = Plan.of(split, np.arange(split.nodes), training, self.seed, 0, poisson=True)
+        busy = local.steps > 0
+        rates = (local.batch_size / np.maximum(local.sizes, 1))[busy]
         setting = Setting(
             self.rounds, cohort, int(min(received[received > 0], default=0)), int(received.max()),
             sampler, isinstance(plan, Graph), sum(self.algorithm.sends(self.layout).values()),
-            batch / least, training.steps or (training.epochs or 1) * -(-least // batch),
+            _passed_by_none(rates, local.steps[busy]),
         )  # fmt: skip
         return Guard.of(self.protection, setting)
 
@@ -370,18 +387,36 @@ class Experiment:
                 f"protection: {beyond[0]!r} was given, but {name} sends {' and '.join(sends)}, each"
                 " of which would need a bound of its own; use FedAvg() as the algorithm"
             )
-        sums = guard.secure or (
-            guard.noise if guard.noise and guard.noise.where != "local" else None
-        )
+        if guard.noise and isinstance(self.algorithm, FedNova):
+            raise InputError(
+                f"protection: {guard.noise!r} was given, but FedNova scales its step by every"
+                " node's rows, which have no noise; use FedAvg() as the algorithm"
+            )
+        if guard.example and isinstance(self.algorithm, FedRep):
+            raise InputError(
+                f"protection: {guard.example!r} was given, but FedRep trains twice on the same"
+                " rows in a round, which is not accounted for; use FedPer as the algorithm"
+            )
+        adaptive = guard.clip if isinstance(guard.clip, AdaptiveClip) else None
+        noised = guard.noise if guard.noise and guard.noise.where != "local" else None
+        sums = guard.secure or noised or adaptive
         if sums and not rule.streams:
             raise InputError(
                 f"protection: {sums!r} was given, but {rule!r} needs single updates, which nobody"
                 " sees; use Mean() as the aggregation, or leave that protection out"
             )
-        if guard.noise and isinstance(plan, Star) and plan.sampling == "with-replacement":
+        if not isinstance(plan, Star):
+            return
+        if (guard.noise or guard.secure) and plan.sampling == "with-replacement":
             raise InputError(
                 "topology.sampling: 'with-replacement' was given, where a node may count twice in a"
-                " sum whose noise hides it once; allowed is 'poisson' or 'without-replacement'"
+                " sum that hides it once; allowed is 'poisson' or 'without-replacement'"
+            )
+        if noised and plan.sampling == "poisson" and isinstance(self.algorithm, FedDyn | FedOpt):
+            raise InputError(
+                f"topology.sampling: 'poisson' was given, but {name} skips empty rounds or counts"
+                f" its cohort, which {noised!r} does not hide; use 'without-replacement', or"
+                " FedAvg() as the algorithm"
             )
 
     def replace(self, **changes: Any) -> "Experiment":
@@ -408,6 +443,15 @@ class Experiment:
         """A hash of the whole description: equal for the same experiment on any machine."""
         text = json.dumps(self.description(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _passed_by_none(rates: NDArray[np.float64], steps: Ints) -> tuple[tuple[float, int], ...]:
+    """The pairs that no other passes in both."""
+    kept: list[tuple[float, int]] = []
+    for rate, count in sorted(zip(rates.tolist(), steps.tolist(), strict=True), reverse=True):
+        if not kept or count > kept[-1][1]:
+            kept.append((rate, count))
+    return tuple(kept)
 
 
 def _sampler(plan: Star, nodes: int) -> Sampler:

@@ -66,7 +66,8 @@ class StarExchange:
         if self.groups is not None:
             links += len(np.unique(self.groups))
         self.bytes += 2 * links * FLOAT_BYTES * own.shape[-1]
-        if not len(self.nodes):
+        noised = self.protector is not None and self.protector.adds_noise
+        if not len(self.nodes) and not noised:
             return own
         lying = self.adversary is not None and self.adversary.lies
         plain = self.protector is None and not isinstance(received, Tensor)
@@ -81,7 +82,8 @@ class StarExchange:
             matrix = self._lied(self.adversary, own, matrix, weight)
         if self.protector is not None:
             if self.protector.sums_up:
-                return own + self.protector.mean(matrix - own, weight, self.nodes)
+                step = self.protector.mean(matrix - own, weight, self.nodes)
+                return own if step is None else own + step
             matrix = own + self.protector.steps(matrix - own, self.nodes)
         result, accepted = self._aggregate(own, matrix, weight, self.round)
         judged = not self.aggregation.streams or lying or not accepted.all()
@@ -203,7 +205,10 @@ class GraphExchange:
             mean = protector.mean(
                 sent.rows[torch.from_numpy(sent.index[at])], share, links.senders[at]
             )
-            result[node] += mean * share.sum()
+            if mean is None:
+                result[node] = models[node]
+            else:
+                result[node] += mean * share.sum()
         return result
 
     def _lied(self, adversary: Adversary, models: Tensor, weight: np.ndarray) -> Sent:

@@ -137,7 +137,7 @@ def run(
     found = Checkpoint.read(path, experiment.digest()) if path and resume else None
     if found and engine == "auto":
         engine = found.engine  # type: ignore[assignment]
-    if ledger is not None and not (experiment.guard and experiment.guard.budget):
+    if ledger is not None and not (experiment.guard and experiment.guard.multiplier):
         raise InputError(
             "ledger: it was given, but the experiment has no noise to account for; add"
             " GaussianNoise or DPSGD to its protection"
@@ -180,7 +180,7 @@ class Session:
         self.guard, private = experiment.guard, None
         self.digest = bytes.fromhex(experiment.digest()) if self.guard else b""
         if self.guard and self.guard.example:
-            private = Private(self.guard.example.norm, self.guard.release.multiplier)
+            private = Private(self.guard.example.norm, self.guard.multiplier)
         self.choice: Choice = choose(engine, template, layout, experiment.loss, data.train, private)
         self.small = self.choice.engine == "batched" and self._operations() < _WORTH_A_PROCESS
         if workers is None:
