@@ -9,14 +9,14 @@ from dp_accounting import get_epsilon_gaussian
 from scipy.optimize import brentq
 from scipy.stats import binom, norm
 
-from tacit.audit.bound import (
+from tacit.auditing.bound import (
     correct_guesses,
     gaussian_bound,
     gaussian_epsilon,
     pure_bound,
     true_positives,
 )
-from tacit.audit.canaries import canary, coins, scores
+from tacit.auditing.canaries import canary, coins, scores
 from tacit.errors import InputError
 from tacit.randomness import generator
 

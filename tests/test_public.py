@@ -6,14 +6,14 @@ import sys
 import tacit
 
 NAMES = """
-ARC Adam Alone BRIDGE Balance Bucketing Bulyan CAF CSPlusRG CenteredClipping CheckpointError Clip
+ARC Adam Alone Audit BRIDGE Balance Bucketing Bulyan CAF CSPlusRG CenteredClipping CheckpointError Clip
 ClippedGossip Complete ContractError Cosine Custom DirectedExponential DirectedRing Ditto
 DivergenceError DnC Epidemic ErdosRenyi Experiment Exponential FLTrust FedAvg FedBN FedDyn FedNova
 FedOpt FedPer FedProx FedRep FedSGD FineTune FoolsGold FoundationFL GTSRG GeometricMedian Gossip
 Hierarchical Hypercube InputError Krum LEARN MDA MeaMed Mean Median MissingDataError MoNNA MultiKrum
 NNA NNM NormBound Pairwise Pooled PushSum RandomRegular Result Ring SGD SMEA Scaffold ServerAdagrad
 ServerAdam ServerMomentum ServerYogi SignMajority SketchGuard SmallWorld Star StepBound StepDecay
-TacitError TimeVarying Torus TrimmedMean UBAR WFAgg arena attacks data models next_token run
+TacitError TimeVarying Torus TrimmedMean UBAR WFAgg arena attacks audit data models next_token run
 """
 
 
