@@ -12,8 +12,8 @@ ROOT = Path(tacit.__file__).parent
 # From the ground up to the street door: a floor imports from those before it, and from itself.
 FLOORS = [
     "errors", "randomness", "data", "models", "layout", "training", "topology", "aggregation",
-    "algorithms", "attacks", "experiment", "explain", "engine", "auditing", "verdict", "compare", "demo",
-    "robustness", "report", "_public", "__init__", "settings", "cli",
+    "algorithms", "attacks", "experiment", "explain", "engine", "auditing", "verdict", "compare",
+    "demo", "robustness", "report", "_public", "__init__", "settings", "cli",
 ]  # fmt: skip
 
 

@@ -6,8 +6,8 @@ import sys
 import tacit
 
 NAMES = """
-ARC Adam Alone Audit BRIDGE Balance Bucketing Bulyan CAF CSPlusRG CenteredClipping CheckpointError Clip
-ClippedGossip Complete ContractError Cosine Custom DirectedExponential DirectedRing Ditto
+ARC Adam Alone Audit BRIDGE Balance Bucketing Bulyan CAF CSPlusRG CenteredClipping CheckpointError
+Clip ClippedGossip Complete ContractError Cosine Custom DirectedExponential DirectedRing Ditto
 DivergenceError DnC Epidemic ErdosRenyi Experiment Exponential FLTrust FedAvg FedBN FedDyn FedNova
 FedOpt FedPer FedProx FedRep FedSGD FineTune FoolsGold FoundationFL GTSRG GeometricMedian Gossip
 Hierarchical Hypercube InputError Krum LEARN MDA MeaMed Mean Median MissingDataError MoNNA MultiKrum

@@ -29,6 +29,8 @@ CONFIDENCE = 0.95
 FALSE_POSITIVE_RATES = (0.001, 0.01)
 # What canaries send, in clipping norms: a build that does not clip must give itself away.
 _LENGTH = 10
+# By so many fair coins, some say yes and some say no, but for a chance of 2^-19.
+_FEWEST = 20
 # Numbers of all canary updates, 0.5 GB.
 _MOST_FLOATS = 2**27
 # A bound must be able to pass the claim by so much, if there are guesses enough for it.
@@ -113,7 +115,7 @@ class Audit:
 def audit(
     experiment: Experiment,
     *,
-    canaries: int = 1000,
+    canaries: int | None = None,
     on_round: Callable[[Row], None] | None = None,
 ) -> Audit:
     """Run an experiment once with canary nodes beside its own, and guess which took part.
@@ -134,20 +136,26 @@ def audit(
 
     Args:
         experiment: a star with Gaussian or Skellam noise on its nodes' updates.
-        canaries: added nodes, 8 or more; fewer are taken where the model has fewer numbers, or
-            their updates would need more than half a gigabyte.
+        canaries: added nodes, 20 or more; None: 1,000, or 200 behind masks, where a round of them takes
+            seconds. Fewer are taken where the model has fewer numbers, or where their
+            updates would need more than half a gigabyte.
         on_round: called with each round's metrics.
 
     Raises:
         InputError: an experiment that claims nothing that could be audited, or no such number.
     """
-    require_whole(8, "canaries", canaries)
+    if canaries is not None:
+        require_whole(_FEWEST, "canaries", canaries)
     experiment.check()
     guard = _auditable(experiment)
     assert guard.noise is not None
     size, delta = guard.setting.dimension, guard.noise.delta
-    canaries = min(canaries, size, max(8, _MOST_FLOATS // size))
-    require_whole(8, "model (numbers in it)", canaries)
+    canaries = canaries or (200 if guard.secure else 1000)
+    canaries = min(canaries, size, max(_FEWEST, _MOST_FLOATS // size))
+    if canaries < _FEWEST:
+        raise InputError(
+            f"model: it has {size} numbers, in which no {_FEWEST} canaries can be told apart"
+        )
     epsilon = guard.epsilon(guard.rounds)
     guesses = _guesses(canaries, epsilon, delta)
     with _Session(experiment.replace(evaluate_every=experiment.rounds), canaries) as session:
@@ -250,10 +258,9 @@ class _Listening(Protector):
             here = everyone
         else:
             rate = sampler.q if isinstance(sampler, Poisson) else 1.0
-            drawn = generator(self.round.seed, "canary cohort", self.round.index).random(
-                len(everyone)
-            )
-            here = everyone[canaries.included & (drawn < rate)]
+            source = generator(self.round.seed, "canary cohort", self.round.index)
+            drawn = source.random(len(everyone)) < rate
+            here = everyone[canaries.included & drawn]
             rows = canaries.vectors(here)
         nodes = self.audited.experiment.data.nodes
         return nodes + here, rows * (self._sign * _LENGTH * self.norm)

@@ -12,8 +12,12 @@ def audit(
     file: File,
     settings: Settings = [],  # noqa: B006
     canaries: Annotated[
-        int, typer.Option(help="Added nodes: the more, the larger the bound that can be shown.")
-    ] = 1000,
+        int | None,
+        typer.Option(
+            help="Added nodes: the more, the larger the bound that can be shown. By default 1,000,"
+            " or 200 behind masks."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Does the noise hide a node as well as it claims to? Tried out, in one run.
