@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from small import experiment
 from torch import nn
 from typer.testing import CliRunner
 
 import tacit
+from small import experiment, federation
 from tacit.auditing.bound import TruePositives
 from tacit.cli import app
 from tacit.engine import protect
@@ -30,9 +30,9 @@ PARTS = {"central": [CENTRAL], "local": [LOCAL], "distributed": [DISTRIBUTED, MA
 
 
 def plan(*parts: Any, **changes: Any) -> tacit.Experiment:
-    """Two rounds of 5 nodes with a model of 1,402 numbers."""
+    """Two rounds of 5 nodes with a model of 2,802 numbers."""
     return experiment(
-        model=lambda: nn.Sequential(nn.Linear(4, 200), nn.ReLU(), nn.Linear(200, 2)),
+        model=lambda: nn.Sequential(nn.Linear(4, 400), nn.ReLU(), nn.Linear(400, 2)),
         protection=[tacit.Clip(0.1), *parts],
         **{"rounds": 2} | changes,
     )
@@ -64,7 +64,7 @@ def test_half_the_noise_is_found(where: str, monkeypatch: pytest.MonkeyPatch) ->
         draw = getattr(protect, name)
         halved = lambda source, std, shape, draw=draw: draw(source, std / 2, shape)  # noqa: E731
         monkeypatch.setattr(protect, name, halved)
-    found = tacit.audit(plan(*PARTS[where]), canaries=1000)
+    found = tacit.audit(plan(*PARTS[where]), canaries=2000)
     assert found.failed
     assert found.verdict().startswith("FAILED: ")
 
@@ -114,14 +114,18 @@ def test_through_masks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_canaries_are_sampled_as_nodes_are() -> None:
-    # With probability 1/50 in each of two rounds little can be seen of a canary, and the claim of
-    # 0.8 counts on it: taking part in every round would give away up to 8.4.
-    star = tacit.Star(cohort=1, sampling="poisson")
-    noise = replace(CENTRAL, multiplier=0.8)
-    sizes = (6,) * 16
-    from small import federation
-
-    found = tacit.audit(plan(noise, topology=star, data=federation(sizes)), canaries=1000)
+    # One node in 16, in each of four rounds: the claim counts on it. Nodes that take part in every
+    # round would give away mu = 2 / 0.8, whose epsilon is above 13 at this delta.
+    found = tacit.audit(
+        plan(
+            replace(CENTRAL, multiplier=0.8),
+            topology=tacit.Star(cohort=1, sampling="poisson"),
+            data=federation((6,) * 16),
+            rounds=4,
+        ),
+        canaries=1000,
+    )
+    assert found.epsilon < 4
     assert not found.failed
 
 
@@ -168,7 +172,7 @@ def test_what_cannot_be_audited_is_refused(
 def test_too_few_canaries_are_refused() -> None:
     with pytest.raises(tacit.InputError, match=r"^canaries: "):
         tacit.audit(plan(CENTRAL), canaries=19)
-    small = plan(CENTRAL, model=lambda: nn.Linear(4, 2))
+    small = plan(CENTRAL).replace(model=lambda: nn.Linear(4, 2))
     with pytest.raises(tacit.InputError, match="it has 10 numbers"):
         tacit.audit(small)
 

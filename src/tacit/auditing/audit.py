@@ -136,9 +136,9 @@ def audit(
 
     Args:
         experiment: a star with Gaussian or Skellam noise on its nodes' updates.
-        canaries: added nodes, 20 or more; None: 1,000, or 200 behind masks, where a round of them takes
-            seconds. Fewer are taken where the model has fewer numbers, or where their
-            updates would need more than half a gigabyte.
+        canaries: added nodes, 20 or more; None: 1,000, or 200 behind masks, which take seconds a
+            round. Fewer are taken where the model has fewer numbers, or where their updates would
+            need more than half a gigabyte.
         on_round: called with each round's metrics.
 
     Raises:
@@ -158,11 +158,12 @@ def audit(
         )
     epsilon = guard.epsilon(guard.rounds)
     guesses = _guesses(canaries, epsilon, delta)
-    with _Session(experiment.replace(evaluate_every=experiment.rounds), canaries) as session:
+    session = _Session(experiment.replace(evaluate_every=experiment.rounds), canaries)
+    with session:
         for row in session.rounds():
             if on_round:
                 on_round(row)
-        scores, included = session.total.numpy(), session.canaries.included
+    scores, included = session.total.numpy(), session.canaries.included
     correct = correct_guesses(scores, included, guesses)
     return Audit(
         epsilon, delta, "node", guard.rounds, canaries, guesses, correct,
