@@ -9,14 +9,14 @@ from dp_accounting import get_epsilon_gaussian
 from scipy.optimize import brentq
 from scipy.stats import binom, norm
 
-from tacit.audit.bound import (
+from tacit.auditing.bound import (
     correct_guesses,
     gaussian_bound,
     gaussian_epsilon,
     pure_bound,
     true_positives,
 )
-from tacit.audit.canaries import canary, coins, scores
+from tacit.auditing.canaries import Canaries
 from tacit.errors import InputError
 from tacit.randomness import generator
 
@@ -82,14 +82,12 @@ def test_better_guesses_give_larger_bounds() -> None:
 def test_the_figures_of_the_specification() -> None:
     """Seen there with 2,000 canaries: claimed 0.87 / 2.94 / 6.57, bound 0.09 / 1.59 / 2.95."""
     count, size, guesses = 2000, 8000, 500
-    included = coins(0, 0, count)
-    rows = torch.stack([canary(0, i, size) for i in range(count)])
-    total = rows[torch.from_numpy(included)].sum(0).double()
+    canaries = Canaries.draw(0, count, size)
+    total = canaries.vectors(np.flatnonzero(canaries.included)).sum(0).double()
     for claimed, seen, margin in ((0.87, 0.09, 0.4), (2.94, 1.59, 0.6), (6.57, 2.95, 1.0)):
         noise = generator(0, "noise", int(100 * claimed)).standard_normal(size) / mu_of(claimed)
-        correct = correct_guesses(
-            scores(total + torch.from_numpy(noise), 0, count), included, guesses
-        )
+        scores = canaries.scores(total + torch.from_numpy(noise))
+        correct = correct_guesses(scores, canaries.included, guesses)
         bound = gaussian_bound(count, guesses, correct, DELTA)
         assert bound == pytest.approx(seen, abs=margin)
         assert bound < claimed
@@ -146,27 +144,28 @@ def test_true_positives_at_a_false_positive_rate() -> None:
     assert true_positives(both, included, 0.001).rate == 0.25
 
 
-def test_canaries_are_random_directions_with_addresses() -> None:
-    first, second = canary(3, 0, 5000), canary(3, 1, 5000)
-    assert torch.equal(first, canary(3, 0, 5000))
-    assert float(first.norm()) == pytest.approx(1, abs=1e-6)
-    # The inner product of two is N(0, 1 / d): beyond 5 deviations with probability 6e-7.
-    assert abs(float(first @ second)) < 5 / math.sqrt(5000)
-    assert not torch.equal(first, canary(4, 0, 5000))
+def test_canaries_are_orthogonal_directions_with_addresses() -> None:
+    canaries, same = Canaries.draw(3, 40, 100), Canaries.draw(3, 40, 100)
+    rows = canaries.vectors(np.arange(40))
+    assert torch.allclose(rows @ rows.T, torch.eye(40), atol=1e-6)
+    assert torch.equal(rows, same.vectors(np.arange(40)))
+    assert torch.equal(rows[[7, 2]], canaries.vectors(np.array([7, 2])))
+    assert not torch.equal(rows, Canaries.draw(4, 40, 100).vectors(np.arange(40)))
 
 
 def test_scores_are_inner_products() -> None:
-    released = canary(3, 1, 1000) * 2
-    found = scores(released, 3, 3)
-    assert found[1] == pytest.approx(2, abs=1e-6)
-    assert abs(found[[0, 2]]).max() < 2 * 5.2 / math.sqrt(1000)  # 2e-7 each
+    canaries = Canaries.draw(3, 30, 100)
+    rows = canaries.vectors(np.arange(30))
+    released = torch.randn(100, generator=torch.Generator().manual_seed(0))
+    assert np.allclose(canaries.scores(released), (rows @ released).numpy(), atol=1e-6)
+    # Of a row each: twice its own direction.
+    assert np.allclose(canaries.scores(2 * rows), 2.0)
 
 
-def test_coins_are_fair_and_differ_from_round_to_round() -> None:
-    found = coins(0, 0, 10_000)
+def test_coins_are_fair() -> None:
+    included = Canaries.draw(0, 10_000, 10_000).included
     # Five standard deviations: 6e-7.
-    assert abs(found.sum() - 5000) < 250
-    assert abs((found == coins(0, 1, 10_000)).sum() - 5000) < 250
+    assert abs(included.sum() - 5000) < 250
 
 
 @pytest.mark.parametrize(
@@ -180,8 +179,8 @@ def test_coins_are_fair_and_differ_from_round_to_round() -> None:
         (lambda: correct_guesses(np.array([0, np.nan]), np.zeros(2, bool), 2), "scores"),
         (lambda: true_positives(np.zeros(4), np.zeros(4, bool), 0.01), "included"),
         (lambda: true_positives(np.zeros(4), np.zeros(3, bool), 0.01), "included"),
-        (lambda: canary(0, 0, 0), "dimension"),
-        (lambda: scores(torch.zeros(2, 2), 0, 1), "released"),
+        (lambda: Canaries.draw(0, 1, 0), "dimension"),
+        (lambda: Canaries.draw(0, 5, 4), "count"),
     ],
 )
 def test_unusable_inputs_are_named(call, field: str) -> None:

@@ -59,6 +59,7 @@ from tacit.algorithms import (
     ServerMomentum,
     ServerYogi,
 )
+from tacit.auditing.audit import Audit, audit
 from tacit.engine.run import Result, run
 from tacit.errors import (
     CheckpointError,
@@ -116,6 +117,7 @@ __all__ = [
     "Adam",
     "AdaptiveClip",
     "Alone",
+    "Audit",
     "Balance",
     "Bucketing",
     "Bulyan",
@@ -192,6 +194,7 @@ __all__ = [
     "WFAgg",
     "arena",
     "attacks",
+    "audit",
     "data",
     "models",
     "next_token",

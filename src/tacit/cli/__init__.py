@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from tacit.cli import data
 from tacit.cli.arena import arena
 from tacit.cli.arguments import File, Settings, experiment_of
+from tacit.cli.audit import audit
 from tacit.cli.output import Json, print_json, stdout_kept_clean
 from tacit.errors import TacitError
 
@@ -54,6 +55,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data", help="List, describe and fetch the data sets known by name.")
 app.command()(arena)
+app.command()(audit)
 
 
 class Engine(StrEnum):

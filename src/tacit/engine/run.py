@@ -324,9 +324,7 @@ class Session:
             root=self._root(train.round) if "root" in rule.uses and not graph else None,
             memory=self.memory,
         )  # fmt: skip
-        protector = None
-        if self.guard and self.guard.guards_updates:
-            protector = Protector(self.guard, round, self.digest, self.malicious)
+        protector = self.protector(round)
         exchange: StarExchange | GraphExchange
         if isinstance(topology, Graph):
             if self._graph is None or not topology.static:
@@ -340,6 +338,12 @@ class Session:
             train.keeps_start = True
             exchange.train = train
         return exchange
+
+    def protector(self, round: Round) -> Protector | None:
+        """What carries the protections of updates out in a round; None where there are none."""
+        if self.guard is None or not self.guard.guards_updates:
+            return None
+        return Protector(self.guard, round, self.digest, self.malicious)
 
     def _loss(self, round: int) -> Callable[[Tensor, Tensor], Tensor]:
         """Losses of models on a batch of each receiver's rows, drawn afresh in every round."""
