@@ -137,14 +137,17 @@ def test_local_laplace_noise_has_the_deviation_of_its_scale():
     assert abs(square - 2 * scale**2) <= 6 * scale**2 * math.sqrt(20 / d)
 
 
-def test_noise_differs_between_nodes_and_rounds():
-    part = protector(Clip(1.0), gauss(where="local"))
-    found = part.steps(torch.zeros(2, 3), np.arange(2))
-    assert not torch.equal(found[0], found[1])
-    base = experiment(Clip(1.0), gauss(), training=STILL, rounds=2)
-    after = []
-    tacit.run(base, workers=1, on_round=lambda row: after.append(row["loss"]))
-    assert after[0] != after[1]
+@pytest.mark.parametrize("where", ["central", "local", "distributed"])
+def test_noise_differs_between_nodes_and_rounds(where):
+    parts = Clip(1.0), gauss(where=where), *[SecureAggregation()] * (where == "distributed")
+    found = []
+    for index in (0, 1):
+        part = protector(*parts)
+        part.round = Round(index, 2)
+        steps = part.steps(torch.zeros(4, 3), np.arange(4))
+        assert (where == "local") == (not torch.equal(steps[0], steps[1]))
+        found.append(steps if where == "local" else mean(part, torch.zeros(4, 3)))
+    assert not torch.allclose(found[0], found[1], atol=1e-3)
 
 
 def test_an_empty_cohort_gets_the_noise_as_well():
