@@ -129,7 +129,7 @@ def test_canaries_are_sampled_as_nodes_are() -> None:
     assert not found.failed
 
 
-def test_an_adaptive_norm_is_followed() -> None:
+def test_an_adaptive_norm_is_audited_too() -> None:
     found = tacit.audit(
         plan().replace(protection=[tacit.AdaptiveClip(0.1), CENTRAL]), canaries=1000
     )

@@ -207,6 +207,8 @@ class _Session(Session):
 
     Attributes:
         total: (m,) float64 scores, summed over the rounds so far.
+        rate: probability with which a canary whose coin says yes takes part in a round.
+        sums: the run's guard, with room in its sums for the canaries.
     """
 
     def __init__(self, experiment: Experiment, count: int) -> None:
@@ -216,8 +218,8 @@ class _Session(Session):
         self.canaries = Canaries.draw(experiment.seed, count, setting.dimension)
         self.total = torch.zeros(count, dtype=torch.float64)
         sampler = self.guard.release.sampler
-        rate = sampler.q if isinstance(sampler, Poisson) else 1.0
-        cohort = setting.cohort + round(rate * count)
+        self.rate = sampler.q if isinstance(sampler, Poisson) else 1.0
+        cohort = setting.cohort + round(self.rate * count)
         self.sums = replace(
             self.guard, setting=replace(setting, cohort=cohort, most=setting.most + count)
         )
@@ -251,16 +253,15 @@ class _Listening(Protector):
 
     def _canaries(self) -> tuple[Ints, Tensor]:
         """(k,) ids, which come after those of the nodes, and (k, d) updates."""
-        canaries, sampler = self.audited.canaries, self.guard.release.sampler
+        canaries = self.audited.canaries
         everyone = np.arange(len(canaries.included))
         if self.guard.noise and self.guard.noise.where == "local":
             rows = canaries.vectors(everyone)
             rows[torch.from_numpy(~canaries.included)] = 0
             here = everyone
         else:
-            rate = sampler.q if isinstance(sampler, Poisson) else 1.0
             source = generator(self.round.seed, "canary cohort", self.round.index)
-            drawn = source.random(len(everyone)) < rate
+            drawn = source.random(len(everyone)) < self.audited.rate
             here = everyone[canaries.included & drawn]
             rows = canaries.vectors(here)
         nodes = self.audited.experiment.data.nodes
