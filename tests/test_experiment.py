@@ -35,7 +35,7 @@ def refused(message: str, **changes):
         ({"loss": None}, "loss: None was given; allowed is a function"),
         ({"model": 3}, "model: 3 was given; allowed is a function"),
         ({"data": [1, 2]}, r"data: \[1, 2\] was given"),
-        ({"protection": ["noise"]}, "protection: .*this version has no protections"),
+        ({"protection": ["noise"]}, "protection: 'noise' was given; allowed are Clip"),
         ({"topology": tacit.Ring()}, "FedAvg needs a server; use Star"),
         ({"algorithm": tacit.Gossip(), "topology": tacit.Star()}, "Gossip works without a server"),
         ({"algorithm": tacit.Gossip(), "topology": tacit.DirectedRing()}, "use PushSum"),
