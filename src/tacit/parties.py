@@ -77,7 +77,8 @@ def _masks(guard: Guard, receiver: str) -> list[str]:
             " a node are undone with probability below 2^-40 (Bell et al., CCS 2020)."
         )
     said.append(
-        "An outsider on the wire: sees integers that look random, who takes part, and when."
+        "An outsider on the wire: sees integers that look random, who takes part, and when. Bytes are"
+        " those of the vectors; the keys and shares of a secure sum come on top."
     )
     return said
 
