@@ -59,6 +59,7 @@ from tacit.algorithms import (
     ServerMomentum,
     ServerYogi,
 )
+from tacit.compression import DRIVE, QSGD, PowerSGD, RandomK, SignCompression, TopK
 from tacit.engine.run import Result, run
 from tacit.errors import (
     CheckpointError,
@@ -105,11 +106,13 @@ __all__ = [
     "BRIDGE",
     "CAF",
     "DPSGD",
+    "DRIVE",
     "GTSRG",
     "LEARN",
     "MDA",
     "NNA",
     "NNM",
+    "QSGD",
     "SGD",
     "SMEA",
     "UBAR",
@@ -167,7 +170,9 @@ __all__ = [
     "NormBound",
     "Pairwise",
     "Pooled",
+    "PowerSGD",
     "PushSum",
+    "RandomK",
     "RandomRegular",
     "Result",
     "Ring",
@@ -177,6 +182,7 @@ __all__ = [
     "ServerAdam",
     "ServerMomentum",
     "ServerYogi",
+    "SignCompression",
     "SignMajority",
     "SkellamNoise",
     "SketchGuard",
@@ -187,6 +193,7 @@ __all__ = [
     "StepDecay",
     "TacitError",
     "TimeVarying",
+    "TopK",
     "Torus",
     "TrimmedMean",
     "WFAgg",
