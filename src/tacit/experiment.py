@@ -404,8 +404,8 @@ class Experiment:
             )
         if guard and guard.noise and compression.memory_size(self.layout.parameters):
             raise InputError(
-                f"{given} its memory carries a node's update into later rounds, which the account of"
-                f" {type(guard.noise).__name__} does not see; use {unbiased}"
+                f"{given} its memory carries an update into later rounds, unseen by the account of"
+                f" {type(guard.noise).__name__}; use {unbiased}"
             )
         if guard and guard.noise and guard.noise.where == "local" and not compression.linear:
             raise InputError(

@@ -40,8 +40,8 @@ class Verdict:
 class StarExchange:
     """``ServerExchange``: the cohort sends to the server (or to its group's), which sends back.
 
-    Honest nodes compress; a lie takes the place of what the server reads in a message, whether or
-    not some message stands for it, which leaves the liar no less than it has in practice.
+    Nodes compress, and adversaries see and replace what the server reads in the messages: a lie is
+    not compressed, counts as many bytes, and may be any vector, more than some messages could say.
 
     Attributes:
         bytes: sent by all parties so far.
