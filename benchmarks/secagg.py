@@ -2,8 +2,8 @@
 
 python benchmarks/secagg.py [--only NAME] [--json FILE]
 
-One whole round in this process. Vectors are made, masked and added one by one, so that 1,000 of
-them are never held. The run stops if the sum is not that of the survivors to the bit.
+One whole round in this process. Vectors are made, masked and added one by one, so that 1,000
+of them are never held. The run stops if the sum is not that of the survivors to the bit.
 """
 
 import argparse

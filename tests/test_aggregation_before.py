@@ -359,6 +359,11 @@ def test_a_composition_says_what_it_tolerates() -> None:
         (lambda: ARC(0.5), "aggregation.f: 0.5"),
         (lambda: Bucketing(0), "aggregation.s: 0"),
         (lambda: Bucketing(2.5), "aggregation.s: 2.5"),  # type: ignore[arg-type]
+        (
+            lambda: Krum(1) | Median(),
+            r"Krum\(f=1\) \| Median\(\) .* left of \| is a pre-aggregation",
+        ),
+        (lambda: NNM(1) | Krum(1) | Median(), r"left of \| is a pre-aggregation, such as NNM"),
         (lambda: StaticClipping(0), "aggregation.norm: 0"),
     ],
 )

@@ -484,6 +484,7 @@ def test_own_is_kept_where_nothing_can_be_accepted(rule):
         (lambda: UBAR(alpha=-1), r"aggregation\.alpha: -1 was given"),
         (lambda: SketchGuard(buckets=0), r"aggregation\.buckets: 0 was given"),
         (lambda: SketchGuard(gamma=0), r"aggregation\.gamma: 0 was given"),
+        (lambda: Balance(gamma="x"), r"aggregation\.gamma: 'x' was given; allowed is a number abo"),
         (lambda: Balance(kappa=-1), r"aggregation\.kappa: -1 was given"),
     ],
 )

@@ -383,6 +383,9 @@ def test_fltrust_refuses_a_server_without_root_rows() -> None:
         served(FLTrust(), drawn(3, 2))
     with pytest.raises(InputError, match=r"root.*\(3, 2\).*as many inputs as targets"):
         FLTrust(root=(drawn(3, 2), drawn(4)))
+    for wrong in (5, "xy", (None, None), (drawn(3, 2),), (drawn(3, 2), drawn(3), drawn(3)), (1, 2)):
+        with pytest.raises(InputError, match=r"aggregation\.root: .* a pair \(x, y\) of arrays"):
+            FLTrust(root=wrong)  # type: ignore[arg-type]
     assert FLTrust(root=(np.ones((3, 2)), np.ones(3))).root[0].shape == (3, 2)  # type: ignore
 
 
@@ -508,9 +511,13 @@ def test_too_many_subsets_are_refused(rule: Aggregation) -> None:
         (lambda: Krum(-1), "aggregation.f: -1"),
         (lambda: Krum(1.5), "aggregation.f: 1.5"),
         (lambda: MultiKrum(1, m=0), "aggregation.m: 0"),
+        (lambda: Krum(f=True), "aggregation.f: True"),
         (lambda: GeometricMedian(nu=0), "aggregation.nu: 0"),
         (lambda: CenteredClipping(tau=0), "aggregation.tau: 0"),
         (lambda: CenteredClipping(steps=0), "aggregation.steps: 0"),
+        (lambda: CenteredClipping(steps=1.5), "aggregation.steps: 1.5"),
+        (lambda: DnC(1, iterations=1.5), "aggregation.iterations: 1.5"),
+        (lambda: DnC(1, c=math.nan), "aggregation.c: nan"),
         (lambda: NormBound(-1), "aggregation.norm: -1"),
         (lambda: DnC(1, c=0), "aggregation.c: 0"),
         (lambda: DnC(1, iterations=0), "aggregation.iterations: 0"),

@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -395,3 +395,21 @@ def test_a_killed_arena_goes_on(tmp_path: Path) -> None:
     assert [r["worst_accuracy"] for r in found.table()] == [
         r["worst_accuracy"] for r in alone.table()
     ]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"attacks": {"x": "alie"}}, r"attacks\['x'\]: 'alie' was given; allowed is"),
+        ({"attacks": {"x": []}}, r"attacks\['x'\]: \[\] was given"),
+        ({"attacks": [tacit.attacks.ALIE()]}, "attacks: .* allowed is a mapping of names"),
+        ({"defences": {"x": "krum"}}, r"defences\['x'\]: 'krum' .* a rule such as Median\(\)"),
+        ({"defences": {"x": tacit.Krum}}, r"defences\['x'\]: <class .* a rule such as Median\(\)"),
+        ({"topologies": {"x": "ring"}}, r"topologies\['x'\]: 'ring' .* such as Ring\(\)"),
+    ],
+)
+def test_parts_that_are_none(parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(tacit.InputError, match=message):
+        tacit.arena(experiment(), **parts)
+    with pytest.raises(tacit.InputError, match="defences: 'krum' was given; allowed is a function"):
+        fitted(lambda k, f: "krum", 5, 1)

@@ -1,5 +1,6 @@
 """Poisoned rows, and the test rows on which an attack shows; free riders."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -341,7 +342,6 @@ IMAGES = replace(federation(), train=Split.pack([(torch.zeros(6, 1, 4, 6), Y)] *
         (LabelFlip(source=4, target=0), federation(), "attack.source: 4 .* from 0 to 3"),
         (LabelFlip(source=0, target=4), federation(), "attack.target: 4 .* from 0 to 3"),
         (Semantic(rows=9), federation(), "attack.rows: 9 "),
-        (Semantic(rows=0, target=-1), federation(), "attack.target: -1 "),
         (Semantic(rows=lambda x, y: y), federation(), "one bool for each of 25 rows"),
         (Backdoor(target=4), federation(), "attack.target: 4 "),
         (Backdoor(), federation(width=15), r"a row's shape is \(15,\); use Columns"),
@@ -375,11 +375,23 @@ def test_attacks_without_labels_fit_other_tasks() -> None:
         (LabelFlip, {"ratio": 0.0}, "attack.ratio"),
         (Semantic, {"rows": 2, "target": 2}, "attack.target"),
         (Backdoor, {"ratio": 1.1}, "attack.ratio"),
+        (Semantic, {"rows": 0, "target": -1}, "attack.target"),
+        (Semantic, {"rows": 2.5}, "attack.rows"),
+        (LabelFlip, {"source": "1", "target": 0}, "attack.source"),
+        (Backdoor, {"target": "0"}, "attack.target"),
+        (Backdoor, {"trigger": "patch"}, "attack.trigger"),
+        (Backdoor, {"trigger": Patch}, "attack.trigger"),
         (Patch, {"size": 0}, "attack.trigger.size"),
+        (Patch, {"size": 2.5}, "attack.trigger.size"),
+        (Patch, {"size": "3"}, "attack.trigger.size"),
+        (Patch, {"value": math.nan}, "attack.trigger.value"),
+        (Columns, {"columns": 3}, "attack.trigger.columns"),
+        (Columns, {"columns": ("age",)}, "attack.trigger.columns"),
         (Columns, {"columns": ()}, "attack.trigger.columns"),
         (Columns, {"columns": (1, 1)}, "attack.trigger.columns"),
         (NoisyInputs, {"sigma": 0.0}, "attack.sigma"),
         (Duplicates, {"times": 1}, "attack.times"),
+        (Duplicates, {"times": 2.5}, "attack.times"),
         (FreeRider, {"sigma": -1.0}, "attack.sigma"),
         (FreeRider, {"decay": -1.0}, "attack.decay"),
         (FreeRider, {"knowledge": "much"}, "attack.knowledge"),

@@ -146,7 +146,10 @@ def test_graph_placements_refuse_a_server(placement: Hubs | Around) -> None:
         (lambda: Hubs(0), "attack.nodes.share"),
         (lambda: Hubs(1), "attack.nodes.share"),
         (lambda: Around("a", 0), "attack.nodes.count"),
+        (lambda: Hubs("0.2"), "attack.nodes.share"),
+        (lambda: Around("a", 1.5), "attack.nodes.count"),
         (lambda: Sybils("a", 1), "attack.nodes.identities"),
+        (lambda: Sybils("a", 2.5), "attack.nodes.identities"),
     ],
 )
 def test_settings_out_of_range(make: object, field: str) -> None:

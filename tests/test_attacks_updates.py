@@ -11,6 +11,7 @@ from attack_views import in_gossip, under_server
 from byzfl_parts import aggregators
 from byzfl_parts import attacks as byzfl
 from tacit.attacks.alie import ALIE, OptimalALIE, support
+from tacit.attacks.base import DataAttack, UpdateAttack
 from tacit.attacks.fang import FangKrum, FangTrim
 from tacit.attacks.graph import Dissensus, SpectralHeterogeneity
 from tacit.attacks.ipm import IPM, OptimalIPM
@@ -475,11 +476,23 @@ def test_draws_depend_on_the_seed_alone(attack):
         (FangKrum, "eps", -0.1),
         (FangTrim, "b", 1.0),
         (OracleBoundary, "direction", "up"),
+        (ALIE, "z", "1"),
+        (IPM, "eps", None),
+        (Dissensus, "eps", math.inf),
+        (Scaling, "factor", math.nan),
+        (Scaling, "factor", True),
+        (Constant, "value", "inf"),
     ],
 )
 def test_settings_out_of_range_are_refused(attack, field: str, value):
     with pytest.raises(InputError, match=rf"attack\.{field}: .* was given; allowed is"):
         attack(**{field: value})
+
+
+@pytest.mark.parametrize("base", [UpdateAttack, DataAttack])
+def test_what_attacks_are_made_from_is_none(base: type):
+    with pytest.raises(TypeError, match="abstract"):
+        base()
 
 
 def test_the_mean_cannot_be_flipped_by_one_who_knows_no_other():

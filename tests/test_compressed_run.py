@@ -124,7 +124,7 @@ def test_what_is_left_out_is_sent_later() -> None:
 def test_rules_and_liars_meet_what_the_server_reads(compressor: Compressor) -> None:
     plan = experiment(
         data=federation((20,) * 6), compression=compressor, aggregation=tacit.Median(), rounds=20,
-        attack=tacit.attacks.SignFlip(nodes=1), evaluate_every=20,
+        attack=tacit.attacks.SignFlip(nodes=("b",)), evaluate_every=20,
     )  # fmt: skip
     assert tacit.run(plan).metrics[-1]["accuracy"] >= 0.8
 
@@ -149,7 +149,7 @@ def test_noise_stays_in_the_coordinates_that_are_sent(where: Any) -> None:
     compression = tacit.RandomK(0.5, feedback=False)
     noise = tacit.GaussianNoise(where=where, **NOISE)
     moved = step(compression=compression, protection=[tacit.Clip(1.0), noise])
-    assert int((moved != 0).sum()) == D // 2
+    assert int((moved.abs() > 1e-6).sum()) == D // 2
 
 
 def test_masks_of_random_k_are_as_short_as_its_messages(monkeypatch: pytest.MonkeyPatch) -> None:

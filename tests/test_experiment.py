@@ -9,6 +9,7 @@ from torch import nn
 
 import tacit
 from small import experiment, federation
+from tacit.attacks import ALIE, Semantic
 from tacit.data.federation import Split
 
 
@@ -24,6 +25,9 @@ def refused(message: str, **changes):
     [
         ({"rounds": 0}, "rounds: 0 was given; allowed is a whole number, 1 or more"),
         ({"rounds": 2.5}, "rounds: 2.5 was given"),
+        ({"rounds": True}, "rounds: True was given"),
+        ({"attack": ALIE}, r"attack: <class .* one of tacit.attacks such as ALIE\(\), or a list"),
+        ({"attack": [ALIE(), "alie"]}, r"attack: \[.* or a list of them"),
         ({"evaluate_every": 0}, "evaluate_every: 0 was given"),
         ({"training": "sgd"}, "training: 'sgd' was given"),
         ({"algorithm": "fedavg"}, "algorithm: 'fedavg' was given"),
@@ -203,6 +207,97 @@ def test_the_digest_does_not_depend_on_where_things_lie_in_memory():
     first, second = (experiment(loss=smooth()) for _ in range(2))
     assert first.digest() == second.digest()
     assert first.digest() != experiment(loss=smooth(), aggregation=tacit.Median()).digest()
+
+
+def digest_of(rows) -> str:
+    return experiment(attack=Semantic(rows=rows, target=0)).digest()
+
+
+def test_functions_count_with_what_they_have_captured():
+    def captured(k):
+        return lambda x, y: y == k
+
+    def default(k):
+        return lambda x, y, k=k: y == k
+
+    def keyword(k):
+        def rows(x, y, *, k=k):
+            return y == k
+
+        return rows
+
+    def within(k):
+        inner = captured(k)
+        return lambda x, y: inner(x, y)
+
+    def array(k):
+        labels = np.array([k])
+        return lambda x, y: y == labels[0]
+
+    def itself(k):
+        def rows(x, y):
+            return rows(x, y[:0]) if k > 9 else y == np.int64(k)
+
+        return rows
+
+    for make in (captured, default, keyword, within, array, itself):
+        assert digest_of(make(1)) == digest_of(make(1)) != digest_of(make(7))
+
+
+class Rows:
+    """An object that is a function; in a circle, and with a module and tensors in it."""
+
+    def __init__(self, k):
+        self.k, self.table, self.home, self.me = k, {"t": torch.tensor([k])}, np, self
+
+    def __call__(self, x, y):
+        return y == self.k
+
+    def method(self, x, y):
+        return y == self.k
+
+    @functools.cached_property
+    def found(self):
+        return 1
+
+
+def test_objects_and_methods_count_with_their_attributes():
+    assert digest_of(Rows(1)) == digest_of(Rows(1)) != digest_of(Rows(7))
+    assert digest_of(Rows(1).method) == digest_of(Rows(1).method) != digest_of(Rows(7).method)
+    used = Rows(1)
+    assert used.found
+    assert digest_of(used) == digest_of(Rows(1))
+
+
+@pytest.mark.parametrize("rule", [tacit.FLTrust, lambda root: tacit.NNM(1) | tacit.FLTrust(root)])
+def test_root_rows_are_taken_as_the_data_are(rule):
+    x, y = federation().train.node(0)
+    plain = tacit.run(experiment(aggregation=rule((x, y)), rounds=2)).model
+    found = tacit.run(experiment(aggregation=rule((x.double().numpy(), y.int().numpy())), rounds=2))
+    for one, other in zip(plain.parameters(), found.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (x[:, :3], y), r"aggregation.root, x: a row's shape is \(3,\)"),
+        (lambda x, y: (x, y + 2), "aggregation.root, labels: .* outside 0 to 1"),
+        (lambda x, y: (x, y + 0.5), "aggregation.root, labels: .* not whole"),
+        (lambda x, y: (x, y.unsqueeze(1)), r"aggregation.root, labels: a row's shape is \(1,\)"),
+        (lambda x, y: (x * torch.nan, y), "aggregation.root, column 0: 20 values are not finite"),
+        (lambda x, y: (x.double() * 1e300, y), "aggregation.root, column 0: .* not finite"),
+    ],
+)
+def test_root_rows_that_do_not_fit_the_data(change, message):
+    root = change(*federation().train.node(0))
+    refused(message, aggregation=tacit.FLTrust(root))
+    refused(message, aggregation=tacit.NNM(1) | tacit.FLTrust(root))
+
+
+def test_a_rule_behind_another_lacks_root_rows():
+    rule = tacit.NNM(1) | tacit.FLTrust()
+    refused(r"aggregation.root: NNM\(f=1\) \| FLTrust\(\) .* give FLTrust", aggregation=rule)
 
 
 def test_a_module_may_stand_for_the_function_and_is_not_changed():

@@ -113,10 +113,21 @@ def test_a_whole_number_for_a_decimal_field_is_the_same_experiment(
         ("topology=RandomRegular", "topology: RandomRegular is given as RandomRegular(degree=...)"),
         ("topology=RandomRegular(1, 2)", "is given as RandomRegular(degree=...)"),
         ("aggregation=Cosine", "aggregation: Cosine(final=0.0) was given; allowed is "),
-        ("aggregation=Krum(2) | NNM(2)", "aggregation: 'Krum(2) | NNM(2)' was given; allowed is "),
+        (
+            "aggregation=Krum(2) | NNM(2)",
+            "Krum(f=2) | NNM(f=2) was given; allowed left of | is a pre",
+        ),
         ("aggregation=NNM(2)", "aggregation: NNM(f=2) was given; allowed is "),
         ("aggregation=Ring | Krum(2)", "aggregation: 'Ring | Krum(2)' was given; allowed is "),
         ("attack=ALI", "attack: 'ALI' was given; allowed is "),
+        ("attack=A", "attack: 'A' was given; allowed is ALIE, DBA, IPM, Backdoor, Constant, Diss"),
+        ("attack=Attack", "attack: 'Attack' was given; allowed is "),
+        ("attack=UpdateAttack()", "attack: 'UpdateAttack()' was given; allowed is "),
+        (
+            "attack=Backdoor(trigger=P)",
+            "attack.trigger: 'P' was given; allowed is Columns or Patch",
+        ),
+        ("attack=ALIE(knowledge='x')", "'x' was given; allowed is colluders, all or defence"),
         ("attack=Krum(2)", "attack: Krum(f=2) was given; allowed is "),
     ],
 )

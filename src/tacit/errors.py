@@ -5,8 +5,13 @@ TacitError
 │   └── ContractError  nodes whose data do not fit together; ``.differences`` lists each one
 ├── MissingDataError   a data set that is neither bundled, nor cached, nor reachable
 ├── CheckpointError    a checkpoint that cannot be written, read, or belongs to another experiment
+├── Aborted            a secure sum that ended without one (``protection.secagg``)
+├── SumError           a decoded sum that no honest nodes can have sent (``protection.codec``)
+├── MessageError       received bytes that are no message (``compression``, ``protection.sharing``)
 └── DivergenceError    a local loss that is no longer finite; ``.node`` and ``.round`` say where
 """
+
+import math
 
 
 class TacitError(Exception):
@@ -55,7 +60,31 @@ def require(condition: bool, field: str, given: object, allowed: str) -> None:
         raise InputError(f"{field}: {given!r} was given; allowed is {allowed}")
 
 
-def require_whole(least: int, field: str, given: object) -> None:
-    """Refuse a setting that is no whole number, or below ``least``, with one sentence."""
-    whole = isinstance(given, int) and given >= least
-    require(whole, field, given, f"a whole number, {least} or more")
+def require_whole(least: int, field: str, given: object, *, none: bool = False) -> None:
+    """Refuse what is not a whole number from ``least`` on; ``none``: None will do, too."""
+    fits = type(given) is int and given >= least
+    allowed = f"a whole number, {least} or more{', or None' if none else ''}"
+    require(fits or (none and given is None), field, given, allowed)
+
+
+def require_number(
+    field: str,
+    given: object,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+    none: bool = False,
+) -> None:
+    """Refuse what is not a finite number within the bounds; ``none``: None will do, too."""
+    fits = (
+        isinstance(given, int | float)
+        and not isinstance(given, bool)
+        and above < given < below
+        and least <= given <= most
+    )
+    bounds = {"above": above, "at least": least, "at most": most, "below": below}
+    within = " and ".join(f"{word} {x:g}" for word, x in bounds.items() if math.isfinite(x))
+    allowed = f"a number {within or 'that is finite'}{', or None' if none else ''}"
+    require(fits or (none and given is None), field, given, allowed)

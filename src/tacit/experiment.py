@@ -9,29 +9,42 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tacit.aggregation import Aggregation, Mean
 from tacit.aggregation.rule import Tolerant
-from tacit.algorithms import LEARN, Algorithm, FedAvg, Gossip, PushSum
+from tacit.algorithms import (
+    LEARN,
+    Algorithm,
+    FedAvg,
+    FedDyn,
+    FedNova,
+    FedOpt,
+    FedRep,
+    Gossip,
+    PushSum,
+)
 from tacit.attacks.base import Attack, DataAttack, UpdateAttack
 from tacit.attacks.placement import chosen
 from tacit.compression import Compressor
 from tacit.data import Contract, Federation, check
+from tacit.data.contract import Part
 from tacit.errors import InputError, require, require_whole
 from tacit.layout import Layout, template
-from tacit.protection import DPSGD, Protection
+from tacit.protection import DPSGD, AdaptiveClip, Protection
 from tacit.protection.guard import Guard, Setting
 from tacit.protection.release import Poisson, Sampler, WithoutReplacement
 from tacit.randomness import torch_seed
 from tacit.topology import Complete, Graph, Hierarchical, Ring, Star
 from tacit.training.losses import Loss
 from tacit.training.optimizers import Training
-from tacit.training.plan import Ints
+from tacit.training.plan import Ints, Plan
 
 Topology = Star | Hierarchical | Graph
 
@@ -92,7 +105,7 @@ class Experiment:
         rule = isinstance(self.aggregation, Aggregation)
         require(rule, "aggregation", self.aggregation, "a rule such as Mean()")
         lying = all(isinstance(attack, Attack) for attack in self.attacks)
-        allowed = "None, one of tacit.attacks, or a list of them"
+        allowed = "None, one of tacit.attacks such as ALIE(), or a list of them"
         require(lying, "attack", self.attack, allowed)
         known = self.compression is None or isinstance(self.compression, Compressor)
         require(known, "compression", self.compression, "None, or one such as TopK(0.1)")
@@ -100,7 +113,12 @@ class Experiment:
             require(callable(getattr(self, name)), name, getattr(self, name), "a function")
         for name in ("rounds", "evaluate_every"):
             require_whole(1, name, getattr(self, name))
-        require(isinstance(self.seed, int), "seed", self.seed, "a whole number")
+        require(type(self.seed) is int, "seed", self.seed, "a whole number")
+        if not isinstance(self.protection, Sequence):
+            raise InputError(
+                f"protection: {self.protection!r} was given; allowed is a list, such as"
+                " [Clip(1.0), SecureAggregation()]"
+            )
         for part in self.protection:
             if not isinstance(part, Protection):
                 raise InputError(
@@ -186,16 +204,16 @@ class Experiment:
         cohort, sampler = n, None
         if isinstance(plan, Star) and plan.cohort is not None:
             cohort, sampler = plan.cohort, _sampler(plan, n)
-        rows = self.data.train.sizes
-        least = int(min(rows[rows > 0], default=1))
-        batch = min(training.batch_size or least, least)
+        split = self.data.train.pooled() if self.algorithm.pools else self.data.train
+        local = Plan.of(split, np.arange(split.nodes), training, self.seed, 0, poisson=True)
+        busy = local.steps > 0
+        rates = (local.batch_size / np.maximum(local.sizes, 1))[busy]
         dimension = sum(self.algorithm.sends(self.layout).values())
         if self.compression is not None and self.compression.linear:
             dimension = self.compression.upload_bytes(self.layout) // 4
         setting = Setting(
             self.rounds, cohort, int(min(received[received > 0], default=0)), int(received.max()),
-            sampler, isinstance(plan, Graph), dimension,
-            batch / least, training.steps or (training.epochs or 1) * -(-least // batch),
+            sampler, isinstance(plan, Graph), dimension, _passed_by_none(rates, local.steps[busy]),
         )  # fmt: skip
         return Guard.of(self.protection, setting)
 
@@ -205,6 +223,23 @@ class Experiment:
         if self.topology is not None or self.algorithm.exchanges == "nobody":
             return self.topology
         return Star() if self.algorithm.exchanges == "server" else Ring()
+
+    @cached_property
+    def root(self) -> tuple[Tensor, Tensor] | None:
+        """A server's clean rows, as the data's are; None: the rule has none.
+
+        Raises:
+            InputError: they do not fit the data.
+        """
+        if (given := self.aggregation.root) is None:
+            return None
+        x, y = (part.detach().cpu() for part in given)
+        if self.data.train.x.is_floating_point():
+            x = x.to(self.data.train.x.dtype)
+        contract = Contract.of(self.data)
+        if found := contract.differences(Part("aggregation.root", x.numpy(), y.numpy())):
+            raise InputError(found[0])
+        return x, y.to(self.data.train.y.dtype).reshape(len(y), *contract.target)
 
     @cached_property
     def template(self) -> nn.Module:
@@ -276,7 +311,7 @@ class Experiment:
                     f" {k} {where}; {_nearest(rule, k)}"
                 )
             rule.check(k)
-        if "root" in rule.uses and not graph and rule.root is None:
+        if "root" in rule.uses and not graph and self.root is None:
             raise InputError(
                 f"aggregation.root: {rule!r} needs a clean root data set under a server; give"
                 " FLTrust(root=(x, y)), or use Median()"
@@ -361,18 +396,36 @@ class Experiment:
                 f"protection: {beyond[0]!r} was given, but {name} sends {' and '.join(sends)}, each"
                 " of which would need a bound of its own; use FedAvg() as the algorithm"
             )
-        sums = guard.secure or (
-            guard.noise if guard.noise and guard.noise.where != "local" else None
-        )
+        if guard.noise and isinstance(self.algorithm, FedNova):
+            raise InputError(
+                f"protection: {guard.noise!r} was given, but FedNova scales its step by every"
+                " node's rows, which have no noise; use FedAvg() as the algorithm"
+            )
+        if guard.example and isinstance(self.algorithm, FedRep):
+            raise InputError(
+                f"protection: {guard.example!r} was given, but FedRep trains twice on the same"
+                " rows in a round, which is not accounted for; use FedPer as the algorithm"
+            )
+        adaptive = guard.clip if isinstance(guard.clip, AdaptiveClip) else None
+        noised = guard.noise if guard.noise and guard.noise.where != "local" else None
+        sums = guard.secure or noised or adaptive
         if sums and not rule.streams:
             raise InputError(
                 f"protection: {sums!r} was given, but {rule!r} needs single updates, which nobody"
                 " sees; use Mean() as the aggregation, or leave that protection out"
             )
-        if guard.noise and isinstance(plan, Star) and plan.sampling == "with-replacement":
+        if not isinstance(plan, Star):
+            return
+        if (guard.noise or guard.secure) and plan.sampling == "with-replacement":
             raise InputError(
                 "topology.sampling: 'with-replacement' was given, where a node may count twice in a"
-                " sum whose noise hides it once; allowed is 'poisson' or 'without-replacement'"
+                " sum that hides it once; allowed is 'poisson' or 'without-replacement'"
+            )
+        if noised and plan.sampling == "poisson" and isinstance(self.algorithm, FedDyn | FedOpt):
+            raise InputError(
+                f"topology.sampling: 'poisson' was given, but {name} skips empty rounds or counts"
+                f" its cohort, which {noised!r} does not hide; use 'without-replacement', or"
+                " FedAvg() as the algorithm"
             )
 
     def _check_compression(self) -> None:
@@ -439,6 +492,15 @@ class Experiment:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _passed_by_none(rates: NDArray[np.float64], steps: Ints) -> tuple[tuple[float, int], ...]:
+    """The pairs that no other passes in both."""
+    kept: list[tuple[float, int]] = []
+    for rate, count in sorted(zip(rates.tolist(), steps.tolist(), strict=True), reverse=True):
+        if not kept or count > kept[-1][1]:
+            kept.append((rate, count))
+    return tuple(kept)
+
+
 def _sampler(plan: Star, nodes: int) -> Sampler:
     """What a server's cohort is to an accountant."""
     assert plan.cohort is not None
@@ -457,41 +519,84 @@ def _nearest(rule: Aggregation, k: int) -> str:
     return f"give a receiver {rule.least} inputs, or use Median()"
 
 
-def describe(value: Any) -> Any:
-    """A part of an experiment as plain JSON values."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__} | fields
+def describe(value: Any, above: tuple[int, ...] = ()) -> Any:
+    """A part of an experiment as plain JSON values.
+
+    Args:
+        value: a function counts by its source, its defaults and what it has captured; any other
+            object by its class and its attributes.
+        above: ids of what the value is part of, where it ends.
+    """
     if value is None or isinstance(value, str | int | float | bool):
         return value
+    if id(value) in above:
+        return "itself"
+    each = functools.partial(describe, above=(*above, id(value)))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: each(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__} | fields
     if isinstance(value, dict):
-        return {str(k): describe(v) for k, v in value.items()}
+        return {str(k): each(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [describe(v) for v in value]
+        return [each(v) for v in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(each, value), key=json.dumps)
     if isinstance(value, functools.partial):
-        return [describe(value.func), describe(value.args), describe(value.keywords)]
+        return [each(value.func), each(value.args), each(value.keywords)]
     if isinstance(value, Tensor):
-        return _digest(value.detach())
+        return _digest(value)
+    if isinstance(value, np.ndarray):
+        plain = value.dtype.kind in "biufc"
+        return _digest(torch.from_numpy(value.copy())) if plain else each(value.tolist())
     if isinstance(value, nn.Module):
         settings = {k: v for k, v in vars(value).items() if k[0] != "_" and k != "training"}
-        return [repr(value), describe(settings), describe(dict(value.state_dict()))]
-    if not hasattr(value, "__qualname__"):  # any other object: its repr may hold an address
-        return type(value).__qualname__
-    if value.__module__.split(".")[0] in ("torch", "tacit"):
+        return [repr(value), each(settings), each(dict(value.state_dict()))]
+    if inspect.ismodule(value):
+        return value.__name__
+    if inspect.ismethod(value):
+        return [each(value.__func__), each(value.__self__)]
+    if not hasattr(value, "__qualname__"):
+        if hasattr(value, "__dict__"):
+            fields = {k: v for k, v in vars(value).items() if not _cached(value, k)}
+            return [each(type(value)), each(fields)]
+        shown = repr(value)  # it may hold an address
+        return type(value).__qualname__ if " at 0x" in shown else shown
+    home = str(value.__module__).split(".")[0]
+    if home == "torch":
         return value.__qualname__
+    described = {"name": value.__qualname__, "source": "" if home == "tacit" else _source(value)}
+    if isinstance(value, FunctionType):
+        described["values"] = each([_captured(value), value.__defaults__, value.__kwdefaults__])
+    return described
+
+
+def _cached(value: Any, name: str) -> bool:
+    """Whether an attribute is no setting but was worked out, and not always there."""
+    of_class = inspect.getattr_static(type(value), name, None)
+    return isinstance(of_class, cached_property) or name.startswith("__")
+
+
+def _source(value: Any) -> str:
     try:
-        source = hashlib.sha256(inspect.getsource(value).encode()).hexdigest()
+        return hashlib.sha256(inspect.getsource(value).encode()).hexdigest()
     except (OSError, TypeError):  # written at a prompt
-        source = ""
-    return {"name": value.__qualname__, "source": source}
+        return ""
+
+
+def _captured(function: FunctionType) -> dict[str, Any]:
+    try:
+        return dict(inspect.getclosurevars(function).nonlocals)
+    except ValueError:  # a name that has no value yet
+        return {}
 
 
 def _digest(*tensors: Tensor) -> str:
-    whole = hashlib.blake2b(digest_size=16)
+    found = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
-        whole.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-        whole.update(tensor.contiguous().numpy().data)
-    return whole.hexdigest()
+        found.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+        plain = tensor.detach().cpu().contiguous().flatten()
+        found.update(plain.view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _check_fit(module: nn.Module, loss: Loss, data: Federation) -> None:

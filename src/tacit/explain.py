@@ -264,8 +264,8 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
             )
     if (compression := experiment.compression) is not None:
         sees.append(
-            f"Compression, {compression}, is no protection, and not of a model's buffers, which travel"
-            " whole."
+            f"Compression by {compression} is no protection; buffers, such as BatchNorm's statistics,"
+            " travel whole."
         )
         if compression.memory_size(experiment.layout.parameters):
             sees[-1] += " What it leaves out waits at its node for the next update."

@@ -7,6 +7,7 @@ from tacit.experiment import Experiment
 from tacit.protection import AdaptiveClip
 from tacit.protection.accounting import spent
 from tacit.protection.guard import COMPLETE, Guard
+from tacit.protection.release import Poisson
 
 
 def form(experiment: Experiment) -> str:
@@ -89,13 +90,16 @@ def _masks(guard: Guard, receiver: str) -> list[str]:
 
 def _noise(guard: Guard, receiver: str) -> list[str]:
     noise, example = guard.noise, guard.example
+    if guard.budget and not guard.multiplier:
+        return ["Everybody: noise with multiplier 0 promises nothing."]
     if example:
-        least = guard.setting
+        sampler, steps = guard.release.sampler, guard.releases
+        rate = sampler.q if isinstance(sampler, Poisson) else 1.0
         return [
             f"Everybody: what a node sends is {_epsilon(guard)} for one of its rows, added or"
             f" removed, over all {guard.rounds:,} rounds: DP-SGD with noise multiplier"
-            f" {guard.release.multiplier:.3g}, {least.steps:,} Poisson batches a round, and rate"
-            f" {least.rate:.3g} in the smallest node, whose rows have the least protection.",
+            f" {guard.multiplier:.3g}, {steps:,} Poisson batches a round, and rate {rate:.3g} in"
+            " the node whose rows have the least protection.",
         ]
     if noise is None:
         return []
@@ -106,7 +110,7 @@ def _noise(guard: Guard, receiver: str) -> list[str]:
     if guard.release.adjacency == "replace":
         unit = "a node with all of its rows, which may be another's"
     claim = f"{_epsilon(guard)} for {unit}, {rounds}, with noise multiplier"
-    claim += f" {guard.release.multiplier:.3g}"
+    claim += f" {guard.multiplier:.3g}"
     if noise.where == "local":
         return [f"Everybody, {receiver.lower()} included: what a node sends is {claim}."]
     if noise.where == "central":

@@ -7,11 +7,13 @@ arguments (``Gossip``, ``FedProx(mu=0.1)``); parts may be joined by ``|`` (``NNM
 import ast
 import dataclasses
 import difflib
+import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from types import FunctionType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tacit import _public, aggregation, attacks
+from tacit.attacks.view import LEVELS
 from tacit.data import Partition
 from tacit.errors import InputError
 from tacit.experiment import Experiment
@@ -69,7 +71,7 @@ def _changed(part: Any, path: str, text: str, above: str, root: Experiment) -> A
             raise InputError(f"{here}.{rest}: {here} is {inner!r} and has no fields")
         value = _changed(inner, rest, text, here + ".", root)
     else:
-        value = _fitted(_read(text, here), get_type_hints(type(part))[name], here)
+        value = _fitted(_read(text, here), _hints(type(part))[name], here)
     return dataclasses.replace(part, **{name: value})
 
 
@@ -144,10 +146,15 @@ def _value(node: ast.expr, text: str, path: str) -> Any:
 
 
 def _parts() -> dict[str, type]:
-    """The public parts by name."""
+    """The public parts by name; not those that others are made from."""
     homes = (aggregation, attacks, _public, _public.data)
     public = {name: getattr(module, name) for module in homes for name in module.__all__}
-    return {n: p for n, p in public.items() if isinstance(p, type) and dataclasses.is_dataclass(p)}
+    return {
+        name: part
+        for name, part in public.items()
+        if isinstance(part, type) and dataclasses.is_dataclass(part)
+        if not inspect.isabstract(part) and part is not attacks.Attack
+    }
 
 
 def _made(part: type, given: list[Any], named: dict[str, Any], path: str) -> Any:
@@ -158,8 +165,16 @@ def _made(part: type, given: list[Any], named: dict[str, Any], path: str) -> Any
     if len(given) > len(in_order) or not required <= set(named) <= {f.name for f in fields}:
         form = ", ".join(f"{f.name}={'...' if _required(f) else repr(f.default)}" for f in fields)
         raise InputError(f"{path}: {part.__name__} is given as {part.__name__}({form})")
-    hints = get_type_hints(part)
+    hints = _hints(part)
     return part(**{n: _fitted(value, hints[n], f"{path}.{n}") for n, value in named.items()})
+
+
+def _hints(part: type) -> dict[str, Any]:
+    """The types of a part's fields; of an attack's knowledge, the levels with which it works."""
+    hints = get_type_hints(part)
+    if issubclass(part, attacks.UpdateAttack):
+        hints["knowledge"] = Literal[LEVELS[LEVELS.index(part.least_knowledge) :]]
+    return hints
 
 
 def _required(field: dataclasses.Field) -> bool:

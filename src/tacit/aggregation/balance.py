@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tacit.aggregation.gram import Geometry, GramRule
 from tacit.aggregation.rule import Round
-from tacit.errors import require
+from tacit.errors import require_number
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Balance(GramRule):
     alpha: float = 0.5
 
     def __post_init__(self) -> None:
-        require(self.gamma > 0, "aggregation.gamma", self.gamma, "a number above 0")
-        require(self.kappa >= 0, "aggregation.kappa", self.kappa, "0 or more")
-        require(0 <= self.alpha <= 1, "aggregation.alpha", self.alpha, "a number from 0 to 1")
+        require_number("aggregation.gamma", self.gamma, above=0)
+        require_number("aggregation.kappa", self.kappa, least=0)
+        require_number("aggregation.alpha", self.alpha, least=0, most=1)
 
     def tolerates(self, k: int) -> str:
         return (

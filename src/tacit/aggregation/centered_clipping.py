@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tacit.aggregation.gram import Geometry, GramRule
 from tacit.aggregation.rule import Round
-from tacit.errors import require, require_whole
+from tacit.errors import require_number, require_whole
 
 
 def clip_factors(squares: Tensor, radius: float | Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class CenteredClipping(GramRule):
     steps: int = 1
 
     def __post_init__(self) -> None:
-        require(self.tau > 0, "aggregation.tau", self.tau, "a number above 0")
+        require_number("aggregation.tau", self.tau, above=0)
         require_whole(1, "aggregation.steps", self.steps)
 
     def tolerates(self, k: int) -> str:

@@ -9,7 +9,7 @@ from tacit.aggregation.before import PreAggregation
 from tacit.aggregation.centered_clipping import clip_factors
 from tacit.aggregation.gram import Geometry
 from tacit.aggregation.rule import Round, Tolerant
-from tacit.errors import require
+from tacit.errors import require_number
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class StaticClipping(PreAggregation):
     norm: float = 2.0
 
     def __post_init__(self) -> None:
-        require(self.norm > 0, "aggregation.norm", self.norm, "a number above 0")
+        require_number("aggregation.norm", self.norm, above=0)
 
     def mixing(self, geometry: Geometry, round: Round) -> tuple[Tensor, Tensor]:
         kept = clip_factors(geometry.squares, self.norm)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tacit.aggregation.gram import combination, gram
 from tacit.aggregation.rule import Aggregated, Aggregation, Round, Tolerant
-from tacit.errors import require, require_whole
+from tacit.errors import require_number, require_whole
 from tacit.randomness import generator
 
 
@@ -39,7 +39,7 @@ class DnC(Tolerant, Aggregation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.c > 0, "aggregation.c", self.c, "a number above 0")
+        require_number("aggregation.c", self.c, above=0)
         require_whole(1, "aggregation.iterations", self.iterations)
         require_whole(1, "aggregation.dimensions", self.dimensions)
 

@@ -26,7 +26,8 @@ class FLTrust(Aggregation):
             cannot do without.
 
     Raises:
-        InputError: root rows that are none, or not as many inputs as targets.
+        InputError: root rows that are none, no pair, or not as many inputs as targets;
+            ``Experiment.check`` refuses those that do not fit the data.
     """
 
     root: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
@@ -34,11 +35,17 @@ class FLTrust(Aggregation):
 
     def __post_init__(self) -> None:
         if self.root is not None:
-            x, y = (torch.as_tensor(part) for part in self.root)
+            allowed = "a pair (x, y) of arrays or tensors, as many inputs as targets, not 0"
+            try:
+                x, y = (torch.as_tensor(part) for part in self.root)
+            except (TypeError, ValueError, RuntimeError) as error:
+                given = type(self.root).__name__
+                raise InputError(
+                    f"aggregation.root: a {given} was given; it must be {allowed}"
+                ) from error
             shapes = (tuple(x.shape), tuple(y.shape))
-            require(
-                0 < len(x) == len(y), "aggregation.root", shapes, "as many inputs as targets, not 0"
-            )
+            pair = x.dim() > 0 < y.dim() and 0 < len(x) == len(y)
+            require(pair, "aggregation.root", shapes, allowed)
             object.__setattr__(self, "root", (x, y))
 
     def tolerates(self, k: int) -> str:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tacit.aggregation.gram import Geometry, GramRule
 from tacit.aggregation.rule import Round
-from tacit.errors import require
+from tacit.errors import require_number
 
 _TOLERANCE = 1e-6
 _MOST_STEPS = 1000
@@ -34,7 +34,7 @@ class GeometricMedian(GramRule):
     nu: float = 1e-6
 
     def __post_init__(self) -> None:
-        require(self.nu > 0, "aggregation.nu", self.nu, "a number above 0")
+        require_number("aggregation.nu", self.nu, above=0)
 
     def tolerates(self, k: int) -> str:
         return "any liars with less than half of the weight, whatever they send"

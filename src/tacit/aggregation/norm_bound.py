@@ -7,7 +7,7 @@ from torch import Tensor
 from tacit.aggregation.centered_clipping import clip_factors
 from tacit.aggregation.gram import Geometry, GramRule
 from tacit.aggregation.rule import Round
-from tacit.errors import require
+from tacit.errors import require_number
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class NormBound(GramRule):
     norm: float = 3.0
 
     def __post_init__(self) -> None:
-        require(self.norm > 0, "aggregation.norm", self.norm, "a number above 0")
+        require_number("aggregation.norm", self.norm, above=0)
 
     def tolerates(self, k: int) -> str:
         return (

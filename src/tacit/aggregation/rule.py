@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple, NoReturn, Self
 
 import torch
 from torch import Tensor
@@ -92,6 +92,13 @@ class Aggregation(ABC):
     @abstractmethod
     def aggregate(self, own: Tensor, received: Tensor, weight: Tensor, round: Round) -> Aggregated:
         """``__call__`` for finite vectors, of which there are enough."""
+
+    def __or__(self, then: object) -> NoReturn:
+        """``pre | rule`` has a pre-aggregation on the left; a rule is refused there."""
+        raise InputError(
+            f"aggregation: {self} | {then} was given; allowed left of | is a pre-aggregation, such"
+            " as NNM or Clip"
+        )
 
     def __call__(
         self, own: Tensor, received: Tensor, weight: Tensor, round: Round | None = None

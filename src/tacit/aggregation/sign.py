@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tacit.aggregation.coordinates import Array, Counts, by_tiles, mixed
 from tacit.aggregation.rule import Aggregated, Aggregation, Round
-from tacit.errors import require
+from tacit.errors import require_number
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SignMajority(Aggregation):
     step: float = 1e-3
 
     def __post_init__(self) -> None:
-        require(self.step > 0, "aggregation.step", self.step, "a number above 0")
+        require_number("aggregation.step", self.step, above=0)
 
     def tolerates(self, k: int) -> str:
         return (

@@ -10,7 +10,7 @@ from tacit.aggregation.centered_clipping import clip_factors
 from tacit.aggregation.coordinates import by_tiles, screened, trimmed_mean
 from tacit.aggregation.gram import Seen, squares
 from tacit.aggregation.rule import Aggregated, Aggregation, Aid, Round, Tolerant
-from tacit.errors import InputError, require
+from tacit.errors import InputError, require_number
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class StepBound(Tolerant, Aggregation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.c > 0, "aggregation.c", self.c, "a number above 0")
-        require(0 <= self.memory < 1, "aggregation.memory", self.memory, "from 0 to below 1")
+        require_number("aggregation.c", self.c, above=0)
+        require_number("aggregation.memory", self.memory, least=0, below=1)
 
     @property
     def uses(self) -> frozenset[Aid]:  # type: ignore[override]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tacit.aggregation.gram import combination, squares
 from tacit.aggregation.rule import Aggregated, Aggregation, Round
-from tacit.errors import InputError, require
+from tacit.errors import InputError, require_number
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class UBAR(Aggregation):
     uses: ClassVar = frozenset({"loss"})
 
     def __post_init__(self) -> None:
-        require(0 < self.rho <= 1, "aggregation.rho", self.rho, "a number above 0, at most 1")
-        require(0 <= self.alpha <= 1, "aggregation.alpha", self.alpha, "a number from 0 to 1")
+        require_number("aggregation.rho", self.rho, above=0, most=1)
+        require_number("aggregation.alpha", self.alpha, least=0, most=1)
 
     def tolerates(self, k: int) -> str:
         return (

@@ -10,7 +10,7 @@ from tacit.aggregation.coordinates import by_tiles, screened
 from tacit.aggregation.coordinates import median as middle
 from tacit.aggregation.gram import combination, squares
 from tacit.aggregation.rule import Aggregated, Aggregation, Round, Tolerant
-from tacit.errors import InputError, require
+from tacit.errors import InputError, require_number
 
 # What each filter has to say.
 _DISTANCE, _ANGLE, _TIME = 0.4, 0.4, 0.2
@@ -51,7 +51,7 @@ class WFAgg(Tolerant, Aggregation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.alpha <= 1, "aggregation.alpha", self.alpha, "a number from 0 to 1")
+        require_number("aggregation.alpha", self.alpha, least=0, most=1)
 
     def tolerates(self, k: int) -> str:
         return (

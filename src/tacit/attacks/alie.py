@@ -11,6 +11,7 @@ from tacit.attacks.base import UpdateAttack
 from tacit.attacks.estimates import from_all, spread
 from tacit.attacks.search import farthest
 from tacit.attacks.view import Knowledge, View
+from tacit.errors import require_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +28,18 @@ class ALIE(UpdateAttack):
             small federations, where the lie is then hardly one.
         knowledge: mu and sigma are over the colluders' own vectors, or, from "all" on, over the
             honest ones.
+
+    Raises:
+        InputError: another z than a finite number.
     """
 
     z: float | None = None
     knowledge: Knowledge = "colluders"
     least_knowledge: ClassVar[Knowledge] = "colluders"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_number("attack.z", self.z, none=True)
 
     def lie(self, view: View) -> Tensor:
         z = support(view.everyone, len(view.nodes)) if self.z is None else self.z

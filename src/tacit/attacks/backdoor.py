@@ -13,7 +13,7 @@ from tacit.attacks.base import DataAttack
 from tacit.attacks.labels import need_labels
 from tacit.attacks.rows import need_numbers, some
 from tacit.data.federation import Federation
-from tacit.errors import InputError, require, require_whole
+from tacit.errors import InputError, require, require_number, require_whole
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,15 @@ class Trigger(ABC):
 
     Attributes:
         value: in the units of the inputs.
+
+    Raises:
+        InputError: a value that is no finite number.
     """
 
     value: float = field(default=1.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        require_number("attack.trigger.value", self.value)
 
     @abstractmethod
     def entries(self, row: Sequence[int]) -> Tensor:
@@ -56,6 +62,7 @@ class Patch(Trigger):
     size: int = 3
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_whole(1, "attack.trigger.size", self.size)
 
     def entries(self, row: Sequence[int]) -> Tensor:
@@ -86,8 +93,12 @@ class Columns(Trigger):
     columns: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
-        distinct = 0 < len(set(self.columns)) == len(self.columns)
-        allowed = "one or more different columns"
+        super().__post_init__()
+        allowed = "a tuple of one or more different columns, by their numbers"
+        numbers = isinstance(self.columns, tuple | list) and all(
+            type(c) is int for c in self.columns
+        )
+        distinct = numbers and 0 < len(set(self.columns)) == len(self.columns)
         require(distinct, "attack.trigger.columns", self.columns, allowed)
 
     def entries(self, row: Sequence[int]) -> Tensor:
@@ -127,7 +138,10 @@ class Backdoor(DataAttack):
     ratio: float = 0.32
 
     def __post_init__(self) -> None:
-        require(0 < self.ratio <= 1, "attack.ratio", self.ratio, "a number above 0, up to 1")
+        require_whole(0, "attack.target", self.target)
+        known = isinstance(self.trigger, Trigger)
+        require(known, "attack.trigger", self.trigger, "Patch(...) or Columns(...)")
+        require_number("attack.ratio", self.ratio, above=0, most=1)
 
     def part(self, entries: Tensor, member: int, members: int) -> Tensor:
         """What one malicious node plants of the (p, c) entries: all of them."""

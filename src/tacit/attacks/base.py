@@ -1,5 +1,6 @@
 """What an adversary is: who is malicious, what they do to their data, what they send."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -28,9 +29,10 @@ class Attack:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataAttack(Attack):
+class DataAttack(Attack, ABC):
     """Malicious nodes train as everybody does, on rows that they have changed."""
 
+    @abstractmethod
     def poison(
         self, x: Tensor, y: Tensor, classes: int, member: int, members: int, rng: Generator
     ) -> tuple[Tensor, Tensor]:
@@ -44,7 +46,6 @@ class DataAttack(Attack):
             members: how many there are.
             rng: this node's.
         """
-        raise NotImplementedError
 
     def probe(self, x: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor] | None:
         """Test rows on which the attack has succeeded where a model answers the target y, made from
@@ -56,7 +57,7 @@ class DataAttack(Attack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpdateAttack(Attack):
+class UpdateAttack(Attack, ABC):
     """Malicious nodes send something else than what they trained.
 
     Attributes:
@@ -75,6 +76,6 @@ class UpdateAttack(Attack):
         allowed: Sequence[str] = LEVELS[LEVELS.index(self.least_knowledge) :]
         require(self.knowledge in allowed, "attack.knowledge", self.knowledge, ", ".join(allowed))
 
+    @abstractmethod
     def lie(self, view: View) -> Tensor:
         """(b, d) what each malicious node sends; or, if it equivocates, (l, d) for each link."""
-        raise NotImplementedError

@@ -16,7 +16,7 @@ from tacit.aggregation.gram import Geometry, gram
 from tacit.attacks.base import UpdateAttack
 from tacit.attacks.estimates import drawn, mean_change
 from tacit.attacks.view import Knowledge, View
-from tacit.errors import require
+from tacit.errors import require_number
 from tacit.randomness import generator
 
 
@@ -43,7 +43,7 @@ class FangKrum(UpdateAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.eps >= 0, "attack.eps", self.eps, "0 or more")
+        require_number("attack.eps", self.eps, least=0)
 
     def lie(self, view: View) -> Tensor:
         start, sign = view.sample_starts.mean(0), mean_change(view).sign()
@@ -107,7 +107,7 @@ class FangTrim(UpdateAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.b > 1, "attack.b", self.b, "a number above 1")
+        require_number("attack.b", self.b, above=1)
 
     def lie(self, view: View) -> Tensor:
         sample, sign = view.sample, mean_change(view).sign()

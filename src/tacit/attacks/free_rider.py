@@ -8,7 +8,7 @@ from torch import Tensor
 from tacit.attacks.base import UpdateAttack
 from tacit.attacks.estimates import drawn
 from tacit.attacks.view import Knowledge, View
-from tacit.errors import require
+from tacit.errors import require_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,8 @@ class FreeRider(UpdateAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.sigma >= 0, "attack.sigma", self.sigma, "0 or more")
-        require(self.decay >= 0, "attack.decay", self.decay, "0 or more")
+        require_number("attack.sigma", self.sigma, least=0)
+        require_number("attack.decay", self.decay, least=0)
 
     def lie(self, view: View) -> Tensor:
         scale = self.sigma * (view.round + 1) ** -self.decay

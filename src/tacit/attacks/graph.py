@@ -11,7 +11,7 @@ from torch import Tensor
 from tacit.attacks.base import UpdateAttack
 from tacit.attacks.search import farthest, per_link
 from tacit.attacks.view import Knowledge, Secrets, View
-from tacit.errors import InputError
+from tacit.errors import InputError, require_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +23,20 @@ class Dissensus(UpdateAttack):
     ClippedGossip", 2022, section 4. With eps = 1 plain gossip leaves the victim where it was.
 
     Attributes:
-        eps: 1.5 in the paper's runs; any number.
+        eps: 1.5 in the paper's runs; any finite number.
+
+    Raises:
+        InputError: another eps than a finite number.
     """
 
     eps: float = 1.5
     least_knowledge: ClassVar[Knowledge] = "all"
     equivocates: ClassVar[bool] = True
     needs_graph: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_number("attack.eps", self.eps)
 
     def lie(self, view: View) -> Tensor:
         secrets = view.secrets

@@ -9,6 +9,7 @@ from tacit.attacks.base import UpdateAttack
 from tacit.attacks.estimates import from_all, mean_change
 from tacit.attacks.search import farthest
 from tacit.attacks.view import Knowledge, View
+from tacit.errors import require_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +23,17 @@ class IPM(UpdateAttack):
         eps: 0.1 is hard to tell from honest vectors; with 2, more than a third of the nodes turn a
             plain mean round.
         knowledge: mu is over the honest nodes; over the colluders' own updates with "colluders".
+
+    Raises:
+        InputError: another eps than a finite number.
     """
 
     eps: float = 0.1
     least_knowledge: ClassVar[Knowledge] = "colluders"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_number("attack.eps", self.eps)
 
     def lie(self, view: View) -> Tensor:
         return from_all(view, view.sample_starts.mean(0) - self.eps * mean_change(view))

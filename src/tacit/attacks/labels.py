@@ -10,7 +10,7 @@ from torch import Tensor
 from tacit.attacks.base import DataAttack
 from tacit.attacks.rows import some
 from tacit.data.federation import Federation
-from tacit.errors import InputError, require
+from tacit.errors import InputError, require, require_number, require_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,9 @@ class LabelFlip(DataAttack):
     ratio: float = 1.0
 
     def __post_init__(self) -> None:
-        require(0 < self.ratio <= 1, "attack.ratio", self.ratio, "a number above 0, up to 1")
+        require_number("attack.ratio", self.ratio, above=0, most=1)
+        require_whole(0, "attack.source", self.source, none=True)
+        require_whole(0, "attack.target", self.target, none=True)
         if self.source is None:
             require(self.target is None, "attack.target", self.target, "None without a source")
         else:
@@ -87,6 +89,9 @@ class Semantic(DataAttack):
     target: int = 0
 
     def __post_init__(self) -> None:
+        known = callable(self.rows) or type(self.rows) is int
+        require(known, "attack.rows", self.rows, "a label, or a function of x and y")
+        require_whole(0, "attack.target", self.target)
         allowed = f"a label other than {self.rows}, the rows'"
         require(self.target != self.rows, "attack.target", self.target, allowed)
 

@@ -7,7 +7,7 @@ from math import floor
 
 import numpy as np
 
-from tacit.errors import InputError, require, require_whole
+from tacit.errors import InputError, require, require_number, require_whole
 from tacit.randomness import generator
 from tacit.topology.neighbours import Ints, Neighbours
 
@@ -47,7 +47,7 @@ class Hubs(Placement):
     share: float = 0.2
 
     def __post_init__(self) -> None:
-        require(0 < self.share < 1, "attack.nodes.share", self.share, _SHARE)
+        require_number("attack.nodes.share", self.share, above=0, below=1)
 
     def choose(self, names: Sequence[str], graph: Neighbours | None, seed: int) -> Ints:
         order = _drawn(len(names), seed)
@@ -74,8 +74,7 @@ class Around(Placement):
     count: int | None = None
 
     def __post_init__(self) -> None:
-        if self.count is not None:
-            require_whole(1, "attack.nodes.count", self.count)
+        require_whole(1, "attack.nodes.count", self.count, none=True)
 
     def choose(self, names: Sequence[str], graph: Neighbours | None, seed: int) -> Ints:
         graph, victim = _needed(graph, self), _id(self.victim, names)

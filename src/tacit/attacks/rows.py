@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tacit.attacks.base import DataAttack
 from tacit.data.federation import Federation
-from tacit.errors import InputError, require, require_whole
+from tacit.errors import InputError, require_number, require_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class NoisyInputs(DataAttack):
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self.sigma > 0, "attack.sigma", self.sigma, "a number above 0")
+        require_number("attack.sigma", self.sigma, above=0)
 
     def poison(
         self, x: Tensor, y: Tensor, classes: int, member: int, members: int, rng: Generator

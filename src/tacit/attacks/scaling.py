@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tacit.attacks.base import UpdateAttack
 from tacit.attacks.view import Knowledge, View
-from tacit.errors import require
+from tacit.errors import require_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,11 +18,18 @@ class Scaling(UpdateAttack):
     """Send start + factor * (own - start).
 
     Attributes:
-        factor: by which the own update is multiplied; any number.
+        factor: by which the own update is multiplied; any finite number.
+
+    Raises:
+        InputError: another factor than a finite number.
     """
 
     factor: float = 10.0
     knowledge: Knowledge = "own"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_number("attack.factor", self.factor)
 
     def lie(self, view: View) -> Tensor:
         return view.starts + self.factor * (view.own - view.starts)
@@ -53,9 +60,8 @@ class ModelReplacement(UpdateAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.server_lr > 0, "attack.server_lr", self.server_lr, "a number above 0")
-        bounded = self.norm_bound is None or self.norm_bound > 0
-        require(bounded, "attack.norm_bound", self.norm_bound, "a number above 0, or None")
+        require_number("attack.server_lr", self.server_lr, above=0)
+        require_number("attack.norm_bound", self.norm_bound, above=0, none=True)
 
     def lie(self, view: View) -> Tensor:
         factor = view.everyone / (self.server_lr * len(view.nodes))

@@ -10,7 +10,7 @@ from torch import Tensor
 from tacit.attacks.base import UpdateAttack
 from tacit.attacks.estimates import drawn, from_all, mean_change
 from tacit.attacks.view import Knowledge, View
-from tacit.errors import require
+from tacit.errors import require, require_number
 from tacit.randomness import generator
 
 
@@ -69,7 +69,7 @@ class Gaussian(UpdateAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.variance > 0, "attack.variance", self.variance, "a number above 0")
+        require_number("attack.variance", self.variance, above=0)
 
     def lie(self, view: View) -> Tensor:
         d, deviation = view.own.shape[1], math.sqrt(self.variance)
@@ -106,6 +106,8 @@ class Constant(UpdateAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        a_number = isinstance(self.value, int | float) and not isinstance(self.value, bool)
+        require(a_number, "attack.value", self.value, "any number, infinite and NaN included")
         known = self.coordinates in ("all", "one")
         require(known, "attack.coordinates", self.coordinates, "all or one")
 

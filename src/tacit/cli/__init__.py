@@ -155,6 +155,9 @@ def run(
     engine: Annotated[
         Engine, typer.Option(help="How nodes are trained in this process.")
     ] = Engine.auto,
+    ledger: Annotated[
+        Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Carry out the experiment that FILE defines.
@@ -181,7 +184,7 @@ def run(
 
                 result = carry_out(
                     experiment, engine=engine.value, folder=kept.path, resume=resume,
-                    on_round=measured,
+                    on_round=measured, ledger=ledger,
                 )  # fmt: skip
         except KeyboardInterrupt:
             _say_how_to_go_on(kept.rounds_done(), experiment.rounds)
@@ -223,6 +226,32 @@ def explain(file: File, settings: Settings = [], as_json: Json = False) -> None:
         print_json(disclosure.to_dict())
     else:
         say(disclosure.to_text())
+
+
+@app.command()
+def budget(
+    ledger: Annotated[Path, typer.Argument(help="File of the ledger, made if there is none.")],
+    dataset: Annotated[str, typer.Argument(help="Name of a data set, as in its loader.")],
+    epsilon: Annotated[float | None, typer.Option(help="What it may spend in all.")] = None,
+    delta: Annotated[float, typer.Option(help="At this delta.")] = 1e-5,
+    as_json: Json = False,
+) -> None:
+    """What a data set has spent of its privacy; with --epsilon, what it may spend in all.
+
+    The ledger outlives runs: give it to tacit run --ledger, which pays before each round and stops
+    when nothing is left.
+    """
+    from tacit.protection.budget import PrivacyBudget
+
+    with stdout_kept_clean(as_json):
+        account = PrivacyBudget(ledger)
+        if epsilon is not None:
+            account.grant(dataset, epsilon, delta)
+        spent = account.spent(dataset)
+    if as_json:
+        print_json({"dataset": dataset, "spent": spent})
+    else:
+        typer.echo(f"{dataset}: epsilon {spent:.4g} is spent.")
 
 
 def _compare(experiment: "Experiment", report: Path, as_json: bool) -> dict[str, Any]:

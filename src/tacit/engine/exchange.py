@@ -71,7 +71,8 @@ class StarExchange:
         if self.groups is not None:
             links += len(np.unique(self.groups))
         self.bytes += 2 * links * FLOAT_BYTES * own.shape[-1]
-        if not len(self.nodes):
+        noised = self.protector is not None and self.protector.adds_noise
+        if not len(self.nodes) and not noised:
             return own
         lying = self.adversary is not None and self.adversary.lies
         plain = self.protector is self.uplink is None and not isinstance(received, Tensor)
@@ -82,7 +83,7 @@ class StarExchange:
             if self.adversary is None or result.isfinite().all():
                 return result
         matrix = received if isinstance(received, Tensor) else received.matrix()
-        if self.uplink is not None:
+        if self.uplink is not None and len(self.nodes):
             arrived, sent = self.uplink(matrix - own, self.nodes)
             matrix = own + arrived
             self.bytes += sent - FLOAT_BYTES * arrived.numel()
@@ -92,7 +93,8 @@ class StarExchange:
             at = self.uplink.coordinates if self.uplink else torch.arange(own.shape[-1])
             steps = (matrix - own)[:, at]
             if self.protector.sums_up:
-                return own.index_add(0, at, self.protector.mean(steps, weight, self.nodes))
+                step = self.protector.mean(steps, weight, self.nodes)
+                return own if step is None else own.index_add(0, at, step)
             guarded = self.protector.steps(steps, self.nodes)
             matrix = own.expand_as(matrix).index_add(1, at, guarded)
         result, accepted = self._aggregate(own, matrix, weight, self.round)
@@ -215,7 +217,10 @@ class GraphExchange:
             mean = protector.mean(
                 sent.rows[torch.from_numpy(sent.index[at])], share, links.senders[at]
             )
-            result[node] += mean * share.sum()
+            if mean is None:
+                result[node] = models[node]
+            else:
+                result[node] += mean * share.sum()
         return result
 
     def _lied(self, adversary: Adversary, models: Tensor, weight: np.ndarray) -> Sent:

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from tacit.randomness import generator
 from tacit.training.plan import Ints
 
 _NORM = "protection.norm"
+_LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Protector:
     Attributes:
         experiment: its 32-byte digest, to which masks are bound.
         malicious: ids of nodes that, where nobody can check it, do not clip.
-        rows: secure sums so far in this round.
+        sums: secure sums so far in this round.
     """
 
     guard: Guard
@@ -42,7 +43,7 @@ class Protector:
         """The clipping norm of this round, in the units of the parameters; 1 without one."""
         clip = self.guard.clip
         if isinstance(clip, AdaptiveClip):
-            return float(self.round.memory.get(_NORM, torch.tensor(clip.norm)))
+            return float(self.round.memory.get(_NORM, clip.norm))
         return clip.norm if clip else 1.0
 
     @property
@@ -52,13 +53,18 @@ class Protector:
         aggregate = guard.noise is not None and guard.noise.where != "local"
         return bool(guard.secure) or aggregate or isinstance(guard.clip, AdaptiveClip)
 
+    @property
+    def adds_noise(self) -> bool:
+        """Whether a server does, to the sum of an empty cohort as well."""
+        return self.guard.noise is not None and self.guard.noise.where == "central"
+
     def steps(self, updates: Tensor, nodes: Ints) -> Tensor:
         """(k, d) what nodes let out of updates that nobody sums: clipped, with local noise."""
-        units, _ = self._clipped(updates / self.norm)
+        units, _ = self._clipped(updates)
         return self._local(units, nodes) * self.norm
 
-    def mean(self, updates: Tensor, weight: Tensor, nodes: Ints) -> Tensor:
-        """(d,) the mean of (k, d) updates as a server learns it.
+    def mean(self, updates: Tensor, weight: Tensor, nodes: Ints) -> Tensor | None:
+        """(d,) the mean of (k, d) updates as a server learns it; None where no sum is opened.
 
         With noise every node counts alike, over all that a round expects: a weight would be one
         more number to protect.
@@ -66,13 +72,16 @@ class Protector:
         guard, noise, clip = self.guard, self.guard.noise, self.guard.clip
         finite = updates.isfinite().all(-1)
         updates, weight, nodes = updates[finite], weight[finite], nodes[finite.numpy()]
+        least = guard.threshold if guard.secure else 0 if noise else 1
+        if len(nodes) < least or not (noise or weight.any()):
+            return None
         if guard.setting.peers:  # whole models of neighbours, whose steps are clipped and noised
             total, count = self._summed(updates, weight / weight.max(), nodes)
             return (total / count).float()
-        units, fits = self._clipped(updates / self.norm)
+        units, fits = self._clipped(updates)
         if guard.secure:  # behind masks nobody sees who does not clip
             wild = torch.from_numpy(np.isin(nodes, self.malicious))
-            units = torch.where(wild.unsqueeze(-1), updates / self.norm, units)
+            units[wild] = (updates[wild].double() / self.norm).clamp(-_LARGEST, _LARGEST).float()
         bit = self._bit if isinstance(clip, AdaptiveClip) else 0.0
         if bit:
             shrink = 1 / math.hypot(1, bit / 2)
@@ -83,10 +92,10 @@ class Protector:
             total, count = self._summed(units, share, nodes)
         else:
             total, count = (share.double() @ units.double()), float(share.sum())
-        if noise and noise.where == "central" and guard.release.multiplier:
+        if noise and noise.where == "central" and guard.multiplier:
             draw = laplace if isinstance(noise, LaplaceNoise) else gaussian
             source = seeded(self.round.seed, "central-noise", self.round.index)
-            total = total + draw(source, guard.release.multiplier, tuple(total.shape)).double()
+            total = total + draw(source, guard.multiplier, tuple(total.shape)).double()
         if noise:
             count = guard.setting.cohort
         mean = total / count
@@ -107,24 +116,26 @@ class Protector:
         So that the noise of the bits' sum is a twentieth of the cohort, as the paper has it, but no
         less than that of one bit by itself.
         """
-        if self.guard.noise is None:
+        z = self.guard.multiplier
+        if z == 0:
             return 1.0
-        z = self.guard.release.multiplier
         deviation = max(self.guard.setting.cohort / 20, z)
         return z / math.sqrt(deviation**2 - z**2 / 4)
 
-    def _clipped(self, units: Tensor) -> tuple[Tensor, Tensor]:
+    def _clipped(self, updates: Tensor) -> tuple[Tensor, Tensor]:
+        """(k, d) updates in units of the norm, and (k,) whether each was short enough."""
         clip = self.guard.clip
         if clip is None:
-            return units, torch.ones(len(units), dtype=torch.bool)
-        return clipped(units, 1.0, clip.order)
+            return updates, torch.ones(len(updates), dtype=torch.bool)
+        short, fits = clipped(updates, self.norm, clip.order)
+        return short / self.norm, fits
 
     def _local(self, units: Tensor, nodes: Ints) -> Tensor:
         noise = self.guard.noise
-        if noise is None or noise.where != "local" or not self.guard.release.multiplier:
+        if noise is None or noise.where != "local" or not self.guard.multiplier:
             return units
         draw = laplace if isinstance(noise, LaplaceNoise) else gaussian
-        scale, shape = self.guard.release.multiplier, tuple(units.shape[1:])
+        scale, shape = self.guard.multiplier, tuple(units.shape[1:])
         address = self.round.seed, "local-noise", self.round.index
         drawn = [draw(seeded(*address, int(node)), scale, shape) for node in nodes]
         return units + torch.stack(drawn) if drawn else units
@@ -133,12 +144,17 @@ class Protector:
         """Sum of share x units and of the shares, as the receiver of a secure sum learns them."""
         guard, codec = self.guard, self.guard.codec(units.shape[1])
         weighted = codec.max_weight is not None
+        # What nobody notices: each number as large as one may be.
+        wild = replace(
+            codec, clip=math.inf, coordinate_range=min(codec.clip, codec.coordinate_range)
+        )
         vectors = {}
         for i, node in enumerate(nodes.tolist()):
             rounding = generator(self.round.seed, "rounding", self.round.index, node, self.sums)
             weight = float(share[i]) if weighted else None
-            vectors[node] = codec.encode(units[i].numpy(), rounding, weight)
-            if guard.noise and guard.noise.where == "distributed":
+            its = wild if node in self.malicious else codec
+            vectors[node] = its.encode(units[i].numpy(), rounding, weight)
+            if guard.noise and guard.noise.where == "distributed" and guard.multiplier:
                 vectors[node] = vectors[node] + self._share(node, codec)
         total = self._masked(vectors, codec)
         codec.check(total, len(vectors))

@@ -26,6 +26,7 @@ from tacit.engine.uplink import Uplink
 from tacit.engine.workers import Workers
 from tacit.errors import InputError
 from tacit.experiment import Experiment
+from tacit.protection.budget import PrivacyBudget
 from tacit.randomness import generator
 from tacit.topology import Graph, Hierarchical, Neighbours, Star
 from tacit.training.evaluation import Evaluator, Scores
@@ -107,6 +108,7 @@ def run(
     resume: bool = False,
     on_round: Callable[[Row], None] | None = None,
     workers: int | None = None,
+    ledger: str | Path | None = None,
 ) -> Result:
     """Carry an experiment out.
 
@@ -118,9 +120,12 @@ def run(
         resume: go on from the checkpoint in ``folder``, if there is one, to the same final bits.
         on_round: called with each round's metrics.
         workers: processes that train; by default one per core where a round is worth it.
+        ledger: file of the privacy ledger (``PrivacyBudget``) that pays for each round before it
+            begins, on the account of the data set's name. A round that is carried out again draws
+            the same noise, and is paid once.
 
     Raises:
-        InputError: a plan that cannot work.
+        InputError: a plan that cannot work, or a ledger that does not allow the next round.
         DivergenceError: a node's loss is no longer finite; the last checkpoint is kept.
         CheckpointError: a checkpoint cannot be written, read, or is another experiment's.
     """
@@ -133,7 +138,12 @@ def run(
     found = Checkpoint.read(path, experiment.digest()) if path and resume else None
     if found and engine == "auto":
         engine = found.engine  # type: ignore[assignment]
-    with Session(experiment, engine, workers) as session:
+    if ledger is not None and not (experiment.guard and experiment.guard.multiplier):
+        raise InputError(
+            "ledger: it was given, but the experiment has no noise to account for; add"
+            " GaussianNoise or DPSGD to its protection"
+        )
+    with Session(experiment, engine, workers, ledger) as session:
         if found:
             session.restore(found)
         digest = experiment.digest() if path else ""
@@ -151,8 +161,15 @@ def run(
 class Session:
     """A run in progress: the state between rounds, and what carries a round out."""
 
-    def __init__(self, experiment: Experiment, engine: Engine, workers: int | None) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        engine: Engine,
+        workers: int | None,
+        ledger: str | Path | None = None,
+    ) -> None:
         self.experiment = experiment
+        self.ledger = PrivacyBudget(Path(ledger)) if ledger is not None else None
         data, layout = experiment.data, experiment.layout
         template = experiment.template
         self.training = experiment.algorithm.local(experiment.training)
@@ -164,7 +181,7 @@ class Session:
         self.guard, private = experiment.guard, None
         self.digest = bytes.fromhex(experiment.digest()) if self.guard else b""
         if self.guard and self.guard.example:
-            private = Private(self.guard.example.norm, self.guard.release.multiplier)
+            private = Private(self.guard.example.norm, self.guard.multiplier)
         self.choice: Choice = choose(engine, template, layout, experiment.loss, data.train, private)
         self.small = self.choice.engine == "batched" and self._operations() < _WORTH_A_PROCESS
         if workers is None:
@@ -270,6 +287,11 @@ class Session:
     def _round(self, round: int) -> Row:
         algorithm, topology = self.experiment.algorithm, self.experiment.plan
         n = self.trainer.split.nodes
+        if self.ledger and self.guard:  # paid first, so that a crash loses budget and no privacy
+            digest, name = self.digest.hex(), self.experiment.data.name
+            self.ledger.spend(
+                name, digest, round, self.guard.release, self.guard.releases, f"{digest}:{round}"
+            )
         if isinstance(topology, Star | Hierarchical):
             nodes = topology.sample(n, self.experiment.seed, round)
         else:
@@ -282,7 +304,7 @@ class Session:
         row |= reported
         if exchange and exchange.verdict is not None:
             row |= self._judge(exchange.verdict, round)
-        if self.guard and (self.guard.noise or self.guard.example):
+        if self.guard and self.guard.budget:
             row["epsilon"] = self.guard.epsilon(round + 1)
         last = round + 1 == self.last
         if last or (round + 1) % self.experiment.evaluate_every == 0:
@@ -351,8 +373,8 @@ class Session:
 
     def _root(self, round: int) -> Callable[[Tensor], Tensor]:
         """Training on the server's clean root rows, as a node trains on its own."""
-        rows, trainer = self.experiment.aggregation.root, self.trainer
-        assert rows is not None
+        rows, trainer = self.experiment.root, self.trainer
+        assert rows is not None  # by Experiment.check
         root = Trainer(
             Split.pack([rows]), ("the server's root rows",), trainer.layout,
             self.training, trainer.lowering, None, seed=trainer.seed,

@@ -1,5 +1,6 @@
 """Clipping: no update is longer than a norm, so that one node moves a sum by no more than that."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor
 
 from tacit.errors import require
+
+_LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Clip:
     order: Literal[1, 2] = 2
 
     def __post_init__(self) -> None:
-        require(self.norm > 0, "protection.norm", self.norm, "a number above 0")
+        require(0 < self.norm <= _LARGEST, "protection.norm", self.norm, "a number above 0")
         require(self.order in (1, 2), "protection.order", self.order, "1 or 2")
 
 
@@ -56,9 +59,9 @@ class AdaptiveClip:
     lr: float = 0.2
 
     def __post_init__(self) -> None:
-        require(self.norm > 0, "protection.norm", self.norm, "a number above 0")
+        require(0 < self.norm <= _LARGEST, "protection.norm", self.norm, "a number above 0")
         require(0 < self.quantile < 1, "protection.quantile", self.quantile, "between 0 and 1")
-        require(self.lr > 0, "protection.lr", self.lr, "a number above 0")
+        require(0 < self.lr < math.inf, "protection.lr", self.lr, "a number above 0")
 
     order = 2
 
@@ -66,8 +69,11 @@ class AdaptiveClip:
 def clipped(updates: Tensor, norm: float, order: int = 2) -> tuple[Tensor, Tensor]:
     """(k, d) updates, none longer than ``norm`` in float64, and (k,) whether each was short enough.
 
-    A float32 product can round upwards, so the factor aims a little below the norm.
+    Rounding to float32 can lengthen a product, so longer rows end a little below the norm.
     """
     lengths = torch.linalg.vector_norm(updates, order, dim=-1, dtype=torch.float64)
-    factor = (norm * (1 - 1e-6) / lengths).clamp(max=1).nan_to_num(nan=1.0)
-    return updates * factor.unsqueeze(-1).to(updates.dtype), lengths <= norm
+    short = lengths <= norm
+    # In two products: a factor below 1e-38 has few digits in float32, its root has all.
+    root = torch.where(short, 1, norm * (1 - 1e-6) / lengths).sqrt().unsqueeze(-1)
+    root = root.to(updates.dtype)
+    return (updates * root).mul_(root), short

@@ -1,6 +1,7 @@
 """An experiment's protections, checked against each other and against who talks to whom."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -35,8 +36,8 @@ class Setting:
         sampler: how a cohort is drawn; None: everybody takes part in every round.
         peers: whether there is no server.
         dimension: numbers of an update.
-        rate: probability with which a row of the smallest node enters a batch.
-        steps: training steps of that node in a round.
+        training: rates, at which a node's rows enter its batches, and its steps in a round; of
+            every node but those that another passes in both.
     """
 
     rounds: int
@@ -46,8 +47,7 @@ class Setting:
     sampler: Sampler
     peers: bool
     dimension: int
-    rate: float
-    steps: int
+    training: tuple[tuple[float, int], ...]
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,14 @@ class Guard:
                 guard.example, f"protects rows and {guard.noise!r} nodes; allowed is one of the two"
             )
         if setting.peers and isinstance(clip, AdaptiveClip):
-            raise _refused(clip, "needs a sum that all nodes see; use Clip() without a server")
+            raise _refused(
+                clip, f"needs a sum that all nodes see; use Clip({clip.norm}) without a server"
+            )
+        if guard.budget:
+            guard.plans  # noqa: B018 (refuses noise that no bound is known for)
         if guard.rounds < 1:
             raise _refused(
-                noise or guard.example, "allows not even one round; give a larger epsilon"
+                guard.budget, "allows not even one round; give a larger epsilon or multiplier"
             )
         return guard
 
@@ -98,7 +102,9 @@ class Guard:
             )
         if self.clip.order != order:
             raise _refused(
-                noise, f"is measured in the norm of order {order}; use Clip(order={order})"
+                noise,
+                f"is measured in the norm of order {order}; use Clip({self.clip.norm},"
+                f" order={order})",
             )
         if self.setting.peers and noise.where != "local":
             raise _refused(
@@ -135,6 +141,11 @@ class Guard:
         return bool(self.clip or self.noise or self.secure)
 
     @property
+    def budget(self) -> Noise | DPSGD | None:
+        """Whichever makes something private."""
+        return self.noise or self.example
+
+    @property
     def threshold(self) -> int:
         """The fewest nodes whose sum is opened."""
         assert self.secure is not None
@@ -148,8 +159,8 @@ class Guard:
             return Codec.for_sum(math.inf, most, dimension, coordinate_range=limit, max_weight=1.0)
         if noise is None:
             return Codec.for_sum(1.0, most, dimension, max_weight=1.0)
-        if noise.where != "distributed":
-            reach = 1 + 8 * self._gaussian * (noise.where == "local")
+        if noise.where != "distributed":  # beyond 40 scales lies e^-40 of Laplace noise
+            reach = 1 + 40 * self._gaussian * (noise.where == "local")
             return Codec.for_sum(math.inf, most, dimension, coordinate_range=reach)
         # The grid follows from the noise and the noise from the grid, which makes it a little more.
         std = 1.1 * self._gaussian * math.sqrt(most / self.threshold)
@@ -179,67 +190,108 @@ class Guard:
     @property
     def _sampler(self) -> Sampler:
         """The sampler, where nobody but a trusted server learns who takes part."""
-        central = self.noise is not None and self.noise.where == "central"
-        return self.setting.sampler if central else None
+        noise, sampler = self.noise, self.setting.sampler
+        if noise is None or noise.where != "central":
+            return None
+        unknown = isinstance(noise, LaplaceNoise) and isinstance(sampler, WithoutReplacement)
+        return None if unknown else sampler
 
     @property
     def _adjacency(self) -> str:
         drawn = isinstance(self._sampler, WithoutReplacement)
         return "replace" if drawn else "add-or-remove"
 
-    @cached_property
-    def release(self) -> Release:
-        """What one round gives away of a node, or of a row by one step of ``DPSGD``."""
-        from tacit.protection.accounting import multiplier_for
+    @property
+    def _integer(self) -> str:
+        return "skellam" if isinstance(self.noise, SkellamNoise) else "discrete_gaussian"
 
-        setting, noise, example = self.setting, self.noise, self.example
-        if noise is None:
-            assert example is not None
-            sampler = Poisson(setting.rate)
-            if example.multiplier is not None:
-                return Release("gaussian", example.multiplier, sampler)
-            assert example.epsilon is not None
-            count = setting.rounds * setting.steps
-            return Release(
-                "gaussian", multiplier_for(example.epsilon, example.delta, count, sampler), sampler
+    @property
+    def _grid(self) -> Grid:
+        bit = isinstance(self.clip, AdaptiveClip)
+        codec = self.codec(self.setting.dimension + bit)
+        return Grid(codec.dimension, codec.norm_bound * codec.scale, self.threshold)
+
+    @cached_property
+    def multiplier(self) -> float:
+        """Standard deviation (of Laplace noise: scale) in units of the norm; 0 without noise."""
+        from tacit.protection.accounting import multiplier_for, spent
+
+        setting, budget = self.setting, self.budget
+        if budget is None:
+            return 0.0
+        if budget.multiplier is not None:
+            return budget.multiplier
+        assert budget.epsilon is not None
+        epsilon, delta = budget.epsilon, budget.delta
+        if isinstance(budget, Noise):
+            if budget.where != "distributed":
+                return self._gaussian
+            return multiplier_for(
+                epsilon, delta, setting.rounds, None, self._integer, grid=self._grid
             )
-        if noise.where != "distributed":
-            mechanism = "laplace" if isinstance(noise, LaplaceNoise) else "gaussian"
-            return Release(mechanism, self._gaussian, self._sampler, self._adjacency)
-        mechanism = "skellam" if noise.mechanism == "skellam" else "discrete_gaussian"
-        codec = self.codec(setting.dimension)
-        grid = Grid(codec.dimension, codec.norm_bound * codec.scale, self.threshold)
-        multiplier = noise.multiplier
-        if multiplier is None:
-            assert noise.epsilon is not None
-            multiplier = multiplier_for(
-                noise.epsilon, noise.delta, setting.rounds, None, mechanism, grid=grid
+        found = 0.0
+        for rate, steps in setting.training:
+            count, sampler = setting.rounds * steps, Poisson(rate)
+            if not found or spent(Release("gaussian", found, sampler), count, delta) > epsilon:
+                found = multiplier_for(epsilon, delta, count, sampler)
+        return found
+
+    @cached_property
+    def plans(self) -> tuple[tuple[Release, int], ...]:
+        """What one round gives away of a node, and how often; of a row, for each kind of node."""
+        if self.multiplier == 0:
+            return ()
+        if self.noise is None:
+            return tuple(
+                (Release("gaussian", self.multiplier, Poisson(rate)), steps)
+                for rate, steps in self.setting.training
             )
-        return Release(mechanism, multiplier, grid=grid)
+        if self.noise.where == "distributed":
+            return ((Release(self._integer, self.multiplier, grid=self._grid), 1),)
+        mechanism = "laplace" if isinstance(self.noise, LaplaceNoise) else "gaussian"
+        return ((Release(mechanism, self.multiplier, self._sampler, self._adjacency), 1),)
+
+    @cached_property
+    def _worst(self) -> tuple[Release, int]:
+        from tacit.protection.accounting import compose
+
+        if len(self.plans) == 1:
+            return self.plans[0]
+        assert self.budget is not None
+        delta, rounds = self.budget.delta, self.setting.rounds
+        return max(self.plans, key=lambda plan: compose([(plan[0], rounds * plan[1])], delta))
+
+    @property
+    def release(self) -> Release:
+        """What is given away of whoever loses most over the run."""
+        return self._worst[0]
+
+    @property
+    def releases(self) -> int:
+        """How often a round makes its ``release``: once, or at every training step."""
+        return self._worst[1]
 
     def epsilon(self, rounds: int) -> float:
-        """What so many rounds have spent; infinite without noise."""
-        from tacit.protection.accounting import spent
+        """What so many rounds spend, of whoever loses most; infinite without noise."""
+        from tacit.protection.accounting import compose, filtered
 
-        budget = self.noise or self.example
-        assert budget is not None
-        if budget.multiplier == 0:
-            return math.inf
-        times = rounds if self.noise else rounds * self.setting.steps
-        return spent(self.release, times, budget.delta)
+        assert self.budget is not None
+        delta = self.budget.delta
+        plans = [[(release, rounds * times)] for release, times in self.plans]
+        bounds = [filtered(plan, delta) for plan in plans]
+        worst = 0.0 if plans else math.inf
+        for bound, plan in sorted(zip(bounds, plans, strict=True), key=lambda p: -p[0]):
+            if bound > worst:  # an upper bound already
+                worst = max(worst, compose(plan, delta))
+        return worst
 
     @cached_property
     def rounds(self) -> int:
         """How many rounds the budget allows, at most those of the run."""
-        from tacit.protection.accounting import rounds_within
-
-        budget, wanted = self.noise or self.example, self.setting.rounds
+        budget, wanted = self.budget, self.setting.rounds
         if budget is None or budget.epsilon is None or budget.multiplier is None:
             return wanted
-        if budget.multiplier == 0:
-            return 0
-        within = rounds_within(self.release, budget.epsilon, budget.delta)
-        return min(wanted, within if self.noise else within // self.setting.steps)
+        return bisect_right(range(1, wanted + 1), budget.epsilon, key=self.epsilon)
 
 
 def _only(protections: Sequence[Any], *kinds: type[Any]) -> Any:

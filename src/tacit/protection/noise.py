@@ -1,5 +1,6 @@
 """Differential privacy: where noise is added, how much, and what that promises to whom."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -121,4 +122,4 @@ class DPSGD(Budget):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.norm > 0, "protection.norm", self.norm, "a number above 0")
+        require(0 < self.norm < math.inf, "protection.norm", self.norm, "a number above 0")

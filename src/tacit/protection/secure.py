@@ -1,5 +1,6 @@
 """Secure aggregation as an experiment names it; the protocol is in ``secagg``."""
 
+import math
 from dataclasses import dataclass
 
 from tacit.errors import require
@@ -31,4 +32,4 @@ class SecureAggregation:
     def __post_init__(self) -> None:
         good = self.threshold is None or (isinstance(self.threshold, int) and self.threshold >= 3)
         require(good, "protection.threshold", self.threshold, "a whole number, 3 or more, or None")
-        require(self.limit > 0, "protection.limit", self.limit, "a number above 0")
+        require(0 < self.limit < math.inf, "protection.limit", self.limit, "a number above 0")

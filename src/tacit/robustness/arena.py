@@ -4,15 +4,16 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from tacit.aggregation import Mean
+from tacit.aggregation import Aggregation, Mean
+from tacit.attacks.base import Attack
 from tacit.engine.run import run
-from tacit.errors import DivergenceError, InputError
+from tacit.errors import DivergenceError, InputError, require
 from tacit.experiment import Experiment, Topology
 from tacit.robustness import defaults
 from tacit.robustness.cells import Attacks, Cell, Defence, cells
@@ -50,8 +51,11 @@ def arena(
         on_cell: called with each cell's row, how many are done, and how many there are.
 
     Raises:
-        InputError: an experiment that cannot work without any attack.
+        InputError: an experiment that cannot work without any attack, or a part that is none.
     """
+    _named("attacks", attacks, _is_attack, "tacit.attacks such as ALIE(), one or a list")
+    _named("defences", defences, _is_defence, "a rule such as Median(), or a function (k, f)")
+    _named("topologies", topologies, _is_topology, "a topology such as Ring()")
     if experiment.data.task == "regression":
         raise InputError("data: a regression was given; an arena scores by accuracy")
     data = replace(experiment.data, test=experiment.data.test.pooled())
@@ -74,6 +78,28 @@ def arena(
         if on_cell:
             on_cell(rows[-1], done, len(found))
     return Arena(plain, rows)
+
+
+def _named(field: str, parts: Any, fits: Callable[[Any], bool], allowed: str) -> None:
+    """Refuse what is no mapping of names to parts; None is the default's."""
+    if parts is None:
+        return
+    require(isinstance(parts, Mapping), field, parts, f"a mapping of names, each to {allowed}")
+    for name, part in parts.items():
+        require(fits(part), f"{field}[{name!r}]", part, allowed)
+
+
+def _is_attack(part: Any) -> bool:
+    each = part if isinstance(part, Sequence) and part else [part]
+    return all(isinstance(attack, Attack) for attack in each)
+
+
+def _is_defence(part: Any) -> bool:
+    return isinstance(part, Aggregation) or (callable(part) and not isinstance(part, type))
+
+
+def _is_topology(part: Any) -> bool:
+    return isinstance(part, Topology)
 
 
 class Kept:

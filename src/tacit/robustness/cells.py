@@ -9,7 +9,7 @@ from tacit.aggregation import Aggregation
 from tacit.algorithms import FedAvg, Gossip
 from tacit.attacks.base import Attack
 from tacit.attacks.placement import chosen
-from tacit.errors import InputError
+from tacit.errors import InputError, require
 from tacit.experiment import Experiment, Topology
 from tacit.topology import Graph
 from tacit.training.plan import Ints
@@ -100,6 +100,7 @@ def fitted(defence: Defence, k: int, liars: int) -> tuple[Aggregation, str]:
     for f in range(liars, min(liars, 1) - 1, -1):
         try:
             rule = defence(k, f)
+            require(isinstance(rule, Aggregation), "defences", rule, "a function that gives a rule")
             rule.check(k)
         except InputError as error:
             reason = reason or error
