@@ -264,7 +264,7 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
             )
     if (compression := experiment.compression) is not None:
         sees.append(
-            f"Compression by {compression} is no protection; buffers, such as BatchNorm's statistics,"
+            f"Compression by {compression} is no protection; buffers (BatchNorm's statistics)"
             " travel whole."
         )
         if compression.memory_size(experiment.layout.parameters):
