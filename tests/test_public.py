@@ -7,15 +7,15 @@ import tacit
 
 NAMES = """
 ARC Adam AdaptiveClip Alone Audit BRIDGE Balance Bucketing Bulyan CAF CSPlusRG CenteredClipping
-CheckpointError Clip ClippedGossip Complete ContractError Cosine Custom DPSGD DirectedExponential
-DirectedRing Ditto DivergenceError DnC Epidemic ErdosRenyi Experiment Exponential FLTrust FedAvg
-FedBN FedDyn FedNova FedOpt FedPer FedProx FedRep FedSGD FineTune FoolsGold FoundationFL GTSRG
-GaussianNoise GeometricMedian Gossip Hierarchical Hypercube InputError Krum LEARN LaplaceNoise
-MDA MeaMed Mean Median MissingDataError MoNNA MultiKrum NNA NNM NormBound Pairwise Pooled PushSum
-RandomRegular Result Ring SGD SMEA Scaffold SecureAggregation ServerAdagrad ServerAdam
-ServerMomentum ServerYogi SignMajority SkellamNoise SketchGuard SmallWorld Star StaticClipping
-StepBound StepDecay TacitError TimeVarying Torus TrimmedMean UBAR WFAgg arena attacks audit data
-models next_token run
+CheckpointError Clip ClippedGossip Complete ContractError Cosine Custom DPSGD DRIVE
+DirectedExponential DirectedRing Ditto DivergenceError DnC Epidemic ErdosRenyi Experiment
+Exponential FLTrust FedAvg FedBN FedDyn FedNova FedOpt FedPer FedProx FedRep FedSGD FineTune
+FoolsGold FoundationFL GTSRG GaussianNoise GeometricMedian Gossip Hierarchical Hypercube InputError
+Krum LEARN LaplaceNoise MDA MeaMed Mean Median MissingDataError MoNNA MultiKrum NNA NNM NormBound
+Pairwise Pooled PowerSGD PushSum QSGD RandomK RandomRegular Result Ring SGD SMEA Scaffold
+SecureAggregation ServerAdagrad ServerAdam ServerMomentum ServerYogi SignCompression SignMajority
+SkellamNoise SketchGuard SmallWorld Star StaticClipping StepBound StepDecay TacitError TimeVarying
+TopK Torus TrimmedMean UBAR WFAgg arena attacks audit data models next_token run
 """
 
 

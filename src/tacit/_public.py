@@ -60,6 +60,7 @@ from tacit.algorithms import (
     ServerYogi,
 )
 from tacit.auditing.audit import Audit, audit
+from tacit.compression import DRIVE, QSGD, PowerSGD, RandomK, SignCompression, TopK
 from tacit.engine.run import Result, run
 from tacit.errors import (
     CheckpointError,
@@ -106,11 +107,13 @@ __all__ = [
     "BRIDGE",
     "CAF",
     "DPSGD",
+    "DRIVE",
     "GTSRG",
     "LEARN",
     "MDA",
     "NNA",
     "NNM",
+    "QSGD",
     "SGD",
     "SMEA",
     "UBAR",
@@ -169,7 +172,9 @@ __all__ = [
     "NormBound",
     "Pairwise",
     "Pooled",
+    "PowerSGD",
     "PushSum",
+    "RandomK",
     "RandomRegular",
     "Result",
     "Ring",
@@ -179,6 +184,7 @@ __all__ = [
     "ServerAdam",
     "ServerMomentum",
     "ServerYogi",
+    "SignCompression",
     "SignMajority",
     "SkellamNoise",
     "SketchGuard",
@@ -189,6 +195,7 @@ __all__ = [
     "StepDecay",
     "TacitError",
     "TimeVarying",
+    "TopK",
     "Torus",
     "TrimmedMean",
     "WFAgg",

@@ -32,6 +32,7 @@ from tacit.algorithms import (
 )
 from tacit.attacks.base import Attack, DataAttack, UpdateAttack
 from tacit.attacks.placement import chosen
+from tacit.compression import Compressor
 from tacit.data import Contract, Federation, check
 from tacit.data.contract import Part
 from tacit.errors import InputError, require, require_whole
@@ -66,6 +67,8 @@ class Experiment:
         protection: what is done to an update on its way, and promises something about it:
             ``Clip``, ``GaussianNoise``, ``SecureAggregation``, ``DPSGD`` and others; their order is
             fixed, however they are listed.
+        compression: how nodes tell a server the difference to its model in fewer bytes: ``TopK``,
+            ``QSGD`` and others; None: as float32.
         rounds: number of rounds, at least 1.
         seed: of every random choice.
         evaluate_every: measure on the test rows after every so many rounds (and after the last).
@@ -81,6 +84,7 @@ class Experiment:
     aggregation: Aggregation = field(default_factory=Mean)
     attack: Attack | Sequence[Attack] | None = None
     protection: Sequence[Protection] = ()
+    compression: Compressor | None = None
     rounds: int = 10
     seed: int = 0
     evaluate_every: int = 1
@@ -103,6 +107,8 @@ class Experiment:
         lying = all(isinstance(attack, Attack) for attack in self.attacks)
         allowed = "None, one of tacit.attacks such as ALIE(), or a list of them"
         require(lying, "attack", self.attack, allowed)
+        known = self.compression is None or isinstance(self.compression, Compressor)
+        require(known, "compression", self.compression, "None, or one such as TopK(0.1)")
         for name in ("model", "loss"):
             require(callable(getattr(self, name)), name, getattr(self, name), "a function")
         for name in ("rounds", "evaluate_every"):
@@ -202,10 +208,12 @@ class Experiment:
         local = Plan.of(split, np.arange(split.nodes), training, self.seed, 0, poisson=True)
         busy = local.steps > 0
         rates = (local.batch_size / np.maximum(local.sizes, 1))[busy]
+        dimension = sum(self.algorithm.sends(self.layout).values())
+        if self.compression is not None and self.compression.linear:
+            dimension = self.compression.upload_bytes(self.layout) // 4
         setting = Setting(
             self.rounds, cohort, int(min(received[received > 0], default=0)), int(received.max()),
-            sampler, isinstance(plan, Graph), sum(self.algorithm.sends(self.layout).values()),
-            _passed_by_none(rates, local.steps[busy]),
+            sampler, isinstance(plan, Graph), dimension, _passed_by_none(rates, local.steps[busy]),
         )  # fmt: skip
         return Guard.of(self.protection, setting)
 
@@ -284,6 +292,7 @@ class Experiment:
         self._check_aggregation()
         self._check_attacks()
         self._check_protection()
+        self._check_compression()
         self.algorithm.check(self.layout, self.training)
         _check_fit(self.template, self.loss, self.data)
 
@@ -417,6 +426,44 @@ class Experiment:
                 f"topology.sampling: 'poisson' was given, but {name} skips empty rounds or counts"
                 f" its cohort, which {noised!r} does not hide; use 'without-replacement', or"
                 " FedAvg() as the algorithm"
+            )
+
+    def _check_compression(self) -> None:
+        if (compression := self.compression) is None:
+            return
+        name, sends = type(self.algorithm).__name__, self.algorithm.sends(self.layout)
+        given = f"compression: {compression!r} was given, but"
+        if not isinstance(self.plan, Star | Hierarchical):
+            raise InputError(
+                f"{given} {name} has no server whose model nodes send differences to; use Star()"
+                " with FedAvg(), or leave it out"
+            )
+        if sends != {"model": self.layout.size}:
+            raise InputError(
+                f"{given} {name} sends {' and '.join(sends)}, and one whole model is what it takes;"
+                " use FedAvg() as the algorithm"
+            )
+        guard = self.guard
+        unbiased = "RandomK(0.1, feedback=False)"
+        if guard and guard.secure and compression.leaks_positions:
+            raise InputError(
+                f"{given} its positions tell which coordinates changed most, and differ, so that no"
+                " mask hides them; use RandomK(0.1)"
+            )
+        if guard and guard.secure and not compression.linear:
+            raise InputError(
+                f"{given} the sum of its messages is no message, so that masks would undo what it"
+                " saves; use RandomK(0.1)"
+            )
+        if guard and guard.noise and compression.memory_size(self.layout.parameters):
+            raise InputError(
+                f"{given} its memory carries an update into later rounds, unseen by the account of"
+                f" {type(guard.noise).__name__}; use {unbiased}"
+            )
+        if guard and guard.noise and guard.noise.where == "local" and not compression.linear:
+            raise InputError(
+                f"{given} noise that a node adds fills its message up again; use {unbiased}, or"
+                f' {type(guard.noise).__name__}(where="central") if the server is trusted'
             )
 
     def replace(self, **changes: Any) -> "Experiment":

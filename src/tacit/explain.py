@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -143,7 +143,7 @@ def explain(experiment: Experiment) -> Disclosure:
     total = (
         f"In all: {readable(disclosed.bytes)} in {experiment.rounds:,} rounds, from all parties."
     )
-    return dataclasses.replace(disclosed, sentences=(*seen, total))
+    return replace(disclosed, sentences=(*seen, total))
 
 
 def readable(size: float) -> str:
@@ -212,6 +212,17 @@ def _message(
     return Message(sender, receiver, what, when, size, count, count * size / experiment.rounds)
 
 
+def _uploads(experiment: Experiment, receiver: str, when: str, count: int) -> list[Message]:
+    """What nodes send upwards, compressed where they do so."""
+    rows = _messages(experiment, "each node", receiver, when, count, "its")
+    if (compression := experiment.compression) is None:
+        return rows
+    size = compression.upload_bytes(experiment.layout)
+    numbers, total = _numbers(experiment.layout.size), count * size / experiment.rounds
+    what = f"its model's difference to the server's ({numbers}), compressed by {compression}"
+    return [replace(row, what=what, message_bytes=size, round_bytes=total) for row in rows]
+
+
 def _numbers(count: int) -> str:
     return f"{count:,} number{'s' * (count > 1)}"
 
@@ -226,9 +237,7 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
         about = "about " if plan.sampling == "poisson" else ""
         when = f"each time that it is drawn ({about}{plan.cohort:,} of {n:,} nodes a round)"
     if isinstance(plan, Star):
-        rows = _protected(
-            experiment, _messages(experiment, "each node", "the server", when, count, "its")
-        )
+        rows = _protected(experiment, _uploads(experiment, "the server", when, count))
         rows += _messages(experiment, "the server", "each node", when, count, "the new")
         sees = [
             *_clear("The server sees every update in the clear, and knows its node.", experiment),
@@ -239,7 +248,7 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
         used = sum(map(len, groups))
         head, top = "its group's aggregator", "the top server"
         often = "every round in which its group has a node"
-        rows = _messages(experiment, "each node", head, when, count, "its")
+        rows = _uploads(experiment, head, when, count)
         rows += _messages(experiment, "each aggregator", top, often, used, "the group's")
         rows += _messages(experiment, top, "each aggregator", often, used, "the new")
         rows += _messages(experiment, "each aggregator", "its nodes", when, count, "the new")
@@ -253,6 +262,13 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
             sees.append(
                 "In some rounds a group has a single node: there the top server sees its update."
             )
+    if (compression := experiment.compression) is not None:
+        sees.append(
+            f"Compression by {compression} is no protection; buffers (BatchNorm's statistics)"
+            " travel whole."
+        )
+        if compression.memory_size(experiment.layout.parameters):
+            sees[-1] += " What it leaves out waits at its node for the next update."
     if any(0 < len(np.unique(nodes)) <= 2 for nodes in cohorts):
         sees.append(
             "Some rounds have one or two nodes: what the server makes of one update gives it away"
@@ -311,7 +327,7 @@ def _graph(experiment: Experiment, plan: Graph) -> tuple[list[Message], list[str
 def _protected(experiment: Experiment, rows: list[Message]) -> list[Message]:
     """The messages in the form and with the guarantee that protections give them."""
     given = form(experiment), guarantee(experiment)
-    return [dataclasses.replace(row, form=given[0], guarantee=given[1]) for row in rows]
+    return [replace(row, form=given[0], guarantee=given[1]) for row in rows]
 
 
 def _clear(sentence: str, experiment: Experiment) -> list[str]:

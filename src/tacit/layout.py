@@ -73,6 +73,12 @@ class Layout:
             raise InputError("model: it has no parameter that requires a gradient")
         return cls(tuple(entries), offset, trained_size)
 
+    @property
+    def parameters(self) -> "Layout":
+        """The layout of the trained coordinates alone."""
+        entries = tuple(entry for entry in self.entries if entry.trained)
+        return Layout(entries, self.trained, self.trained)
+
     def views(self, vectors: Tensor) -> dict[str, Tensor]:
         """Each entry of (..., d) vectors as a (..., *shape) view, without copying."""
         lead = vectors.shape[:-1]

@@ -25,7 +25,7 @@ def guarantee(experiment: Experiment) -> str:
         return f"{_epsilon(guard)} for one {'row' if guard.example else 'node'}"
     if guard.secure:
         return f"hidden in a sum of {guard.threshold} or more"
-    return "its length is bounded" if guard.clip else "none"
+    return "its length is bounded" if guard.clip and not _clips_later(experiment) else "none"
 
 
 def parties(experiment: Experiment) -> list[str]:
@@ -37,8 +37,9 @@ def parties(experiment: Experiment) -> list[str]:
     said = _masks(guard, receiver) if guard.secure else []
     said += _noise(guard, receiver)
     if guard.clip:
+        where = "counts, decompressed," if _clips_later(experiment) else "leaves a node"
         said.append(
-            f"Clipping: no update that leaves a node is longer than {guard.clip.norm:g}"
+            f"Clipping: no update that {where} is longer than {guard.clip.norm:g}"
             + (" at first; the norm follows a quantile." if _adapts(guard) else ".")
             + (" Behind masks nobody can check it: a liar may send more." if guard.secure else "")
         )
@@ -55,6 +56,11 @@ def parties(experiment: Experiment) -> list[str]:
             " come from the operating system."
         )
     return said
+
+
+def _clips_later(experiment: Experiment) -> bool:
+    """Whether the server clips what it reads: messages of quantised updates hold no others."""
+    return experiment.compression is not None and not experiment.compression.linear
 
 
 def _masks(guard: Guard, receiver: str) -> list[str]:
@@ -77,8 +83,8 @@ def _masks(guard: Guard, receiver: str) -> list[str]:
             " a node are undone with probability below 2^-40 (Bell et al., CCS 2020)."
         )
     said.append(
-        "An outsider on the wire: sees integers that look random, who takes part, and when. Bytes are"
-        " those of the vectors; the keys and shares of a secure sum come on top."
+        "An outsider on the wire: sees integers that look random, who takes part, and when. Bytes"
+        " are those of the vectors; the keys and shares of a secure sum come on top."
     )
     return said
 

@@ -42,7 +42,7 @@ class Compressor(ABC):
 
     Attributes:
         linear: whether the sum of compressed updates is the compressed sum of the updates, so that
-            it can be masked; such a one has ``project`` and ``restore``.
+            it can be masked and noised in the coordinates that all messages hold.
         leaks_positions: whether the message tells which coordinates changed most.
     """
 
@@ -64,6 +64,16 @@ class Compressor(ABC):
     def memory_size(self, layout: Layout) -> int:
         """Numbers that a node keeps between rounds: 0 where compression is unbiased."""
         return layout.size
+
+    def positions(self, shared: Shared) -> Tensor:
+        """(k,) the coordinates that any message of this round may hold."""
+        return torch.arange(shared.layout.size)
+
+    def upload_bytes(self, layout: Layout) -> int:
+        """What a node sends a server in a round, whatever its update: see ``engine.uplink``."""
+        parameters = layout.parameters
+        (message,) = self.encode(torch.zeros(1, parameters.size), [0], Shared(parameters, 0, 0))
+        return len(message) + 4 * (layout.size - parameters.size)
 
     def compress(
         self, updates: Tensor, memory: Tensor, nodes: Sequence[int], shared: Shared

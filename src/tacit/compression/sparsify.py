@@ -113,13 +113,13 @@ class RandomK(_Sparsifier):
 
     def project(self, updates: Tensor, shared: Shared) -> Tensor:
         """(..., d) updates to the (..., k) values that are sent."""
-        values = updates[..., self._positions(shared)]
+        values = updates[..., self.positions(shared)]
         return values if self.feedback else values * (updates.shape[-1] / values.shape[-1])
 
     def restore(self, values: Tensor, shared: Shared) -> Tensor:
         """(..., k) values, or sums of them, to (..., d), zero elsewhere."""
         result = values.new_zeros(*values.shape[:-1], shared.layout.size)
-        result[..., self._positions(shared)] = values
+        result[..., self.positions(shared)] = values
         return result
 
     def encode(self, updates: Tensor, nodes: Sequence[int], shared: Shared) -> list[bytes]:
@@ -129,7 +129,7 @@ class RandomK(_Sparsifier):
         expect_length(message, 4 * self.count(shared.layout.size))
         return self.restore(torch.from_numpy(floats(message)), shared)
 
-    def _positions(self, shared: Shared) -> Tensor:
+    def positions(self, shared: Shared) -> Tensor:
         size = shared.layout.size
         random = generator(shared.seed, "random-k", shared.round)
         return torch.from_numpy(random.choice(size, self.count(size), replace=False))

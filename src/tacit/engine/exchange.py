@@ -14,6 +14,7 @@ from tacit.algorithms.base import Updates
 from tacit.engine.adversary import Adversary, Sent
 from tacit.engine.local import LocalTrain
 from tacit.engine.protect import Protector
+from tacit.engine.uplink import Uplink
 from tacit.topology import Hierarchical, Neighbours, Star
 from tacit.training.plan import Ints
 
@@ -39,6 +40,9 @@ class Verdict:
 class StarExchange:
     """``ServerExchange``: the cohort sends to the server (or to its group's), which sends back.
 
+    Nodes compress, and adversaries see and replace what the server reads in the messages: a lie is
+    not compressed, counts as many bytes, and may be any vector, more than some messages could say.
+
     Attributes:
         bytes: sent by all parties so far.
         verdict: of the first exchange in the round; None where a rule streams.
@@ -53,9 +57,10 @@ class StarExchange:
         n: int,
         adversary: Adversary | None = None,
         protector: Protector | None = None,
+        uplink: Uplink | None = None,
     ) -> None:
         self.aggregation, self.nodes, self.adversary = aggregation, nodes, adversary
-        self.protector = protector
+        self.protector, self.uplink = protector, uplink
         self.round = replace(round, receivers=torch.tensor(SERVER), all_links=n)
         self.groups = topology.group_of(n)[nodes] if isinstance(topology, Hierarchical) else None
         self.bytes = 0
@@ -70,7 +75,7 @@ class StarExchange:
         if not len(self.nodes) and not noised:
             return own
         lying = self.adversary is not None and self.adversary.lies
-        plain = self.protector is None and not isinstance(received, Tensor)
+        plain = self.protector is self.uplink is None and not isinstance(received, Tensor)
         if self.aggregation.streams and plain and not lying:
             # A streaming rule is (1 - sum(w)) own + sum(w_i received_i); groups do not change it.
             assert not isinstance(received, Tensor)
@@ -78,13 +83,20 @@ class StarExchange:
             if self.adversary is None or result.isfinite().all():
                 return result
         matrix = received if isinstance(received, Tensor) else received.matrix()
+        if self.uplink is not None and len(self.nodes):
+            arrived, sent = self.uplink(matrix - own, self.nodes)
+            matrix = own + arrived
+            self.bytes += sent - FLOAT_BYTES * arrived.numel()
         if self.adversary is not None:
             matrix = self._lied(self.adversary, own, matrix, weight)
         if self.protector is not None:
+            at = self.uplink.coordinates if self.uplink else torch.arange(own.shape[-1])
+            steps = (matrix - own)[:, at]
             if self.protector.sums_up:
-                step = self.protector.mean(matrix - own, weight, self.nodes)
-                return own if step is None else own + step
-            matrix = own + self.protector.steps(matrix - own, self.nodes)
+                step = self.protector.mean(steps, weight, self.nodes)
+                return own if step is None else own.index_add(0, at, step)
+            guarded = self.protector.steps(steps, self.nodes)
+            matrix = own.expand_as(matrix).index_add(1, at, guarded)
         result, accepted = self._aggregate(own, matrix, weight, self.round)
         judged = not self.aggregation.streams or lying or not accepted.all()
         if self.verdict is None and judged:

@@ -22,6 +22,7 @@ from tacit.engine.checkpoint import Checkpoint
 from tacit.engine.exchange import GraphExchange, StarExchange, Verdict
 from tacit.engine.local import LocalTrain, Trainer
 from tacit.engine.protect import Protector
+from tacit.engine.uplink import Uplink
 from tacit.engine.workers import Workers
 from tacit.errors import InputError
 from tacit.experiment import Experiment
@@ -331,7 +332,12 @@ class Session:
                 self._graph = topology.graph(n, experiment.seed, train.round)
             exchange = GraphExchange(self._graph, rule, round, self.adversary, protector)
         else:
-            exchange = StarExchange(topology, rule, nodes, round, n, self.adversary, protector)
+            compressor, uplink = experiment.compression, None
+            if compressor is not None:
+                uplink = Uplink(compressor, experiment.layout, round, n)
+            exchange = StarExchange(
+                topology, rule, nodes, round, n, self.adversary, protector, uplink
+            )
         lies = self.adversary is not None and self.adversary.lies
         looks = "start" in rule.uses or lies or protector is not None
         if looks and isinstance(exchange, GraphExchange):

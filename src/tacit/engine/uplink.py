@@ -1,0 +1,60 @@
+"""What a server, or a group's aggregator, reads of updates that travel compressed."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tacit.aggregation.rule import Round
+from tacit.compression import Compressor
+from tacit.compression.base import Shared
+from tacit.layout import Layout
+from tacit.training.plan import Ints
+
+_MEMORY = "compression.memory"
+
+
+@dataclass(frozen=True, eq=False)
+class Uplink:
+    """Carries a compressor out in one round.
+
+    The trained coordinates are compressed. Buffers travel whole: an error in a running variance can
+    make it negative.
+
+    Attributes:
+        nodes: in the experiment, each with its row in the round's memory.
+    """
+
+    compressor: Compressor
+    layout: Layout
+    round: Round
+    nodes: int
+
+    @property
+    def shared(self) -> Shared:
+        return Shared(self.layout.parameters, self.round.seed, self.round.index)
+
+    @property
+    def coordinates(self) -> Tensor:
+        """(m,) those that any node's update has after compression; zero elsewhere."""
+        buffers = torch.arange(self.layout.trained, self.layout.size)
+        return torch.cat([self.compressor.positions(self.shared), buffers])
+
+    def __call__(self, updates: Tensor, nodes: Ints) -> tuple[Tensor, int]:
+        """(k, d) what arrives of (k, d) updates, and the bytes of their messages.
+
+        An update of no finite length arrives as NaN, for the rules to turn away.
+        """
+        p, shared, kept = self.layout.trained, self.shared, self.round.memory.get(_MEMORY)
+        if kept is None:
+            kept = torch.zeros(self.nodes, self.compressor.memory_size(shared.layout))
+        at, ids = torch.from_numpy(nodes), nodes.tolist()
+        finite = updates.norm(dim=-1, keepdim=True).isfinite()
+        told = torch.where(finite, updates, 0)
+        messages, left = self.compressor.compress(told[:, :p], kept[at], ids, shared)
+        self.round.memory[_MEMORY] = kept.index_copy(0, at, torch.where(finite, left, kept[at]))
+        read = [
+            self.compressor.decompress(m, i, shared) for m, i in zip(messages, ids, strict=True)
+        ]
+        arrived = torch.where(finite, torch.cat([torch.stack(read), told[:, p:]], 1), torch.nan)
+        return arrived, sum(map(len, messages)) + 4 * told[:, p:].numel()
