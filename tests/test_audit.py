@@ -34,7 +34,7 @@ def plan(*parts: Any, **changes: Any) -> tacit.Experiment:
     return experiment(
         model=lambda: nn.Sequential(nn.Linear(4, 400), nn.ReLU(), nn.Linear(400, 2)),
         protection=[tacit.Clip(0.1), *parts],
-        **{"rounds": 2} | changes,
+        **{"rounds": 2, "data": federation((20, 7, 3, 4, 30))} | changes,
     )
 
 

@@ -300,3 +300,28 @@ def test_without_noise_nothing_is_promised():
         guard = experiment(*parts).guard
         assert guard.epsilon(1) == np.inf
         assert guard.rounds == 4
+
+
+def test_losses_on_own_rows_would_leak_past_noise() -> None:
+    plan = small.experiment(
+        algorithm=tacit.Gossip(), topology=tacit.Complete(), aggregation=tacit.UBAR(rho=0.4)
+    )
+    for parts in (
+        [tacit.DPSGD(norm=1.0, multiplier=3.0, delta=1e-5)],
+        [tacit.Clip(1.0), tacit.GaussianNoise(multiplier=3.0, delta=1e-5, where="local")],
+    ):
+        with pytest.raises(tacit.InputError, match="chooses by losses on the receiver's own rows"):
+            plan.replace(protection=parts).check()
+        plan.replace(protection=parts, aggregation=tacit.Median()).check()
+
+
+def test_nodes_without_rows_hide_nobody() -> None:
+    data = small.federation((12, 0, 9, 8))
+    masks = [tacit.SecureAggregation()]
+    small.experiment(data=data, protection=masks).check()
+    with pytest.raises(tacit.InputError, match="hides nothing in a sum of 2"):
+        small.experiment(data=small.federation((12, 0, 0, 8)), protection=masks).check()
+    noise = [tacit.Clip(1.0), tacit.GaussianNoise(multiplier=5.0, delta=1e-5, where="central")]
+    with pytest.raises(tacit.InputError, match="skips a round in which nobody has rows"):
+        small.experiment(data=data, protection=noise, algorithm=tacit.FedDyn()).check()
+    small.experiment(data=data, protection=noise).check()

@@ -115,16 +115,13 @@ def test_the_noise_of_a_round_has_the_stated_deviation(parts, std):
 
 
 def test_survivors_as_few_as_the_threshold_have_the_noise_that_is_accounted_for():
-    # Five of six nodes send a NaN and are turned away but for the threshold's three.
+    # Three of six nodes are left.
     parts = Clip(0.5), gauss(multiplier=2.0, where="distributed"), SecureAggregation(3)
-    updates = torch.zeros(6, 14_000)
-    updates[3:] = math.nan
     part = protector(*parts, k=6, d=14_000)
-    found = part.mean(updates, torch.full((6,), 1 / 6), np.arange(6))
+    found = part.mean(torch.zeros(3, 14_000), torch.full((3,), 1 / 6), np.arange(3))
     least, most = bounds(2 * 0.5 / 6, 14_000)
     assert least <= float(found.double().square().mean().sqrt()) <= most
-    updates[2] = math.nan
-    assert part.mean(updates, torch.full((6,), 1 / 6), np.arange(6)) is None
+    assert part.mean(torch.zeros(2, 14_000), torch.full((2,), 1 / 6), np.arange(2)) is None
 
 
 def test_local_laplace_noise_has_the_deviation_of_its_scale():
@@ -291,3 +288,16 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, parts):
     resumed = tacit.run(base, folder=tmp_path, resume=True, workers=1)
     assert torch.equal(vector(resumed), vector(whole))
     assert resumed.metrics[-1]["epsilon"] == whole.metrics[-1]["epsilon"]
+
+
+@pytest.mark.parametrize("where", ["local", "central"])
+def test_an_update_that_overflowed_is_no_step_and_keeps_its_noise(where: str) -> None:
+    noise = tacit.GaussianNoise(multiplier=2.0, delta=1e-5, where=where)
+    plan = experiment(protection=[tacit.Clip(1.0), noise])
+    here = Protector(plan.guard, Round(), bytes(32), np.array([], np.int64))
+    updates = torch.tensor([[torch.inf, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    still = torch.zeros(3, 2)
+    nodes, even = np.arange(3), torch.full((3,), 1 / 3)
+    assert torch.equal(here.steps(updates, nodes), here.steps(still, nodes))
+    assert torch.equal(here.mean(updates, even, nodes), here.mean(still, even, nodes))
+    assert here.mean(updates, even, nodes).isfinite().all()

@@ -199,8 +199,13 @@ class Experiment:
         if not self.protection:
             return None
         plan, n, training = self.plan, self.data.nodes, self.algorithm.local(self.training)
-        counts = [np.bincount(receivers) for _, receivers in self._links()]
+        links = list(self._links())
+        counts = [np.bincount(receivers) for _, receivers in links]
         received = np.concatenate([np.zeros(1, np.int64), *counts])
+        # A node without rows hides nobody in a sum.
+        full = self.data.train.sizes > 0
+        hiding = [np.bincount(receivers[full[senders]]) for senders, receivers in links]
+        hidden = np.concatenate([np.zeros(1, np.int64), *hiding])
         cohort, sampler = n, None
         if isinstance(plan, Star) and plan.cohort is not None:
             cohort, sampler = plan.cohort, _sampler(plan, n)
@@ -212,7 +217,7 @@ class Experiment:
         if self.compression is not None and self.compression.linear:
             dimension = self.compression.upload_bytes(self.layout) // 4
         setting = Setting(
-            self.rounds, cohort, int(min(received[received > 0], default=0)), int(received.max()),
+            self.rounds, cohort, int(min(hidden[hidden > 0], default=0)), int(received.max()),
             sampler, isinstance(plan, Graph), dimension, _passed_by_none(rates, local.steps[busy]),
         )  # fmt: skip
         return Guard.of(self.protection, setting)
@@ -413,6 +418,17 @@ class Experiment:
             raise InputError(
                 f"protection: {sums!r} was given, but {rule!r} needs single updates, which nobody"
                 " sees; use Mean() as the aggregation, or leave that protection out"
+            )
+        if guard.budget and "loss" in rule.uses:
+            raise InputError(
+                f"protection: {guard.budget!r} was given, but {rule!r} chooses by losses on the"
+                " receiver's own rows, which have no noise; use Median() as the aggregation"
+            )
+        empty = self.data.train.sizes == 0
+        if noised and isinstance(self.algorithm, FedDyn | FedOpt) and empty.any():
+            raise InputError(
+                f"protection: {noised!r} was given, but {name} skips a round in which nobody has"
+                " rows, which noise does not hide; leave nodes without rows out, or use FedAvg()"
             )
         if not isinstance(plan, Star):
             return

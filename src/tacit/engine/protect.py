@@ -60,8 +60,14 @@ class Protector:
 
     def steps(self, updates: Tensor, nodes: Ints) -> Tensor:
         """(k, d) what nodes let out of updates that nobody sums: clipped, with local noise."""
-        units, _ = self._clipped(updates)
+        units, _ = self._clipped(self._numbers(updates))
         return self._local(units, nodes) * self.norm
+
+    def _numbers(self, updates: Tensor) -> Tensor:
+        """With noise, no step for an update that is not finite: to be left out would tell of it."""
+        if self.guard.noise is None:
+            return updates
+        return updates.where(updates.isfinite().all(-1, keepdim=True), 0)
 
     def mean(self, updates: Tensor, weight: Tensor, nodes: Ints) -> Tensor | None:
         """(d,) the mean of (k, d) updates as a server learns it; None where no sum is opened.
@@ -70,6 +76,8 @@ class Protector:
         more number to protect.
         """
         guard, noise, clip = self.guard, self.guard.noise, self.guard.clip
+        if not guard.setting.peers:
+            updates = self._numbers(updates)
         finite = updates.isfinite().all(-1)
         updates, weight, nodes = updates[finite], weight[finite], nodes[finite.numpy()]
         least = guard.threshold if guard.secure else 0 if noise else 1
