@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 pytest.importorskip("coincurve")
 
-from tacit.errors import InputError
+from tacit.errors import InputError, MessageError
 from tacit.protection.proof import field, group
 from tacit.protection.proof.commitment import (
     blinding,
@@ -23,7 +23,6 @@ from tacit.protection.proof.committed import holds, prove, seal
 from tacit.protection.proof.group import ORDER
 from tacit.protection.proof.message import Parts, proof_size
 from tacit.protection.proof.projection import NormClaim, combine, project
-from tacit.protection.sharing import MessageError
 from tacit.randomness import generator
 
 # A small norm has few bits and a fast proof. The honest fail with 2^-40.

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
-from tacit.compression.base import Compressor, MessageError, Shared, pack, unpack
+from tacit.compression.base import Compressor, Shared, pack, unpack
 from tacit.compression.choco import choco_step
 from tacit.compression.powersgd import PowerSGD
 from tacit.compression.qsgd import QSGD
 from tacit.compression.sign import DRIVE, SignCompression
 from tacit.compression.sparsify import RandomK, TopK
-from tacit.errors import InputError
+from tacit.errors import InputError, MessageError
 from tacit.layout import Entry, Layout
 from tacit.protection.rotation import random_signs, rotate, unrotate
 from tacit.randomness import generator

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import binom, chi2, kstest
 
-from tacit.errors import InputError
+from tacit.errors import InputError, MessageError
 from tacit.protection.proof import field, node
 from tacit.protection.proof.field import Field, P
 from tacit.protection.proof.node import Layout, Prover, UnluckyError, seal
 from tacit.protection.proof.projection import NormClaim, project
 from tacit.protection.proof.verifier import Toss, Verifier, accepted
-from tacit.protection.sharing import TAG, Helper, MessageError, Server, Session, expand, split
+from tacit.protection.sharing import TAG, Helper, Server, Session, expand, split
 from tacit.randomness import generator
 
 # The honest of these tests fail with 2^-40 each.

@@ -9,14 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from tacit.errors import InputError
+from tacit.errors import InputError, MessageError
 from tacit.protection import sharing
 from tacit.protection.proof import field
 from tacit.protection.sharing import (
     SEED,
     TAG,
     Helper,
-    MessageError,
     Server,
     Session,
     expand,

@@ -7,7 +7,7 @@ TacitError
 ├── CheckpointError    a checkpoint that cannot be written, read, or belongs to another experiment
 ├── Aborted            a secure sum that ended without one (``protection.secagg``)
 ├── SumError           a decoded sum that no honest nodes can have sent (``protection.codec``)
-├── MessageError       received bytes that are no message (``compression``, ``protection.sharing``)
+├── MessageError       received bytes that are no message, or a request that is refused
 └── DivergenceError    a local loss that is no longer finite; ``.node`` and ``.round`` say where
 """
 
@@ -40,6 +40,10 @@ class MissingDataError(TacitError):
 
 class CheckpointError(TacitError):
     """A checkpoint that cannot be written, read, or belongs to another experiment."""
+
+
+class MessageError(TacitError):
+    """Received bytes that are no message, or a request that their receiver refuses."""
 
 
 class DivergenceError(TacitError):

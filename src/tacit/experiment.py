@@ -200,12 +200,11 @@ class Experiment:
             return None
         plan, n, training = self.plan, self.data.nodes, self.algorithm.local(self.training)
         links = list(self._links())
-        counts = [np.bincount(receivers) for _, receivers in links]
-        received = np.concatenate([np.zeros(1, np.int64), *counts])
+        most = max((int(np.bincount(to).max(initial=0)) for _, to in links), default=0)
         # A node without rows hides nobody in a sum.
         full = self.data.train.sizes > 0
-        hiding = [np.bincount(receivers[full[senders]]) for senders, receivers in links]
-        hidden = np.concatenate([np.zeros(1, np.int64), *hiding])
+        hiding = [np.bincount(to[full[senders]]) for senders, to in links]
+        fewest = min((int(found[found > 0].min()) for found in hiding if found.any()), default=0)
         cohort, sampler = n, None
         if isinstance(plan, Star) and plan.cohort is not None:
             cohort, sampler = plan.cohort, _sampler(plan, n)
@@ -217,8 +216,8 @@ class Experiment:
         if self.compression is not None and self.compression.linear:
             dimension = self.compression.upload_bytes(self.layout) // 4
         setting = Setting(
-            self.rounds, cohort, int(min(hidden[hidden > 0], default=0)), int(received.max()),
-            sampler, isinstance(plan, Graph), dimension, _passed_by_none(rates, local.steps[busy]),
+            self.rounds, cohort, fewest, most, sampler, isinstance(plan, Graph), dimension,
+            _passed_by_none(rates, local.steps[busy]),
         )  # fmt: skip
         return Guard.of(self.protection, setting)
 
@@ -504,6 +503,10 @@ class Experiment:
 
     def digest(self) -> str:
         """A hash of the whole description: equal for the same experiment on any machine."""
+        return self._hashed
+
+    @cached_property
+    def _hashed(self) -> str:  # all of the data are read for it
         text = json.dumps(self.description(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

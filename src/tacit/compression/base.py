@@ -10,12 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tacit.errors import TacitError
+from tacit.errors import MessageError
 from tacit.layout import Layout
-
-
-class MessageError(TacitError):
-    """Bytes that no honest compressor can have sent."""
 
 
 @dataclass(frozen=True)

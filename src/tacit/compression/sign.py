@@ -11,7 +11,6 @@ from torch.nn.functional import pad
 
 from tacit.compression.base import (
     Compressor,
-    MessageError,
     Shared,
     expect_length,
     float_bytes,
@@ -19,6 +18,7 @@ from tacit.compression.base import (
     packed_length,
     unpack,
 )
+from tacit.errors import MessageError
 from tacit.layout import Layout
 from tacit.protection.rotation import random_signs, rotate, unrotate
 from tacit.randomness import generator

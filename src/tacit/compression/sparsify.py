@@ -10,7 +10,6 @@ from torch import Tensor
 
 from tacit.compression.base import (
     Compressor,
-    MessageError,
     Shared,
     expect_length,
     float_bytes,
@@ -19,7 +18,7 @@ from tacit.compression.base import (
     packed_length,
     unpack,
 )
-from tacit.errors import require
+from tacit.errors import MessageError, require
 from tacit.layout import Layout
 from tacit.randomness import generator
 

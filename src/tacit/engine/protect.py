@@ -100,10 +100,8 @@ class Protector:
             total, count = self._summed(units, share, nodes)
         else:
             total, count = (share.double() @ units.double()), float(share.sum())
-        if noise and noise.where == "central" and guard.multiplier:
-            draw = laplace if isinstance(noise, LaplaceNoise) else gaussian
-            source = seeded(self.round.seed, "central-noise", self.round.index)
-            total = total + draw(source, guard.multiplier, tuple(total.shape)).double()
+        if self.adds_noise and guard.multiplier:
+            total = total + self._drawn(tuple(total.shape), "central-noise").double()
         if noise:
             count = guard.setting.cohort
         mean = total / count
@@ -142,11 +140,15 @@ class Protector:
         noise = self.guard.noise
         if noise is None or noise.where != "local" or not self.guard.multiplier:
             return units
-        draw = laplace if isinstance(noise, LaplaceNoise) else gaussian
-        scale, shape = self.guard.multiplier, tuple(units.shape[1:])
-        address = self.round.seed, "local-noise", self.round.index
-        drawn = [draw(seeded(*address, int(node)), scale, shape) for node in nodes]
+        shape = tuple(units.shape[1:])
+        drawn = [self._drawn(shape, "local-noise", int(node)) for node in nodes]
         return units + torch.stack(drawn) if drawn else units
+
+    def _drawn(self, shape: tuple[int, ...], purpose: str, *node: int) -> Tensor:
+        """Noise on real numbers, in units of the norm."""
+        draw = laplace if isinstance(self.guard.noise, LaplaceNoise) else gaussian
+        source = seeded(self.round.seed, purpose, self.round.index, *node)
+        return draw(source, self.guard.multiplier, shape)
 
     def _summed(self, units: Tensor, share: Tensor, nodes: Ints) -> tuple[Tensor, float]:
         """Sum of share x units and of the shares, as the receiver of a secure sum learns them."""

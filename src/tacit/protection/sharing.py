@@ -21,7 +21,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from numpy.typing import NDArray
 
-from tacit.errors import TacitError, require
+from tacit.errors import MessageError, require
 from tacit.protection.proof import field
 
 Values = NDArray[Any]
@@ -32,10 +32,6 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     2**64: np.dtype("<u8"),
     field.P: np.dtype("<u8"),
 }
-
-
-class MessageError(TacitError):
-    """A message or request that this receiver refuses; the round goes on without it."""
 
 
 @dataclass(frozen=True)

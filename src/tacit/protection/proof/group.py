@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tacit.errors import InputError
-from tacit.protection.sharing import MessageError
+from tacit.errors import InputError, MessageError
 
 try:
     from coincurve import PublicKey

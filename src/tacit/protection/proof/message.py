@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tacit.errors import MessageError
 from tacit.protection.proof import group
 from tacit.protection.proof.group import ORDER, Point
 from tacit.protection.proof.projection import NormClaim
-from tacit.protection.sharing import MessageError
 
 SCALAR = 32
 

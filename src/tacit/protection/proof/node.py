@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.errors import TacitError, require
+from tacit.errors import MessageError, TacitError, require
 from tacit.protection.proof import field
 from tacit.protection.proof.field import Field
 from tacit.protection.proof.projection import NormClaim, project
-from tacit.protection.sharing import TAG, MessageError, Session, expand, split
+from tacit.protection.sharing import TAG, Session, expand, split
 
 
 class UnluckyError(TacitError):

@@ -21,11 +21,12 @@ from hashlib import blake2b
 
 import numpy as np
 
+from tacit.errors import MessageError
 from tacit.protection.proof import field
 from tacit.protection.proof.field import Field
 from tacit.protection.proof.node import Layout
 from tacit.protection.proof.projection import NormClaim, project
-from tacit.protection.sharing import TAG, Helper, MessageError, Server, Session, expand, parse
+from tacit.protection.sharing import TAG, Helper, Server, Session, expand, parse
 
 # Shares that are projected with one drawing of the matrix.
 _TOGETHER = 16
