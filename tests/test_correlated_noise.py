@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tacit.errors import InputError
-from tacit.protection.correlated import CorrelatedNoise
+from tacit.protection.correlated import BufferedToeplitz
 
 
 def dense(noise):
@@ -33,14 +33,14 @@ def streamed(noise, fresh):
 
 @pytest.mark.parametrize("rounds", [1, 2, 30, 64])
 def test_the_stream_solves_the_dense_system(rounds):
-    noise = CorrelatedNoise(rounds)
+    noise = BufferedToeplitz(rounds)
     fresh = np.random.default_rng(1).standard_normal((rounds, 3))
     expected = np.linalg.solve(dense(noise), fresh)
     assert streamed(noise, torch.from_numpy(fresh)).numpy() == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_stream_keeps_its_precision_in_float32():
-    noise = CorrelatedNoise(1000)
+    noise = BufferedToeplitz(1000)
     fresh = torch.randn(1000, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     exact, rounded = streamed(noise, fresh), streamed(noise, fresh.float())
     assert (exact.cumsum(0) - rounded.double().cumsum(0)).abs().max() < 1e-4
@@ -48,8 +48,8 @@ def test_the_stream_keeps_its_precision_in_float32():
 
 @pytest.mark.parametrize("rounds", [2, 9, 64])
 def test_sensitivity_of_one_participation_is_a_columns_norm(rounds):
-    norms = np.linalg.norm(dense(CorrelatedNoise(rounds)), axis=0)
-    assert CorrelatedNoise(rounds).sensitivity == pytest.approx(norms.max())
+    norms = np.linalg.norm(dense(BufferedToeplitz(rounds)), axis=0)
+    assert BufferedToeplitz(rounds).sensitivity == pytest.approx(norms.max())
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_sensitivity_of_one_participation_is_a_columns_norm(rounds):
 def test_sensitivity_is_the_worst_of_all_schedules(participations, separation):
     # All sets of at most k of 10 rounds at least b apart. C^T C has no negative entry, so that
     # alike contributions of norm 1 are the worst: the norm of the columns' sum.
-    noise = CorrelatedNoise(10, participations, separation)
+    noise = BufferedToeplitz(10, participations, separation)
     matrix = dense(noise)
     worst = max(
         np.linalg.norm(matrix[:, list(rounds)].sum(axis=1))
@@ -73,7 +73,7 @@ def test_sensitivity_is_the_worst_of_all_schedules(participations, separation):
 def test_error_is_near_the_square_root_factorisations(rounds, share):
     # Henzinger et al. 2023 / Fichtenberger et al. 2023: A^(1/2) has coefficients binom(2k, k)/4^k
     # and its error at sensitivity 1 is the sum of their squares; independent noise has sqrt(n).
-    noise = CorrelatedNoise(rounds)
+    noise = BufferedToeplitz(rounds)
     weights = streamed(noise, torch.eye(rounds, dtype=torch.float64)).sum(0)  # of the last sum
     error = float(weights.norm()) * noise.sensitivity
     optimum = sum((math.comb(2 * k, k) / 4**k) ** 2 for k in range(rounds))
@@ -83,7 +83,7 @@ def test_error_is_near_the_square_root_factorisations(rounds, share):
 
 @pytest.mark.parametrize("rounds", [4, 30, 300, 3_000, 30_000, 100_000])
 def test_coefficients_fall_and_are_positive_for_any_number_of_rounds(rounds):
-    column = CorrelatedNoise(rounds).coefficients
+    column = BufferedToeplitz(rounds).coefficients
     assert len(column) == rounds
     assert (column > 0).all()
     assert (np.diff(column) < 0).all()
@@ -101,4 +101,14 @@ def test_coefficients_fall_and_are_positive_for_any_number_of_rounds(rounds):
 )
 def test_refusals(setting):
     with pytest.raises(InputError, match="allowed is"):
-        CorrelatedNoise(**setting)
+        BufferedToeplitz(**setting)
+
+
+@pytest.mark.parametrize(("rounds", "participations", "separation"), [(7, 1, 7), (30, 6, 5)])
+def test_the_error_is_that_of_dense_matrices(rounds, participations, separation):
+    noise = BufferedToeplitz(rounds, participations, separation)
+    row = np.ones(rounds) @ np.linalg.inv(dense(noise))
+    independent = math.sqrt(rounds * participations)
+    expected = np.linalg.norm(row) * noise.sensitivity / independent
+    assert noise.error == pytest.approx(expected, rel=1e-9)
+    assert BufferedToeplitz(1).error == pytest.approx(1)

@@ -7,7 +7,7 @@ import tacit
 
 NAMES = """
 ARC Adam AdaptiveClip Alone Audit BRIDGE Balance Bucketing Bulyan CAF CSPlusRG CenteredClipping
-CheckpointError Clip ClippedGossip Complete ContractError Cosine Custom DPSGD DRIVE
+CheckpointError Clip ClippedGossip Complete ContractError CorrelatedNoise Cosine Custom DPSGD DRIVE
 DirectedExponential DirectedRing Ditto DivergenceError DnC Epidemic ErdosRenyi Experiment
 Exponential FLTrust FedAvg FedBN FedDyn FedNova FedOpt FedPer FedProx FedRep FedSGD FineTune
 FoolsGold FoundationFL GTSRG GaussianNoise GeometricMedian Gossip Hierarchical Hypercube InputError

@@ -40,7 +40,7 @@ FRESH = [Epidemic(3), Pairwise(), TimeVarying((Ring(), Epidemic(2)))]
 FIXED = [Ring(), Torus(), Hypercube(), Exponential(), Complete(), DirectedRing()]
 FIXED += [DirectedExponential(), Custom(nx.path_graph(16))]
 EVERY = FIXED + DRAWN + FRESH
-SAMPLING = ["without-replacement", "with-replacement", "poisson"]
+SAMPLING = ["without-replacement", "with-replacement", "poisson", "cyclic"]
 
 
 def links(graph: Neighbours) -> set[tuple[int, int]]:
@@ -363,7 +363,7 @@ from tacit.topology import *
 assert "networkx" not in sys.modules
 for t in (RandomRegular(4), ErdosRenyi(0.3), SmallWorld(4, 0.3), Epidemic(3), Pairwise()):
     print(t.graph(16, 5, 2).senders.tolist())
-for sampling in ("without-replacement", "with-replacement", "poisson"):
+for sampling in ("without-replacement", "with-replacement", "poisson", "cyclic"):
     print(Star(6, sampling).sample(16, 5, 2).tolist())
 """
     child = subprocess.run(
@@ -490,6 +490,26 @@ def test_cohort_is_a_function_of_seed_and_round(sampling: str) -> None:
     assert first != star.sample(100, 1, 5).tolist()
 
 
+@settings(max_examples=50)
+@given(st.integers(1, 30), st.data())
+def test_turns_keep_their_distance_and_miss_nobody(nodes: int, data: st.DataObject) -> None:
+    cohort = data.draw(st.integers(1, nodes))
+    star = Star(cohort, "cyclic")
+    seen = np.array([np.isin(np.arange(nodes), star.sample(nodes, 3, r)) for r in range(65)])
+    assert (seen.sum(1) == cohort).all()
+    gaps = [np.diff(np.flatnonzero(column)).min() for column in seen.T]
+    assert (
+        min(gaps) == star.separation(nodes) == Hierarchical(1, cohort, "cyclic").separation(nodes)
+    )
+    # Turns are shared out evenly: 65 cohort places over the nodes.
+    assert set(seen.sum(0)) <= {65 * cohort // nodes, -(-65 * cohort // nodes)}
+
+
+def test_without_turns_a_node_may_come_back_at_once() -> None:
+    assert {Star(2, sampling).separation(8) for sampling in SAMPLING[:3]} == {1}
+    assert Star().separation(8) == 1
+
+
 def test_without_a_cohort_everybody_takes_part() -> None:
     Star().check(5)
     assert_array_equal(Star().sample(5, 0, 0), [0, 1, 2, 3, 4])
@@ -504,7 +524,7 @@ def test_cohort_above_the_number_of_nodes_is_refused(sampling: str) -> None:
         Hierarchical(2, 9, sampling).check(8)
 
 
-@pytest.mark.parametrize("sampling", ["with-replacement", "poisson"])
+@pytest.mark.parametrize("sampling", ["with-replacement", "poisson", "cyclic"])
 def test_sampling_without_a_cohort_is_refused(sampling: str) -> None:
     with pytest.raises(InputError, match="without a cohort; give topology"):
         Star(sampling=sampling).check(8)

@@ -13,7 +13,7 @@ from tacit.algorithms import LEARN, FedDyn, FedNova, FedOpt, FedRep, Gossip, Pus
 from tacit.attacks.base import DataAttack, UpdateAttack
 from tacit.data import Federation
 from tacit.errors import InputError
-from tacit.protection import DPSGD, AdaptiveClip
+from tacit.protection import DPSGD, AdaptiveClip, CorrelatedNoise
 from tacit.topology import Complete, Graph, Hierarchical, Star
 from tacit.training.losses import Loss
 
@@ -198,6 +198,11 @@ def check_compression(e: "Experiment") -> None:
         raise InputError(
             f"{given} its memory carries an update into later rounds, unseen by the account of"
             f" {type(guard.noise).__name__}; use {unbiased}"
+        )
+    if guard and isinstance(guard.noise, CorrelatedNoise) and compression.linear:
+        raise InputError(
+            f"{given} it sends other coordinates in every round, where CorrelatedNoise finds no"
+            " noise to take back; use QSGD(), or GaussianNoise"
         )
     if guard and guard.noise and guard.noise.where == "local" and not compression.linear:
         raise InputError(

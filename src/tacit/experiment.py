@@ -216,6 +216,7 @@ class Experiment:
         setting = Setting(
             self.rounds, cohort, fewest, most, sampler, isinstance(plan, Graph), dimension,
             _passed_by_none(rates, local.steps[busy]),
+            1 if plan is None or isinstance(plan, Graph) else plan.separation(n),
         )  # fmt: skip
         return Guard.of(self.protection, setting)
 
@@ -342,4 +343,5 @@ def _sampler(plan: Star, nodes: int) -> Sampler:
     assert plan.cohort is not None
     if plan.sampling == "poisson":
         return Poisson(plan.cohort / nodes)
-    return WithoutReplacement(plan.cohort, nodes) if plan.cohort < nodes else None
+    drawn = plan.cohort < nodes and plan.sampling != "cyclic"
+    return WithoutReplacement(plan.cohort, nodes) if drawn else None

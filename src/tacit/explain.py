@@ -235,7 +235,8 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
         when = "every round"
     else:
         about = "about " if plan.sampling == "poisson" else ""
-        when = f"each time that it is drawn ({about}{plan.cohort:,} of {n:,} nodes a round)"
+        due = "it is its turn" if plan.sampling == "cyclic" else "it is drawn"
+        when = f"each time that {due} ({about}{plan.cohort:,} of {n:,} nodes a round)"
     if isinstance(plan, Star):
         rows = _protected(experiment, _uploads(experiment, "the server", when, count))
         rows += _messages(experiment, "the server", "each node", when, count, "the new")

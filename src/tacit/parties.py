@@ -110,6 +110,11 @@ def _noise(guard: Guard, receiver: str) -> list[str]:
     unit = "a node with all of its rows, which takes part or does not"
     if guard.release.adjacency == "replace":
         unit = "a node with all of its rows, which may be another's"
+    if (separation := guard.setting.separation) > 1:
+        unit = (
+            "a node with all of its rows, which takes its turns or leaves them empty (at most one"
+            f" in {separation:,} rounds)"
+        )
     claim = f"{_epsilon(guard)} for {unit}, {rounds}, with noise multiplier"
     claim += f" {guard.multiplier:.3g}"
     if noise.where == "local":
@@ -125,15 +130,26 @@ def _noise(guard: Guard, receiver: str) -> list[str]:
                 if sampled
                 else "."
             ),
+            *_correlated(guard),
         ]
     left = 1 - 1 / guard.threshold
     release = replace(guard.release, multiplier=guard.release.multiplier * math.sqrt(left))
-    worse = spent(release, guard.rounds, noise.delta)
+    worse = spent(release, guard.turns(guard.rounds), noise.delta)
     return [
         f"Everybody, the server included: the sum is {claim} (nodes add shares of which"
         f" {guard.threshold} make it up). No amplification is counted: the server knows who takes"
         " part.",
         f"A node that colludes knows its own share: against one, epsilon is {worse:.3g}.",
+    ]
+
+
+def _correlated(guard: Guard) -> list[str]:
+    if (matrix := guard.correlation) is None:
+        return []
+    return [
+        "Correlated noise (DP-FTRL): the run is one release, all of which the first round spends;"
+        " a round's noise takes part of the earlier rounds' back. That of the last model has"
+        f" {matrix.error:.3g} times the deviation of independent noise with the same guarantee."
     ]
 
 

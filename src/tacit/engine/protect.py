@@ -18,7 +18,7 @@ from tacit.protection.sampling import discrete_gaussian, gaussian, laplace, seed
 from tacit.randomness import generator
 from tacit.training.plan import Ints
 
-_NORM = "protection.norm"
+_NORM, _CORRELATED = "protection.norm", "protection.correlated"
 _LARGEST = torch.finfo(torch.float32).max
 
 
@@ -101,7 +101,7 @@ class Protector:
         else:
             total, count = (share.double() @ units.double()), float(share.sum())
         if self.adds_noise and guard.multiplier:
-            total = total + self._drawn(tuple(total.shape), "central-noise").double()
+            total = total + self._central(total.shape[0])
         if noise:
             count = guard.setting.cohort
         mean = total / count
@@ -143,6 +143,16 @@ class Protector:
         shape = tuple(units.shape[1:])
         drawn = [self._drawn(shape, "local-noise", int(node)) for node in nodes]
         return units + torch.stack(drawn) if drawn else units
+
+    def _central(self, size: int) -> Tensor:
+        """(d,) float64 what a server adds to the sum of a round."""
+        fresh, matrix = self._drawn((size,), "central-noise").double(), self.guard.correlation
+        if matrix is None:
+            return fresh
+        empty = torch.zeros(2, size, dtype=torch.float64)
+        state = self.round.memory.get(_CORRELATED, empty)
+        noise, self.round.memory[_CORRELATED] = matrix.next(state, matrix.sensitivity * fresh)
+        return noise
 
     def _drawn(self, shape: tuple[int, ...], purpose: str, *node: int) -> Tensor:
         """Noise on real numbers, in units of the norm."""

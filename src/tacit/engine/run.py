@@ -288,10 +288,9 @@ class Session:
         algorithm, topology = self.experiment.algorithm, self.experiment.plan
         n = self.trainer.split.nodes
         if self.ledger and self.guard:  # paid first, so that a crash loses budget and no privacy
-            digest, name = self.digest.hex(), self.experiment.data.name
-            self.ledger.spend(
-                name, digest, round, self.guard.release, self.guard.releases, f"{digest}:{round}"
-            )
+            digest, guard, name = self.digest.hex(), self.guard, self.experiment.data.name
+            if times := (guard.turns(round + 1) - guard.turns(round)) * guard.releases:
+                self.ledger.spend(name, digest, round, guard.release, times, f"{digest}:{round}")
         if isinstance(topology, Star | Hierarchical):
             nodes = topology.sample(n, self.experiment.seed, round)
         else:

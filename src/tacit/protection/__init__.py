@@ -1,7 +1,14 @@
 """Protections: what is done to an update on its way, and what that guarantees to whom."""
 
 from tacit.protection.clip import AdaptiveClip, Clip
-from tacit.protection.noise import DPSGD, GaussianNoise, LaplaceNoise, Noise, SkellamNoise
+from tacit.protection.noise import (
+    DPSGD,
+    CorrelatedNoise,
+    GaussianNoise,
+    LaplaceNoise,
+    Noise,
+    SkellamNoise,
+)
 from tacit.protection.secure import SecureAggregation
 
 Protection = Clip | AdaptiveClip | Noise | DPSGD | SecureAggregation
@@ -10,6 +17,7 @@ __all__ = [
     "DPSGD",
     "AdaptiveClip",
     "Clip",
+    "CorrelatedNoise",
     "GaussianNoise",
     "LaplaceNoise",
     "Noise",

@@ -30,8 +30,8 @@ _TABLE = {
 
 
 @dataclass(frozen=True)
-class CorrelatedNoise:
-    """The noise of one run.
+class BufferedToeplitz:
+    """The matrix C of one run.
 
     Attributes:
         rounds: of the run, 1 to 100,000; the coefficients of the nearest table entry are used.
@@ -75,6 +75,24 @@ class CorrelatedNoise:
         for start in range(0, self.participations * self.separation, self.separation):
             moved[start:] += column[: self.rounds - start]
         return float(np.linalg.norm(moved))
+
+    @property
+    def error(self) -> float:
+        """Deviation of the noise in the sum of all rounds, over that of independent noise.
+
+        At the same guarantee, which independent noise has with a sensitivity of
+        sqrt(participations): the sensitivity times the norm of the last row of A C^-1, over
+        sqrt(participations rounds).
+        """
+        from scipy.signal import lfilter
+
+        decays, scales = map(np.array, self._buffers)
+        below = np.array([1, -decays.sum(), decays.prod()])
+        above = below + np.array([0, scales.sum(), -scales @ decays[::-1]])
+        impulse = np.eye(1, self.rounds)[0]
+        row = lfilter(below, np.convolve(above, [1, -1]), impulse)
+        independent = np.sqrt(self.participations * self.rounds)
+        return self.sensitivity * float(np.linalg.norm(row) / independent)
 
     def next(self, state: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
         """One round's noise, from C noise = fresh solved row by row.

@@ -12,6 +12,7 @@ from tacit.protection import (
     DPSGD,
     AdaptiveClip,
     Clip,
+    CorrelatedNoise,
     LaplaceNoise,
     Noise,
     Protection,
@@ -19,6 +20,7 @@ from tacit.protection import (
     SkellamNoise,
 )
 from tacit.protection.codec import Codec
+from tacit.protection.correlated import BufferedToeplitz
 from tacit.protection.release import Grid, Poisson, Release, Sampler, WithoutReplacement
 
 # Up to so many nodes everybody masks with everybody.
@@ -38,6 +40,7 @@ class Setting:
         dimension: numbers of an update.
         training: rates, at which a node's rows enter its batches, and its steps in a round; of
             every node but those that another passes in both.
+        separation: the fewest rounds from one in which a node takes part to its next.
     """
 
     rounds: int
@@ -48,6 +51,7 @@ class Setting:
     peers: bool
     dimension: int
     training: tuple[tuple[float, int], ...]
+    separation: int = 1
 
 
 @dataclass(frozen=True)
@@ -112,12 +116,40 @@ class Guard:
                 f"is {noise.where}, but there is no server whose sum it could protect; use"
                 f' {name}(where="local"), or FedAvg() as the algorithm',
             )
+        if isinstance(noise, CorrelatedNoise):
+            self._check_correlated(noise)
         if noise.where == "distributed" and self.secure is None:
             raise _refused(
                 noise,
                 "protects the sum alone, and without masks the server sees each update with a small"
                 f' share of it; add SecureAggregation(), or use {name}(where="local"), or'
                 ' where="central" if the server is trusted',
+            )
+
+    def _check_correlated(self, noise: CorrelatedNoise) -> None:
+        sampler, cohort = self.setting.sampler, self.setting.cohort
+        match sampler:
+            case Poisson(q):
+                nodes = round(cohort / q)
+            case WithoutReplacement(_, nodes):
+                pass
+            case None:
+                nodes = cohort
+        turns = f'use Star(cohort={max(1, min(cohort, nodes // 4))}, sampling="cyclic")'
+        turns += ', or GaussianNoise(where="central")'
+        if sampler is not None:
+            raise _refused(noise, f"counts on turns, and a drawn node may come back soon; {turns}")
+        if self.correlation and self.correlation.error > 1 + 1e-9:
+            raise _refused(
+                noise,
+                f"has {self.correlation.error:.3g} times the deviation of independent noise here,"
+                f" as nodes come back too soon; {turns}",
+            )
+        if isinstance(self.clip, AdaptiveClip):
+            raise _refused(
+                noise,
+                "takes back noise that earlier rounds added in units of one norm; use"
+                f" Clip({self.clip.norm})",
             )
 
     def _check_secure(self, secure: SecureAggregation) -> None:
@@ -183,7 +215,7 @@ class Guard:
             return noise.multiplier
         assert noise.epsilon is not None
         return multiplier_for(
-            noise.epsilon, noise.delta, self.setting.rounds, self._sampler,
+            noise.epsilon, noise.delta, self.turns(self.setting.rounds), self._sampler,
             "laplace" if isinstance(noise, LaplaceNoise) else "gaussian", self._adjacency,
         )  # fmt: skip
 
@@ -216,7 +248,7 @@ class Guard:
         """Standard deviation (of Laplace noise: scale) in units of the norm; 0 without noise."""
         from tacit.protection.accounting import multiplier_for, spent
 
-        setting, budget = self.setting, self.budget
+        budget, turns = self.budget, self.turns(self.setting.rounds)
         if budget is None:
             return 0.0
         if budget.multiplier is not None:
@@ -226,19 +258,17 @@ class Guard:
         if isinstance(budget, Noise):
             if budget.where != "distributed":
                 return self._gaussian
-            return multiplier_for(
-                epsilon, delta, setting.rounds, None, self._integer, grid=self._grid
-            )
+            return multiplier_for(epsilon, delta, turns, None, self._integer, grid=self._grid)
         found = 0.0
-        for rate, steps in setting.training:
-            count, sampler = setting.rounds * steps, Poisson(rate)
+        for rate, steps in self.setting.training:
+            count, sampler = turns * steps, Poisson(rate)
             if not found or spent(Release("gaussian", found, sampler), count, delta) > epsilon:
                 found = multiplier_for(epsilon, delta, count, sampler)
         return found
 
     @cached_property
     def plans(self) -> tuple[tuple[Release, int], ...]:
-        """What one round gives away of a node, and how often; of a row, for each kind of node."""
+        """What a node's turn gives away of it, and how often; of a row, for each kind of node."""
         if self.multiplier == 0:
             return ()
         if self.noise is None:
@@ -258,8 +288,8 @@ class Guard:
         if len(self.plans) == 1:
             return self.plans[0]
         assert self.budget is not None
-        delta, rounds = self.budget.delta, self.setting.rounds
-        return max(self.plans, key=lambda plan: compose([(plan[0], rounds * plan[1])], delta))
+        delta, turns = self.budget.delta, self.turns(self.setting.rounds)
+        return max(self.plans, key=lambda plan: compose([(plan[0], turns * plan[1])], delta))
 
     @property
     def release(self) -> Release:
@@ -268,8 +298,22 @@ class Guard:
 
     @property
     def releases(self) -> int:
-        """How often a round makes its ``release``: once, or at every training step."""
+        """How often a node's turn makes its ``release``: once, or at every training step."""
         return self._worst[1]
+
+    def turns(self, rounds: int) -> int:
+        """The most of so many rounds that give something away of one node."""
+        if isinstance(self.noise, CorrelatedNoise):  # the run's one release, from its first round
+            return min(rounds, 1)
+        return -(-rounds // self.setting.separation)
+
+    @cached_property
+    def correlation(self) -> BufferedToeplitz | None:
+        """By which a round's noise takes earlier rounds' back; None: all are independent."""
+        if not isinstance(self.noise, CorrelatedNoise):
+            return None
+        rounds, separation = self.setting.rounds, self.setting.separation
+        return BufferedToeplitz(rounds, -(-rounds // separation), separation)
 
     def epsilon(self, rounds: int) -> float:
         """What so many rounds spend, of whoever loses most; infinite without noise."""
@@ -277,7 +321,8 @@ class Guard:
 
         assert self.budget is not None
         delta = self.budget.delta
-        plans = [[(release, rounds * times)] for release, times in self.plans]
+        turns = self.turns(rounds)
+        plans = [[(release, turns * times)] for release, times in self.plans]
         bounds = [filtered(plan, delta) for plan in plans]
         worst = 0.0 if plans else math.inf
         for bound, plan in sorted(zip(bounds, plans, strict=True), key=lambda p: -p[0]):

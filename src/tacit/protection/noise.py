@@ -103,6 +103,22 @@ class LaplaceNoise(Noise):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CorrelatedNoise(Noise):
+    """DP-FTRL: normal noise of which a round takes part of the earlier rounds' back.
+
+    For models that sum up the updates of cohorts that come in turns, ``Star(cohort=...,
+    sampling="cyclic")``. The run is one release by a trusted server, all of which the first round
+    spends; its multiplier is in units of what a node can move in the whole run. Kairouz, McMahan,
+    Song, Thakkar, Thakurta, Xu, "Practical and private (deep) learning without sampling or
+    shuffling", ICML 2021; the noise is that of ``tacit.protection.correlated``. See ``Noise``.
+    """
+
+    where: Where = "central"
+    mechanism = "gaussian"
+    places = ("central",)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DPSGD(Budget):
     """Noise on every training step inside a node, whose unit of privacy is one training row.
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tacit.errors import InputError
 from tacit.randomness import generator
 
-Sampling = Literal["without-replacement", "with-replacement", "poisson"]
+Sampling = Literal["without-replacement", "with-replacement", "poisson", "cyclic"]
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,14 @@ class Star:
     Attributes:
         cohort: nodes per round, at least 1; their expected number under Poisson
             sampling. None: all.
-        sampling: how a cohort is drawn, uniformly over the nodes and afresh in every round.
+        sampling: how a cohort is drawn, uniformly over the nodes and, but for "cyclic", afresh in
+            every round.
             "without-replacement": distinct nodes.
             "with-replacement": independent draws, so that a node may appear more than once.
             "poisson": each node takes part by itself, with probability cohort / nodes; the round
             may be empty. Privacy amplification by Poisson sampling holds for this one alone.
+            "cyclic": nodes take turns in an order that is drawn once, so that none comes back
+            before floor(nodes / cohort) rounds, which is what correlated noise asks for.
 
     Raises:
         InputError: a cohort below 1, or an unknown way of sampling.
@@ -65,6 +68,9 @@ class Star:
         """The cohort of a round as (k,) node ids, ascending."""
         if self.cohort is None:
             return np.arange(nodes)
+        if self.sampling == "cyclic":
+            turn = np.arange(round * self.cohort, (round + 1) * self.cohort) % nodes
+            return np.sort(generator(seed, "cohort-order").permutation(nodes)[turn])
         draw = generator(seed, "cohort", round)
         match self.sampling:
             case "without-replacement":
@@ -73,6 +79,12 @@ class Star:
                 return np.sort(draw.integers(nodes, size=self.cohort))
             case "poisson":
                 return np.flatnonzero(draw.random(nodes) < self.cohort / nodes)
+
+    def separation(self, nodes: int) -> int:
+        """The fewest rounds from one in which a node takes part to its next."""
+        if self.cohort is None or self.sampling != "cyclic":
+            return 1
+        return nodes // self.cohort
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,10 @@ class Hierarchical:
     def sample(self, nodes: int, seed: int, round: int) -> NDArray[np.int64]:
         """The cohort of a round as (k,) node ids, ascending."""
         return Star(self.cohort, self.sampling).sample(nodes, seed, round)
+
+    def separation(self, nodes: int) -> int:
+        """The fewest rounds from one in which a node takes part to its next."""
+        return Star(self.cohort, self.sampling).separation(nodes)
 
     def group_of(self, nodes: int) -> NDArray[np.int64]:
         """(n,) the group of each node: contiguous, with sizes that differ by at most one."""
