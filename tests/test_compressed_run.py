@@ -187,9 +187,14 @@ UNBIASED = {"compression": tacit.RandomK(0.1, feedback=False)}
     ("changes", "message", "instead"),
     [
         (
-            {"compression": tacit.QSGD(), "algorithm": tacit.Gossip()},
-            r"Gossip has no server .*use Star\(\) with FedAvg\(\)",
-            {"algorithm": tacit.FedAvg(), "topology": tacit.Star()},
+            {"compression": tacit.TopK(0.1), "algorithm": tacit.Gossip("before")},
+            r"sends no difference to a model that its receivers know; use FedAvg\(\)",
+            {"algorithm": tacit.FedAvg()},
+        ),
+        (
+            {"compression": tacit.TopK(0.1), "algorithm": tacit.Alone()},
+            r"or Gossip\(mix='after'\) as the algorithm",
+            {"algorithm": tacit.Gossip()},
         ),
         (
             {"compression": tacit.QSGD(), "algorithm": tacit.Scaffold()},

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
 from tacit.compression.base import Compressor, Shared, pack, unpack
-from tacit.compression.choco import choco_step
+from tacit.compression.choco import choco_step, consensus_step
 from tacit.compression.powersgd import PowerSGD
 from tacit.compression.qsgd import QSGD
 from tacit.compression.sign import DRIVE, SignCompression
@@ -323,7 +324,7 @@ def test_choco_reaches_the_mean_of_all(compressor: Compressor) -> None:
     own, public = start, torch.zeros(n, d)
     for round in range(400):
         own, public, messages = choco_step(
-            own, public, weights, 0.15, compressor, range(n), shared(d, round)
+            own, public, weights.matmul, 0.15, compressor, range(n), shared(d, round)
         )
         assert len(messages) == n
     mean = start.mean(0)
@@ -335,14 +336,61 @@ def test_choco_by_hand() -> None:
     # Everything is sent: copies become the models, and a step of 1 is plain gossip.
     own = torch.tensor([[0.0, 4.0], [2.0, 0.0]])
     weights = torch.tensor([[0.75, 0.25], [0.25, 0.75]])
-    new, public, _ = choco_step(own, torch.zeros(2, 2), weights, 1.0, TopK(1.0), [0, 1], shared(2))
+    step = partial(choco_step, average=weights.matmul, step=1.0, nodes=[0, 1], shared=shared(2))
+    new, public, _ = step(own, torch.zeros(2, 2), compressor=TopK(1.0))
     assert public.equal(own)
     assert new.tolist() == [[0.5, 3.0], [1.5, 1.0]]
     # Only the largest is sent; W public = [[0.75, 3], [2.25, 1]].
     own = torch.tensor([[1.0, 4.0], [3.0, 2.0]])
-    new, public, _ = choco_step(own, torch.zeros(2, 2), weights, 1.0, TopK(0.5), [0, 1], shared(2))
+    new, public, _ = step(own, torch.zeros(2, 2), compressor=TopK(0.5))
     assert public.tolist() == [[0.0, 4.0], [3.0, 0.0]]
     assert new.tolist() == [[1.75, 3.0], [2.25, 3.0]]
+
+
+def test_a_model_that_is_not_finite_tells_nothing() -> None:
+    own = torch.tensor([[torch.inf, 4.0], [3.0, 2.0]])
+    half = torch.full((2, 2), 0.5).matmul
+    new, public, _ = choco_step(own, torch.ones(2, 2), half, 1.0, TopK(1.0), [0, 1], shared(2))
+    assert public.tolist() == [[1.0, 1.0], [3.0, 2.0]]
+    assert new[1].tolist() == [2.0, 1.5]
+
+
+CONTRACTING = [TopK(0.1), TopK(0.5), RandomK(0.2), QSGD(levels=127, bucket=5), DRIVE()]
+
+
+@pytest.mark.parametrize("compressor", CONTRACTING, ids=repr)
+def test_what_is_left_out_is_within_the_contraction(compressor: Compressor) -> None:
+    # On average over 400 rounds of a dense vector of 64; random-k is the worst, with a deviation of
+    # sqrt(2 / 64 (0.2 0.8) / 400) = 0.004 of the square.
+    vector, known = normal(64), shared(64)
+    delta = compressor.contraction(known.layout)
+    assert delta is not None
+    off = [error(compressor, vector, shared(64, round)) for round in range(400)]
+    assert np.mean([left / square for left, square in off]) <= 1 - delta + 0.02
+
+
+def test_what_has_no_contraction_says_so() -> None:
+    layout = shared(64).layout
+    none = [RandomK(0.2, feedback=False), QSGD(levels=7), SignCompression(), PowerSGD(1)]
+    assert [c.contraction(layout) for c in none] == [None] * 4
+    # min(64 / 31^2, 8 / 31) of variance.
+    assert QSGD(levels=31).contraction(layout) == pytest.approx(1 - 64 / 961)
+
+
+@pytest.mark.parametrize(("factor", "settles"), [(1.0, True), (4.0, False)])
+def test_the_consensus_step_is_stable_and_not_by_much(factor: float, settles: bool) -> None:
+    # A ring of 4 with weights 1/4, 1/2, 1/4: 1 - lambda is up to 1, so that twice the step is the
+    # most for a random 1 in 10 of the coordinates.
+    n, d, compressor = 4, 100, RandomK(0.1)
+    weights = sum(w * torch.roll(torch.eye(n), s, 0) for s, w in ((-1, 0.25), (0, 0.5), (1, 0.25)))
+    assert consensus_step(1.0) == 1.0
+    step, own, public = factor * consensus_step(0.1), normal(n, d), torch.zeros(n, d)
+    apart = float((own - own.mean(0)).norm())
+    for round in range(400):
+        own, public, _ = choco_step(
+            own, public, weights.matmul, step, compressor, range(n), shared(d, round)
+        )
+    assert (float((own - own.mean(0)).norm()) < 0.1 * apart) == settles
 
 
 @pytest.mark.parametrize("make", [TopK, RandomK])

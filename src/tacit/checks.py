@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from tacit.aggregation import Aggregation
+from tacit.aggregation import Aggregation, Mean
 from tacit.aggregation.rule import Tolerant
 from tacit.algorithms import LEARN, FedDyn, FedNova, FedOpt, FedRep, Gossip, PushSum
 from tacit.attacks.base import DataAttack, UpdateAttack
+from tacit.compression import Compressor
 from tacit.data import Federation
 from tacit.errors import InputError
 from tacit.protection import DPSGD, AdaptiveClip, CorrelatedNoise
@@ -172,10 +173,12 @@ def check_compression(e: "Experiment") -> None:
         return
     name, sends = type(e.algorithm).__name__, e.algorithm.sends(e.layout)
     given = f"compression: {compression!r} was given, but"
+    if isinstance(e.algorithm, Gossip) and e.algorithm.mix == "after":
+        return _check_choco(e, compression, given)
     if not isinstance(e.plan, Star | Hierarchical):
         raise InputError(
-            f"{given} {name} has no server whose model nodes send differences to; use Star()"
-            " with FedAvg(), or leave it out"
+            f"{given} {name} sends no difference to a model that its receivers know; use FedAvg()"
+            " or Gossip(mix='after') as the algorithm"
         )
     if sends != {"model": e.layout.size}:
         raise InputError(
@@ -208,6 +211,35 @@ def check_compression(e: "Experiment") -> None:
         raise InputError(
             f"{given} noise that a node adds fills its message up again; use {unbiased}, or"
             f' {type(guard.noise).__name__}(where="central") if the server is trusted'
+        )
+
+
+def _check_choco(e: "Experiment", compression: Compressor, given: str) -> None:
+    """What gossip over public copies asks for."""
+    if compression.contraction(e.layout.parameters) is None:
+        raise InputError(
+            f"{given} neighbours' copies of a model come closer to it only where a message is known"
+            " to leave out less than there is; use TopK(0.1), RandomK(0.1) or DRIVE()"
+        )
+    if isinstance(e.plan, Graph) and not e.plan.static:
+        raise InputError(
+            f"{given} neighbours keep copies, and {e.plan!r} changes the neighbours in every round;"
+            " use a fixed graph, such as Ring()"
+        )
+    if not isinstance(e.aggregation, Mean):
+        raise InputError(
+            f"{given} {e.aggregation!r} holds whole models against each other, and copies lag"
+            " behind; use Mean() as the aggregation, or leave it out"
+        )
+    if any(isinstance(attack, UpdateAttack) for attack in e.attacks):
+        raise InputError(
+            f"{given} a lie would have to be one change to the copies of all neighbours; use an"
+            " attack on data, such as LabelFlip(), or leave it out"
+        )
+    if e.guard and e.guard.secure:
+        raise InputError(
+            f"{given} neighbours keep a copy of each model, and masks show its sum with others"
+            " alone; leave it out, or use FedAvg() with RandomK(0.1)"
         )
 
 

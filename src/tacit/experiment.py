@@ -65,8 +65,9 @@ class Experiment:
         protection: what is done to an update on its way, and promises something about it:
             ``Clip``, ``GaussianNoise``, ``SecureAggregation``, ``DPSGD`` and others; their order is
             fixed, however they are listed.
-        compression: how nodes tell a server the difference to its model in fewer bytes: ``TopK``,
-            ``QSGD`` and others; None: as float32.
+        compression: how nodes tell a server the difference to its model in fewer bytes, or their
+            neighbours that to what they know already (CHOCO): ``TopK``, ``DRIVE`` and others; None:
+            as float32.
         rounds: number of rounds, at least 1.
         seed: of every random choice.
         evaluate_every: measure on the test rows after every so many rounds (and after the last).

@@ -12,11 +12,13 @@ from tacit.aggregation.sketch_guard import SketchGuard
 from tacit.algorithms import LEARN
 from tacit.attacks.base import UpdateAttack
 from tacit.attacks.view import Knowledge
+from tacit.compression.choco import consensus_step
 from tacit.data import Federation
 from tacit.experiment import Experiment
 from tacit.parties import form, guarantee, parties
 from tacit.topology import Graph, Hierarchical, Neighbours, Star
 
+_NEIGHBOUR = "each neighbour"
 _FLOAT_BYTES = 4  # numbers travel as float32
 _ATTACKS = (
     "may reconstruct training rows (gradient inversion: Zhu, Liu, Han, NeurIPS 2019) or tell"
@@ -213,14 +215,35 @@ def _message(
 
 
 def _uploads(experiment: Experiment, receiver: str, when: str, count: int) -> list[Message]:
-    """What nodes send upwards, compressed where they do so."""
+    """What nodes send, compressed where they do so."""
     rows = _messages(experiment, "each node", receiver, when, count, "its")
     if (compression := experiment.compression) is None:
         return rows
     size = compression.upload_bytes(experiment.layout)
     numbers, total = _numbers(experiment.layout.size), count * size / experiment.rounds
-    what = f"its model's difference to the server's ({numbers}), compressed by {compression}"
+    known = "the copy that all neighbours have" if receiver == _NEIGHBOUR else "the server's"
+    what = f"its model's difference to {known} ({numbers}), compressed by {compression}"
     return [replace(row, what=what, message_bytes=size, round_bytes=total) for row in rows]
+
+
+def _compression(experiment: Experiment) -> list[str]:
+    """What compression is to those who see updates."""
+    if (compression := experiment.compression) is None:
+        return []
+    said = (
+        f"Compression by {compression} is no protection; buffers (BatchNorm's statistics) travel"
+        " whole."
+    )
+    if isinstance(experiment.plan, Graph):
+        delta = compression.contraction(experiment.layout.parameters)
+        assert delta is not None  # by check_compression
+        said += (
+            " Neighbours keep copies of each other's models, towards whose mean a node goes by"
+            f" {consensus_step(delta):.3g} of the way (gamma of CHOCO)."
+        )
+    elif compression.memory_size(experiment.layout.parameters):
+        said += " What it leaves out waits at its node for the next update."
+    return [said]
 
 
 def _numbers(count: int) -> str:
@@ -263,13 +286,7 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
             sees.append(
                 "In some rounds a group has a single node: there the top server sees its update."
             )
-    if (compression := experiment.compression) is not None:
-        sees.append(
-            f"Compression by {compression} is no protection; buffers (BatchNorm's statistics)"
-            " travel whole."
-        )
-        if compression.memory_size(experiment.layout.parameters):
-            sees[-1] += " What it leaves out waits at its node for the next update."
+    sees += _compression(experiment)
     if any(0 < len(np.unique(nodes)) <= 2 for nodes in cohorts):
         sees.append(
             "Some rounds have one or two nodes: what the server makes of one update gives it away"
@@ -287,10 +304,8 @@ def _graph(experiment: Experiment, plan: Graph) -> tuple[list[Message], list[str
         count = sum(plan.graph(n, seed, round).edges for round in range(rounds))
     degree = first.out_degree
     weight = first.metropolis() if first.symmetric else first.uniform()
-    sender, receiver, rule = "each node", "each neighbour", experiment.aggregation
-    rows = _protected(
-        experiment, _messages(experiment, sender, receiver, "every round", count, "its")
-    )
+    sender, receiver, rule = "each node", _NEIGHBOUR, experiment.aggregation
+    rows = _protected(experiment, _uploads(experiment, receiver, "every round", count))
     span = f"{degree.min()}"
     if degree.min() < degree.max():
         span += f" to {degree.max()} (on average {degree.mean():.3g})"
@@ -299,6 +314,7 @@ def _graph(experiment: Experiment, plan: Graph) -> tuple[list[Message], list[str
     sees = [
         *_clear(f"{neighbours}, and see its model in the clear.", experiment),
         "There is no server: only whoever has all others as neighbours sees all models.",
+        *_compression(experiment),
     ]
     if not plan.static:
         reach = Neighbours.of(n, *plan.union(n, seed)).out_degree

@@ -23,7 +23,9 @@ class Gossip(Algorithm):
     - several steps with ``SGD(momentum=...)``: DFedAvgM, Sun, Li, Wang, "Decentralized federated
       averaging", 2021, algorithm 1 (heavy-ball momentum that begins at zero in each round);
     - topology ``Epidemic(fanout)``: epidemic learning, de Vos et al., NeurIPS 2023, algorithm 1;
-    - topology ``Pairwise()``: random pairwise gossip, Boyd et al. 2006.
+    - topology ``Pairwise()``: random pairwise gossip, Boyd et al. 2006;
+    - compression ``TopK(0.1)``: CHOCO-SGD, Koloskova, Stich, Jaggi, ICML 2019, algorithm 2; see
+      ``tacit.compression.choco``.
 
     Attributes:
         mix: when to average.

@@ -61,6 +61,13 @@ class Compressor(ABC):
         """Numbers that a node keeps between rounds: 0 where compression is unbiased."""
         return layout.size
 
+    def contraction(self, layout: Layout) -> float | None:
+        """Delta in E|C(x) - x|^2 <= (1 - delta) |x|^2 for every x, without a memory; in (0, 1].
+
+        None where the bound is 0, or none is known.
+        """
+        return None
+
     def positions(self, shared: Shared) -> Tensor:
         """(k,) the coordinates that any message of this round may hold."""
         return torch.arange(shared.layout.size)

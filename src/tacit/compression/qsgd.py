@@ -50,6 +50,11 @@ class QSGD(Compressor):
     def memory_size(self, layout: Layout) -> int:
         return 0
 
+    def contraction(self, layout: Layout) -> float | None:
+        bucket = min(self.bucket, layout.size)
+        variance = min(bucket / self.levels**2, bucket**0.5 / self.levels)
+        return 1 - variance if variance < 1 else None
+
     def encode(self, updates: Tensor, nodes: Sequence[int], shared: Shared) -> list[bytes]:
         size = shared.layout.size
         starts = np.arange(0, size, self.bucket)

@@ -1,5 +1,6 @@
 """One bit a coordinate: scaled signs, plain and after a random rotation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,6 +59,9 @@ class DRIVE(Compressor):
 
     def memory_size(self, layout: Layout) -> int:
         return 0
+
+    def contraction(self, layout: Layout) -> float | None:
+        return 2 - math.pi / 2  # the limit for a uniform rotation
 
     def encode(self, updates: Tensor, nodes: Sequence[int], shared: Shared) -> list[bytes]:
         messages = []

@@ -34,6 +34,9 @@ class _Sparsifier(Compressor):
         """Coordinates sent of ``size``: at least 1."""
         return max(1, round(self.share * size))
 
+    def contraction(self, layout: Layout) -> float | None:
+        return self.count(layout.size) / layout.size
+
 
 @dataclass(frozen=True)
 class TopK(_Sparsifier):
@@ -109,6 +112,9 @@ class RandomK(_Sparsifier):
 
     def memory_size(self, layout: Layout) -> int:
         return layout.size if self.feedback else 0
+
+    def contraction(self, layout: Layout) -> float | None:
+        return super().contraction(layout) if self.feedback else None
 
     def project(self, updates: Tensor, shared: Shared) -> Tensor:
         """(..., d) updates to the (..., k) values that are sent."""

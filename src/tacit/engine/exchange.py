@@ -14,7 +14,7 @@ from tacit.algorithms.base import Updates
 from tacit.engine.adversary import Adversary, Sent
 from tacit.engine.local import LocalTrain
 from tacit.engine.protect import Protector
-from tacit.engine.uplink import Uplink
+from tacit.engine.uplink import PublicCopies, Uplink
 from tacit.topology import Hierarchical, Neighbours, Star
 from tacit.training.plan import Ints
 
@@ -162,9 +162,10 @@ class GraphExchange:
         round: Round,
         adversary: Adversary | None = None,
         protector: Protector | None = None,
+        copies: PublicCopies | None = None,
     ) -> None:
         self.neighbours, self.aggregation, self.adversary = neighbours, aggregation, adversary
-        self.protector = protector
+        self.protector, self.copies = protector, copies
         self.round = replace(round, all_links=neighbours.edges)
         self.bytes = 0
         self.pushed = False
@@ -185,6 +186,15 @@ class GraphExchange:
         if self.protector is not None and self.start is not None:
             start = self.start.expand_as(models)
             models = start + self.protector.steps(models - start, np.arange(links.nodes))
+        if self.copies is not None:
+            assert self.start is not None
+            mixed, told = self.copies(
+                models,
+                self.start.expand_as(models),
+                lambda columns: mix(columns.clone(), links, weight, links.own(weight)),
+            )
+            self.bytes += int(links.out_degree @ told.numpy())
+            return mixed
         lying = self.adversary is not None and self.adversary.lies
         finite = self.adversary is None or bool(models.isfinite().all())
         secure = self.protector is not None and self.protector.guard.secure is not None

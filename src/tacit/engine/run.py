@@ -22,7 +22,7 @@ from tacit.engine.checkpoint import Checkpoint
 from tacit.engine.exchange import GraphExchange, StarExchange, Verdict
 from tacit.engine.local import LocalTrain, Trainer
 from tacit.engine.protect import Protector
-from tacit.engine.uplink import Uplink
+from tacit.engine.uplink import PublicCopies, Uplink
 from tacit.engine.workers import Workers
 from tacit.errors import InputError
 from tacit.experiment import Experiment
@@ -324,21 +324,20 @@ class Session:
             root=self._root(train.round) if "root" in rule.uses and not graph else None,
             memory=self.memory,
         )  # fmt: skip
-        protector = self.protector(round)
+        protector, compressor = self.protector(round), experiment.compression
         exchange: StarExchange | GraphExchange
         if isinstance(topology, Graph):
             if self._graph is None or not topology.static:
                 self._graph = topology.graph(n, experiment.seed, train.round)
-            exchange = GraphExchange(self._graph, rule, round, self.adversary, protector)
+            copies = PublicCopies(compressor, experiment.layout, round) if compressor else None
+            exchange = GraphExchange(self._graph, rule, round, self.adversary, protector, copies)
         else:
-            compressor, uplink = experiment.compression, None
-            if compressor is not None:
-                uplink = Uplink(compressor, experiment.layout, round, n)
+            uplink = Uplink(compressor, experiment.layout, round, n) if compressor else None
             exchange = StarExchange(
                 topology, rule, nodes, round, n, self.adversary, protector, uplink
             )
         lies = self.adversary is not None and self.adversary.lies
-        looks = "start" in rule.uses or lies or protector is not None
+        looks = "start" in rule.uses or lies or protector is not None or compressor is not None
         if looks and isinstance(exchange, GraphExchange):
             train.keeps_start = True
             exchange.train = train

@@ -1,5 +1,6 @@
-"""What a server, or a group's aggregator, reads of updates that travel compressed."""
+"""What receivers read of models that travel compressed: a server, an aggregator, neighbours."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,10 +9,11 @@ from torch import Tensor
 from tacit.aggregation.rule import Round
 from tacit.compression import Compressor
 from tacit.compression.base import Shared
+from tacit.compression.choco import choco_step, consensus_step
 from tacit.layout import Layout
 from tacit.training.plan import Ints
 
-_MEMORY = "compression.memory"
+_MEMORY, _PUBLIC = "compression.memory", "compression.public"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,3 +60,42 @@ class Uplink:
         ]
         arrived = torch.where(finite, torch.cat([torch.stack(read), told[:, p:]], 1), torch.nan)
         return arrived, sum(map(len, messages)) + 4 * told[:, p:].numel()
+
+
+@dataclass(frozen=True, eq=False)
+class PublicCopies:
+    """Carries CHOCO out in one round, over the copies that neighbours keep of each other's models.
+
+    They begin as the initial model, which all know. Buffers travel whole, as under a server.
+    """
+
+    compressor: Compressor
+    layout: Layout
+    round: Round
+
+    def __call__(
+        self, models: Tensor, start: Tensor, average: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """(n, d) the mixed models, and the (n,) bytes that each node tells every neighbour.
+
+        Args:
+            models: (n, d).
+            start: (n, d) the models before the training, which in the first round all know.
+            average: (n, m) X to W X.
+        """
+        parameters, p = self.layout.parameters, self.layout.trained
+        delta = self.compressor.contraction(parameters)
+        assert delta is not None  # by check_compression
+        mixed, public, messages = choco_step(
+            models[:, :p],
+            self.round.memory.get(_PUBLIC, start[:, :p]),
+            average,
+            consensus_step(delta),
+            self.compressor,
+            range(len(models)),
+            Shared(parameters, self.round.seed, self.round.index),
+        )
+        self.round.memory[_PUBLIC] = public
+        buffers = models[:, p:]
+        told = torch.tensor([len(message) for message in messages]) + 4 * buffers.shape[1]
+        return torch.cat([mixed, average(buffers)], 1), told
