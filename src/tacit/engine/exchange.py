@@ -93,7 +93,10 @@ class StarExchange:
             at = self.uplink.coordinates if self.uplink else torch.arange(own.shape[-1])
             steps = (matrix - own)[:, at]
             if self.protector.sums_up:
-                step = self.protector.mean(steps, weight, self.nodes)
+                step = self.protector.mean(steps, weight, self.nodes, own)
+                if self.protector.guard.proof and self.verdict is None:
+                    let = torch.from_numpy(np.isin(self.nodes, self.protector.counted)).float()
+                    self.verdict = Verdict(self.nodes, np.full(len(self.nodes), SERVER), let)
                 return own if step is None else own.index_add(0, at, step)
             guarded = self.protector.steps(steps, self.nodes)
             matrix = own.expand_as(matrix).index_add(1, at, guarded)

@@ -2,9 +2,10 @@
 
 from tacit.protection.clip import AdaptiveClip, Clip
 from tacit.protection.noise import DPSGD, GaussianNoise, LaplaceNoise, Noise, SkellamNoise
-from tacit.protection.secure import SecureAggregation
+from tacit.protection.secure import NormProof, SecretSharing, SecureAggregation
 
-Protection = Clip | AdaptiveClip | Noise | DPSGD | SecureAggregation
+SecureSum = SecureAggregation | SecretSharing
+Protection = Clip | AdaptiveClip | Noise | DPSGD | SecureSum | NormProof
 
 __all__ = [
     "DPSGD",
@@ -13,7 +14,10 @@ __all__ = [
     "GaussianNoise",
     "LaplaceNoise",
     "Noise",
+    "NormProof",
     "Protection",
+    "SecretSharing",
     "SecureAggregation",
+    "SecureSum",
     "SkellamNoise",
 ]
