@@ -31,6 +31,7 @@ class Protector:
         malicious: ids of nodes that, where nobody can check it, do not clip.
         sums: secure sums so far in this round.
         counted: ids of the nodes in the last sum.
+        sent: bytes that the last secure sum took.
     """
 
     guard: Guard
@@ -38,6 +39,7 @@ class Protector:
     experiment: bytes
     malicious: Ints
     sums: int = 0
+    sent: int = 0
     counted: Ints = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
@@ -81,7 +83,7 @@ class Protector:
         Args:
             start: (d,) what the nodes received from a server in this round.
         """
-        self.counted = nodes[:0]
+        self.counted, self.sent = nodes[:0], 0
         guard, noise, clip = self.guard, self.guard.noise, self.guard.clip
         if not guard.setting.peers:
             updates = self._numbers(updates)
@@ -182,13 +184,14 @@ class Protector:
         model = b"" if start is None else start.numpy().tobytes()
         binding = Binding(self.experiment, self.round.index, model, self.sums)
         self.sums += 1
-        total, counted = secure_sum(guard, codec, binding, vectors)
-        self.counted = np.array(counted, np.int64)
-        if total is None:
+        opened = secure_sum(guard, codec, binding, vectors)
+        self.counted = np.array(opened.nodes, np.int64)
+        self.sent = opened.bytes
+        if opened.total is None:
             return None
-        codec.check(total, len(counted))
-        values, count = codec.decode(total)
-        return torch.from_numpy(values), count if weighted else float(len(counted))
+        codec.check(opened.total, len(opened.nodes))
+        values, count = codec.decode(opened.total)
+        return torch.from_numpy(values), count if weighted else float(len(opened.nodes))
 
     def _share(self, node: int, codec: Codec) -> NDArray[np.unsignedinteger]:
         """A node's part of the noise: enough in sum if no more than the threshold stay."""

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +12,22 @@ from tacit.protection.codec import Codec, SumError
 from tacit.protection.guard import COMPLETE, Guard
 
 Vectors = Mapping[int, NDArray[np.unsignedinteger]]
-# The sum, and whose it is; no sum where too few are left.
-Opened = tuple[NDArray[np.unsignedinteger] | None, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What comes of a secure sum.
+
+    Attributes:
+        total: (length,) integers of the codec; None where too few nodes are left.
+        nodes: whose sum it is, ascending.
+        bytes: of all messages that carry vectors, shares, proofs or sums; keys, coins and lists of
+            nodes come on top.
+    """
+
+    total: NDArray[np.unsignedinteger] | None
+    nodes: tuple[int, ...]
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,11 @@ class Binding:
     @property
     def model(self) -> bytes:
         return hashlib.sha256(self.sums.to_bytes(8, "little") + self.start).digest()
+
+    @property
+    def named(self) -> bytes:
+        """Experiment and model as one name."""
+        return hashlib.sha256(self.experiment + self.model).digest()
 
 
 def secure_sum(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> Opened:
@@ -70,34 +88,37 @@ def _masked(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> O
         binding.experiment, binding.model, binding.round, tuple(sorted(vectors)), threshold,
         codec.length, codec.dtype, guard.threshold, neighbours,
     )  # fmt: skip
-    return simulate(session, {node: Ed25519PrivateKey.generate() for node in vectors}, vectors)
+    identities = {node: Ed25519PrivateKey.generate() for node in vectors}
+    total, survivors = simulate(session, identities, vectors)
+    return Opened(total, survivors, sum(vector.nbytes for vector in vectors.values()))
 
 
 def _shared(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> Opened:
-    from tacit.protection.proof import field, simulate
-    from tacit.protection.sharing import Helper, Server, Session, split
+    from tacit.protection.sharing import Session, simulate
 
-    modulus = field.P if guard.proof else 2**codec.bits
-    named = hashlib.sha256(binding.experiment + binding.model).digest()
-    session = Session(named, binding.round, codec.length, modulus, guard.threshold)
-    if guard.proof is None:
-        server, helper = Server(session), Helper(session)
-        for node, vector in vectors.items():
-            for receiver, message in zip((server, helper), split(session, node, vector), strict=True):
-                receiver.receive(node, message)
-        nodes = server.nodes
-        return server.finish(nodes, helper.answer(nodes)), tuple(nodes)
-    signed = {node: _signed(vector, codec) for node, vector in vectors.items()}
-    elements = {node: field.encode(vector) for node, vector in signed.items()}
-    server, helper, nodes = simulate.simulate(session, guard.claim(codec), elements)
-    if len(nodes) < guard.threshold:
-        return None, tuple(nodes)
-    total = field.decode(server.finish(nodes, helper.answer(nodes)))
-    narrow = total.astype(codec.dtype)
-    if (_signed(narrow, codec) != total).any():
+    if guard.proof:
+        return _proved(guard, codec, binding, vectors)
+    session = Session(binding.named, binding.round, codec.length, 2**codec.bits, guard.threshold)
+    total, sent = simulate(session, vectors)
+    return Opened(total, tuple(sorted(vectors)), sent)
+
+
+def _proved(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> Opened:
+    from tacit.protection.proof import field
+    from tacit.protection.proof.simulate import simulate
+    from tacit.protection.sharing import Session
+
+    session = Session(binding.named, binding.round, codec.length, field.P, guard.threshold)
+    elements = {node: field.encode(_signed(vector)) for node, vector in vectors.items()}
+    total, nodes, sent = simulate(session, guard.claim(codec), elements)
+    if total is None:
+        return Opened(None, nodes, sent)
+    signed = field.decode(total)
+    narrow = signed.astype(codec.dtype)
+    if (_signed(narrow) != signed).any():
         raise SumError(f"the sum of {len(nodes)} nodes does not fit {codec.bits} bits")
-    return narrow, tuple(nodes)
+    return Opened(narrow, nodes, sent)
 
 
-def _signed(vector: NDArray[Any], codec: Codec) -> NDArray[np.int64]:
-    return vector.view(f"int{codec.bits}").astype(np.int64)
+def _signed(vector: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
+    return vector.view(f"int{8 * vector.itemsize}").astype(np.int64)

@@ -33,35 +33,46 @@ class Cheater:
 
 def simulate(
     session: Session, claim: NormClaim, vectors: Mapping[int, Field]
-) -> tuple[Server, Helper, list[int]]:
-    """Shares and proofs of all nodes, up to the set whose sum may be opened.
+) -> tuple[Field | None, tuple[int, ...], int]:
+    """A whole proved sum, from shares to verdicts to the sum of those who are believed.
 
     Args:
         vectors: (d,) over the field, by node; a longer one than claimed is a ``Cheater``'s.
 
     Returns:
-        Server and helper, and the nodes that both accept, ascending.
+        (d,) the sum, or None of fewer nodes than the session's minimum; the nodes that both
+        accepted, ascending; the bytes of shares, proofs and the sum.
     """
     server, helper = Server(session), Helper(session)
-    provers: dict[int, Prover | Cheater] = {}
-    for node, values in vectors.items():
-        try:
-            provers[node] = Prover(session, claim, node, values)
-        except InputError:
-            provers[node] = Cheater(session, claim, node, values)
-        server.receive(node, provers[node].upload)
-        helper.receive(node, provers[node].seed)
+    provers = {node: _prover(session, claim, node, values) for node, values in vectors.items()}
+    for node, prover in provers.items():
+        server.receive(node, prover.upload)
+        helper.receive(node, prover.seed)
+    sent = sum(len(prover.upload) + len(prover.seed) for prover in provers.values())
     one, other = Verifier(claim, server), Verifier(claim, helper)
     challenge = _tossed(one.fix_uploads(vectors), other.fix_uploads(vectors))
     for side in (one, other):
         side.project(vectors, challenge)
     for node, prover in provers.items():
         try:
-            one.receive(node, prover.prove(challenge))
+            proof = prover.prove(challenge)
         except UnluckyError:
             continue
+        one.receive(node, proof)
+        sent += len(proof)
     query = _tossed(one.fix_proofs(one.proved), other.fix_proofs(one.proved))
-    return server, helper, accepted(one.query(query), other.query(query))
+    nodes = accepted(one.query(query), other.query(query))
+    if len(nodes) < session.minimum:
+        return None, tuple(nodes), sent
+    answer = helper.answer(nodes)
+    return server.finish(nodes, answer), tuple(nodes), sent + len(answer)
+
+
+def _prover(session: Session, claim: NormClaim, node: int, values: Field) -> Prover | Cheater:
+    try:
+        return Prover(session, claim, node, values)
+    except InputError:
+        return Cheater(session, claim, node, values)
 
 
 def _tossed(one: Toss, other: Toss) -> bytes:
