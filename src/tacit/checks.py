@@ -124,10 +124,10 @@ def check_protection(e: "Experiment") -> None:
             f"protection: {beyond[0]!r} was given, but {name} sends {' and '.join(sends)}, each"
             " of which would need a bound of its own; use FedAvg() as the algorithm"
         )
-    if guard.noise and isinstance(e.algorithm, FedNova):
+    if guard.even and isinstance(e.algorithm, FedNova):
         raise InputError(
-            f"protection: {guard.noise!r} was given, but FedNova scales its step by every"
-            " node's rows, which have no noise; use FedAvg() as the algorithm"
+            f"protection: {guard.noise or guard.proof!r} was given, but FedNova scales its step by"
+            " every node's rows, for which it promises nothing; use FedAvg() as the algorithm"
         )
     if guard.example and isinstance(e.algorithm, FedRep):
         raise InputError(
@@ -140,7 +140,8 @@ def check_protection(e: "Experiment") -> None:
     if sums and not rule.streams:
         raise InputError(
             f"protection: {sums!r} was given, but {rule!r} needs single updates, which nobody"
-            " sees; use Mean() as the aggregation, or leave that protection out"
+            " sees; use Mean() as the aggregation (SecretSharing() with Clip and NormProof() bounds"
+            " what a liar adds to it), or leave that protection out"
         )
     if guard.budget and "loss" in rule.uses:
         raise InputError(

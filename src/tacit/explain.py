@@ -1,7 +1,7 @@
 """What an experiment discloses: who receives which bytes in which form, before anything runs."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,9 @@ from tacit.attacks.view import Knowledge
 from tacit.compression.choco import consensus_step
 from tacit.data import Federation
 from tacit.experiment import Experiment
-from tacit.parties import form, guarantee, parties
+from tacit.parties import carried, form, guarantee, parties
+from tacit.protection import SecretSharing
+from tacit.protection.guard import Guard
 from tacit.topology import Graph, Hierarchical, Neighbours, Star
 
 _NEIGHBOUR = "each neighbour"
@@ -262,6 +264,7 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
         when = f"each time that {due} ({about}{plan.cohort:,} of {n:,} nodes a round)"
     if isinstance(plan, Star):
         rows = _protected(experiment, _uploads(experiment, "the server", when, count))
+        rows += _helped(experiment, rows, sum(len(nodes) > 0 for nodes in cohorts))
         rows += _messages(experiment, "the server", "each node", when, count, "the new")
         sees = [
             *_clear("The server sees every update in the clear, and knows its node.", experiment),
@@ -343,8 +346,34 @@ def _graph(experiment: Experiment, plan: Graph) -> tuple[list[Message], list[str
 
 def _protected(experiment: Experiment, rows: list[Message]) -> list[Message]:
     """The messages in the form and with the guarantee that protections give them."""
-    given = form(experiment), guarantee(experiment)
+    guard, given = experiment.guard, (form(experiment), guarantee(experiment))
+    if guard and guard.secure:
+        rows = [message for row in rows for message in _carried(guard, row, experiment.rounds)]
     return [replace(row, form=given[0], guarantee=given[1]) for row in rows]
+
+
+def _carried(guard: Guard, row: Message, rounds: int) -> Iterator[Message]:
+    """What becomes of a message that is summed with others."""
+    for receiver, of, size in carried(guard, row.message_bytes // _FLOAT_BYTES):
+        yield replace(
+            row, receiver=receiver or row.receiver, what=f"{of} {row.what}".strip(),
+            message_bytes=size, round_bytes=size * row.messages / rounds,
+        )  # fmt: skip
+
+
+def _helped(experiment: Experiment, rows: list[Message], sums: int) -> list[Message]:
+    """What a helper adds to each sum: as much as one node."""
+    guard = experiment.guard
+    if guard is None or not isinstance(guard.secure, SecretSharing):
+        return []
+    return [
+        replace(
+            row, sender="the helper", what=f"its share of the sum of {row.what}",
+            when="every round", messages=sums,
+            round_bytes=sums * row.message_bytes / experiment.rounds,
+        )
+        for row in rows if row.what.startswith("its")
+    ]  # fmt: skip
 
 
 def _clear(sentence: str, experiment: Experiment) -> list[str]:

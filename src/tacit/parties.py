@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 from tacit.experiment import Experiment
-from tacit.protection import AdaptiveClip
+from tacit.protection import AdaptiveClip, SecretSharing, SecureAggregation
 from tacit.protection.accounting import spent
 from tacit.protection.guard import COMPLETE, Guard
 from tacit.protection.release import Poisson
@@ -12,8 +12,33 @@ from tacit.protection.release import Poisson
 
 def form(experiment: Experiment) -> str:
     """How an update travels."""
-    guard = experiment.guard
-    return "masked integers" if guard and guard.secure else "in the clear"
+    match experiment.guard and experiment.guard.secure:
+        case SecureAggregation():
+            return "masked integers"
+        case SecretSharing():
+            return "shares of integers"
+    return "in the clear"
+
+
+def carried(guard: Guard, numbers: int) -> list[tuple[str, str, int]]:
+    """What a node sends for a secure sum of vectors of so many numbers.
+
+    Returns:
+        For each message whom it goes to ("" is the receiver of the sum), what it is beside the
+        vector, and its bytes.
+    """
+    codec = guard.codec(numbers + _adapts(guard))
+    size = codec.length * codec.dtype.itemsize
+    if not isinstance(guard.secure, SecretSharing):
+        return [("", "", size)]
+    from tacit.protection.proof.node import Layout
+    from tacit.protection.sharing import SEED, TAG
+
+    seed = ("the helper", "the seed of its share of", TAG + SEED)
+    if guard.proof is None:
+        return [("", "", TAG + size), seed]
+    proof = ("", "the proof of the norm of", TAG + 8 * Layout(guard.claim(codec)).proof)
+    return [("", "", TAG + 8 * codec.length), seed, proof]
 
 
 def guarantee(experiment: Experiment) -> str:
@@ -34,14 +59,14 @@ def parties(experiment: Experiment) -> list[str]:
     if guard is None:
         return []
     receiver = "A neighbour" if guard.setting.peers else "The server"
-    said = _masks(guard, receiver) if guard.secure else []
-    said += _noise(guard, receiver)
+    said = _secure_sum(guard, receiver) + _noise(guard, receiver)
     if guard.clip:
+        unchecked = guard.secure and not guard.proof
         where = "counts, decompressed," if _clips_later(experiment) else "leaves a node"
         said.append(
             f"Clipping: no update that {where} is longer than {guard.clip.norm:g}"
             + (" at first; the norm follows a quantile." if _adapts(guard) else ".")
-            + (" Behind masks nobody can check it: a liar may send more." if guard.secure else "")
+            + (" Nobody can check it: a liar may send more." if unchecked else "")
         )
     if not (guard.noise or guard.example):
         said.append(
@@ -61,6 +86,42 @@ def parties(experiment: Experiment) -> list[str]:
 def _clips_later(experiment: Experiment) -> bool:
     """Whether the server clips what it reads: messages of quantised updates hold no others."""
     return experiment.compression is not None and not experiment.compression.linear
+
+
+def _secure_sum(guard: Guard, receiver: str) -> list[str]:
+    match guard.secure:
+        case SecureAggregation():
+            return _masks(guard, receiver)
+        case SecretSharing():
+            return _shares(guard) + (_proofs(guard) if guard.proof else [])
+    return []
+
+
+def _shares(guard: Guard) -> list[str]:
+    return [
+        "The server: receives one share of each update, integers that look random, and learns the"
+        f" sum of {guard.threshold} nodes or more with the help of the helper (Corrigan-Gibbs and"
+        " Boneh, NSDI 2017).",
+        "The helper: receives the seed of the other share, which says nothing about the update, and"
+        " learns who takes part.",
+        "Server and helper together: see every update. They must not collude, so that two parties"
+        " have to run them; neither notices if the other falsifies the sum.",
+        "Colluding nodes: c of them learn the sum of the rest, one update where the rest is one"
+        " node; with one of server and helper they learn no more.",
+        "An outsider on the wire: reads the update of a node whose messages to both it hears, so"
+        " that the connections must be encrypted; of one of them, integers that look random.",
+    ]
+
+
+def _proofs(guard: Guard) -> list[str]:
+    claim = guard.claim(guard.codec(guard.setting.dimension + _adapts(guard)))
+    return [
+        "Server and helper: leave out of the sum, and learn of, whoever cannot prove that its"
+        f" update is short; one that is {claim.slack(claim.error):.3g} times as long as the norm"
+        f" passes with probability {claim.error:g}, and an honest one is left out with as much."
+        " Shorter ones may still be lies. Where fewer than"
+        f" {guard.threshold} nodes are left, a round ends without a step. Nodes count alike.",
+    ]
 
 
 def _masks(guard: Guard, receiver: str) -> list[str]:

@@ -9,9 +9,10 @@ from tacit.protection.noise import (
     Noise,
     SkellamNoise,
 )
-from tacit.protection.secure import SecureAggregation
+from tacit.protection.secure import NormProof, SecretSharing, SecureAggregation
 
-Protection = Clip | AdaptiveClip | Noise | DPSGD | SecureAggregation
+SecureSum = SecureAggregation | SecretSharing
+Protection = Clip | AdaptiveClip | Noise | DPSGD | SecureSum | NormProof
 
 __all__ = [
     "DPSGD",
@@ -21,7 +22,10 @@ __all__ = [
     "GaussianNoise",
     "LaplaceNoise",
     "Noise",
+    "NormProof",
     "Protection",
+    "SecretSharing",
     "SecureAggregation",
+    "SecureSum",
     "SkellamNoise",
 ]

@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tacit.errors import InputError
 from tacit.protection import (
@@ -15,13 +15,19 @@ from tacit.protection import (
     CorrelatedNoise,
     LaplaceNoise,
     Noise,
+    NormProof,
     Protection,
+    SecretSharing,
     SecureAggregation,
+    SecureSum,
     SkellamNoise,
 )
 from tacit.protection.codec import Codec
 from tacit.protection.correlated import BufferedToeplitz
 from tacit.protection.release import Grid, Poisson, Release, Sampler, WithoutReplacement
+
+if TYPE_CHECKING:
+    from tacit.protection.proof.projection import NormClaim
 
 # Up to so many nodes everybody masks with everybody.
 COMPLETE = 100
@@ -61,8 +67,9 @@ class Guard:
     setting: Setting
     clip: Clip | AdaptiveClip | None = None
     noise: Noise | None = None
-    secure: SecureAggregation | None = None
+    secure: SecureSum | None = None
     example: DPSGD | None = None
+    proof: NormProof | None = None
 
     @classmethod
     def of(cls, protections: Sequence[Protection], setting: Setting) -> "Guard":
@@ -73,12 +80,15 @@ class Guard:
         """
         clip = _only(protections, Clip, AdaptiveClip)
         noise = _only(protections, Noise)
-        secure = _only(protections, SecureAggregation)
-        guard = cls(setting, clip, noise, secure, _only(protections, DPSGD))
+        secure = _only(protections, SecureAggregation, SecretSharing)
+        proof = _only(protections, NormProof)
+        guard = cls(setting, clip, noise, secure, _only(protections, DPSGD), proof)
         if noise is not None:
             guard._check_noise(noise)
         if secure is not None:
             guard._check_secure(secure)
+        if proof is not None:
+            guard._check_proof(proof)
         if guard.noise and guard.example:
             raise _refused(
                 guard.example, f"protects rows and {guard.noise!r} nodes; allowed is one of the two"
@@ -161,16 +171,49 @@ class Guard:
                 f"hides nothing in a sum of {fewest}, as in the smallest {whose}; 3 or more are"
                 " needed, so that no node finds out another's update",
             )
+        if self.setting.peers and not isinstance(secure, SecureAggregation):
+            raise _refused(
+                secure, "is between nodes and a server; use SecureAggregation() without one"
+            )
         if self.threshold > fewest:
-            raise InputError(
-                f"protection.threshold: {secure.threshold} was given; allowed is 3 to {fewest},"
-                f" the smallest {whose}"
+            raise _refused(
+                secure,
+                f"opens no sum of fewer than {self.threshold} nodes; allowed is 3 to {fewest}, the"
+                f" smallest {whose}",
+            )
+
+    def _check_proof(self, proof: NormProof) -> None:
+        if self.secure is None:
+            raise _refused(proof, "is about what a secure sum hides; add SecretSharing()")
+        if not isinstance(self.secure, SecretSharing):
+            raise _refused(
+                proof,
+                "is checked by a server and a helper; use SecretSharing() instead of"
+                f" {self.secure!r}",
+            )
+        if self.clip is None:
+            raise _refused(proof, "has no norm to prove; add Clip(1.0)")
+        if self.clip.order != 2:
+            raise _refused(
+                proof, f"is measured in the norm of order 2; use Clip({self.clip.norm}, order=2)"
+            )
+        if self.noise and self.noise.where != "central":
+            raise _refused(
+                proof,
+                f"would have to allow the length of a node's {self.noise.where} noise, which hides"
+                f' what a liar adds; use {type(self.noise).__name__}(where="central") if the server'
+                " is trusted, or leave the proof out",
             )
 
     @property
     def guards_updates(self) -> bool:
         """Whether something happens to updates, and not to training alone."""
         return bool(self.clip or self.noise or self.secure)
+
+    @property
+    def even(self) -> bool:
+        """Whether nodes count alike: a weight would be one more number to protect or to prove."""
+        return bool(self.noise or self.proof)
 
     @property
     def budget(self) -> Noise | DPSGD | None:
@@ -181,11 +224,23 @@ class Guard:
     def threshold(self) -> int:
         """The fewest nodes whose sum is opened."""
         assert self.secure is not None
-        return self.secure.threshold or max(3, math.ceil(2 * self.setting.fewest / 3))
+        return self.secure.fewest(self.setting.fewest)
+
+    def claim(self, codec: Codec) -> "NormClaim":
+        """What a norm proof shows of a node's integers."""
+        from tacit.protection.proof.projection import NormClaim
+
+        assert self.proof is not None
+        return NormClaim(math.ceil(codec.norm_bound * codec.scale), self.proof.projections)
 
     def codec(self, dimension: int) -> Codec:
         """How vectors of so many numbers become integers: in units of the norm, if one is kept."""
         most, noise = self.setting.most, self.noise
+        if self.proof:
+            # tau of the claim is below k B^2 and its b^2 below 4 tau: k b^2 < 2^62.
+            finest = 30 - math.ceil(math.log2(self.proof.projections))
+            codec = Codec.for_sum(1.0, most, dimension)
+            return replace(codec, exponent=min(codec.exponent, finest))
         if self.secure and (self.setting.peers or not (self.clip or noise)):
             limit = self.secure.limit
             return Codec.for_sum(math.inf, most, dimension, coordinate_range=limit, max_weight=1.0)
