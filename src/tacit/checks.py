@@ -4,6 +4,7 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from tacit.attacks.base import DataAttack, UpdateAttack
 from tacit.compression import Compressor
 from tacit.data import Federation
 from tacit.errors import InputError
-from tacit.protection import DPSGD, AdaptiveClip, CorrelatedNoise
+from tacit.protection import DPSGD, AdaptiveClip, CorrelatedNoise, SecureAggregation
 from tacit.topology import Complete, Graph, Hierarchical, Star
 from tacit.training.losses import Loss
 
@@ -111,11 +112,6 @@ def check_protection(e: "Experiment") -> None:
             f"protection: {beyond[0]!r} was given, but {name} sends no update that it could"
             " protect; use FedAvg() or Gossip(mix='after') as the algorithm, or DPSGD"
         )
-    if beyond and isinstance(plan, Hierarchical):
-        raise InputError(
-            f"protection: {beyond[0]!r} was given, but groups have sums of their own, for which"
-            " it promises nothing; use Star()"
-        )
     guard = e.guard
     assert guard is not None
     sends = e.algorithm.sends(e.layout)
@@ -136,12 +132,16 @@ def check_protection(e: "Experiment") -> None:
         )
     adaptive = guard.clip if isinstance(guard.clip, AdaptiveClip) else None
     noised = guard.noise if guard.noise and guard.noise.where != "local" else None
-    sums = guard.secure or noised or adaptive
+    sums = (None if e.sums_groups else guard.secure) or noised or adaptive
     if sums and not rule.streams:
+        bucketed = isinstance(guard.secure, SecureAggregation) and not (noised or adaptive)
+        groups = ""
+        if bucketed and _summable(e, rule.least):
+            groups = f"topology=Hierarchical(groups={rule.least}), whose sums the rule takes, or "
         raise InputError(
             f"protection: {sums!r} was given, but {rule!r} needs single updates, which nobody"
-            " sees; use Mean() as the aggregation (SecretSharing() with Clip and NormProof() bounds"
-            " what a liar adds to it), or leave that protection out"
+            f" sees; use {groups}Mean() as the aggregation (SecretSharing() with Clip and"
+            " NormProof() bounds what a liar adds to it), or leave that protection out"
         )
     if guard.budget and "loss" in rule.uses:
         raise InputError(
@@ -154,7 +154,7 @@ def check_protection(e: "Experiment") -> None:
             f"protection: {noised!r} was given, but {name} skips a round in which nobody has"
             " rows, which noise does not hide; leave nodes without rows out, or use FedAvg()"
         )
-    if not isinstance(plan, Star):
+    if not isinstance(plan, Star | Hierarchical):
         return
     if (guard.noise or guard.secure) and plan.sampling == "with-replacement":
         raise InputError(
@@ -167,6 +167,15 @@ def check_protection(e: "Experiment") -> None:
             f" its cohort, which {noised!r} does not hide; use 'without-replacement', or"
             " FedAvg() as the algorithm"
         )
+
+
+def _summable(e: "Experiment", groups: int) -> bool:
+    """Whether each of so many groups of all nodes has three with rows to hide in its sum."""
+    if not isinstance(e.plan, Star) or e.plan.cohort is not None or groups > e.data.nodes:
+        return False
+    group = Hierarchical(groups).group_of(e.data.nodes)
+    full = e.data.train.sizes > 0
+    return bool(np.bincount(group[full], minlength=groups).min() >= 3)
 
 
 def check_compression(e: "Experiment") -> None:

@@ -35,7 +35,7 @@ from tacit.data.contract import Part
 from tacit.description import describe, digest
 from tacit.errors import InputError, require, require_whole
 from tacit.layout import Layout, template
-from tacit.protection import Protection
+from tacit.protection import Protection, SecureAggregation
 from tacit.protection.guard import Guard, Setting
 from tacit.protection.release import Poisson, Sampler, WithoutReplacement
 from tacit.randomness import torch_seed
@@ -154,21 +154,34 @@ class Experiment:
     def inputs(self) -> int:
         """The fewest vectors that a receiver aggregates in any round; 0 where nobody does.
 
-        Aggregators of groups are receivers, and the one above them, who receives one vector from
-        each group that has nodes in the round.
+        Aggregators of groups are receivers, unless a secure sum leaves them no choice, and the one
+        above them, who receives one vector from each group that has nodes in the round.
         """
         if (plan := self.plan) is None:
             return 0
         counts = [np.bincount(receivers) for _, receivers in self._links()]
         if isinstance(plan, Hierarchical):
-            counts += [np.array([np.count_nonzero(groups)]) for groups in counts]
+            above = [np.array([np.count_nonzero(groups)]) for groups in counts]
+            counts = above if self.sums_groups else counts + above
         received = np.concatenate(counts)
         return int(min(received[received > 0], default=0))
 
+    @property
+    def sums_groups(self) -> bool:
+        """Whether the aggregator of a group learns its nodes' sum alone."""
+        masks = any(isinstance(part, SecureAggregation) for part in self.protection)
+        return masks and isinstance(self.plan, Hierarchical)
+
     def exposure(self, malicious: Ints) -> int:
-        """The most of these nodes that any other one, or a server, hears in a round."""
+        """The most of these nodes that any other one, or a server, hears in a round.
+
+        Where groups are summed, the most groups with one of them.
+        """
         most = 0
         for senders, receivers in self._links():
+            if self.sums_groups:
+                most = max(most, len(np.unique(receivers[np.isin(senders, malicious)])))
+                continue
             lies = np.isin(senders, malicious) & ~np.isin(receivers, malicious)
             most = max(most, *np.bincount(receivers[lies], minlength=1))
         return most
@@ -205,7 +218,7 @@ class Experiment:
         hiding = [np.bincount(to[full[senders]]) for senders, to in links]
         fewest = min((int(found[found > 0].min()) for found in hiding if found.any()), default=0)
         cohort, sampler = n, None
-        if isinstance(plan, Star) and plan.cohort is not None:
+        if isinstance(plan, Star | Hierarchical) and plan.cohort is not None:
             cohort, sampler = plan.cohort, _sampler(plan, n)
         split = self.data.train.pooled() if self.algorithm.pools else self.data.train
         local = Plan.of(split, np.arange(split.nodes), training, self.seed, 0, poisson=True)
@@ -218,6 +231,7 @@ class Experiment:
             self.rounds, cohort, fewest, most, sampler, isinstance(plan, Graph), dimension,
             _passed_by_none(rates, local.steps[busy]),
             1 if plan is None or isinstance(plan, Graph) else plan.separation(n),
+            plan.groups if isinstance(plan, Hierarchical) else 0,
         )  # fmt: skip
         return Guard.of(self.protection, setting)
 
@@ -340,7 +354,7 @@ def _passed_by_none(rates: NDArray[np.float64], steps: Ints) -> tuple[tuple[floa
     return tuple(kept)
 
 
-def _sampler(plan: Star, nodes: int) -> Sampler:
+def _sampler(plan: Star | Hierarchical, nodes: int) -> Sampler:
     """What a server's cohort is to an accountant."""
     assert plan.cohort is not None
     if plan.sampling == "poisson":

@@ -275,13 +275,16 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
         used = sum(map(len, groups))
         head, top = "its group's aggregator", "the top server"
         often = "every round in which its group has a node"
-        rows = _uploads(experiment, head, when, count)
+        rows = _protected(experiment, _uploads(experiment, head, when, count))
         rows += _messages(experiment, "each aggregator", top, often, used, "the group's")
         rows += _messages(experiment, top, "each aggregator", often, used, "the new")
         rows += _messages(experiment, "each aggregator", "its nodes", when, count, "the new")
         sees = [
-            f"A group's aggregator ({plan.groups:,} of them) sees every update of its own nodes in"
-            f" the clear. No protection: from an update it {_ATTACKS}.",
+            *_clear(
+                f"A group's aggregator ({plan.groups:,} of them) sees every update of its own nodes"
+                " in the clear.",
+                experiment,
+            ),
             "The top server sees one aggregate per group, and no single node's update.",
             "A node sees what comes down from the top, and no other node's update.",
         ]
@@ -395,9 +398,12 @@ def _defended(experiment: Experiment) -> str:
             " anywhere."
         )
     said = f"Aggregation: {rule} withstands {rule.tolerates(experiment.inputs)}."
-    heard, f = experiment.exposure(experiment.malicious), getattr(rule, "f", None)
+    heard, f, liars = experiment.exposure(experiment.malicious), getattr(rule, "f", None), "liars"
+    if experiment.sums_groups:
+        said += " It takes the sums of groups: a group with one liar counts as one, whole."
+        liars = "groups with liars"
     if f is not None and heard > f:
-        said += f" Here a receiver hears up to {heard} liars, more than f = {f}."
+        said += f" Here a receiver hears up to {heard} {liars}, more than f = {f}."
     return said
 
 

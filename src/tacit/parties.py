@@ -59,6 +59,7 @@ def parties(experiment: Experiment) -> list[str]:
     if guard is None:
         return []
     receiver = "A neighbour" if guard.setting.peers else "The server"
+    receiver = "A group's aggregator" if guard.setting.groups else receiver
     said = _secure_sum(guard, receiver) + _noise(guard, receiver)
     if guard.clip:
         unchecked = guard.secure and not guard.proof
@@ -127,6 +128,7 @@ def _proofs(guard: Guard) -> list[str]:
 def _masks(guard: Guard, receiver: str) -> list[str]:
     threshold, most = guard.threshold, guard.setting.most
     whose = "its neighbours' models" if guard.setting.peers else "a round's updates"
+    whose = "its nodes' updates" if guard.setting.groups else whose
     said = [
         f"{receiver}: learns the sum of {whose}, of {threshold} nodes or more, and none of them by"
         " itself; the masks are those of Bonawitz et al., CCS 2017.",
@@ -135,7 +137,7 @@ def _masks(guard: Guard, receiver: str) -> list[str]:
         colluders = max(0, 2 * max(threshold, most // 2 + 1) - most - 1)
         said.append(
             f"Colluding nodes: in the largest sum up to {colluders} that help a lying"
-            f" {'neighbour' if guard.setting.peers else 'server'} cannot undo the masks of"
+            f" {'neighbour' if guard.setting.peers else 'receiver'} cannot undo the masks of"
             " others; c of them learn the sum of the rest, one update where the rest is one node."
         )
     else:
@@ -181,27 +183,34 @@ def _noise(guard: Guard, receiver: str) -> list[str]:
     if noise.where == "local":
         return [f"Everybody, {receiver.lower()} included: what a node sends is {claim}."]
     if noise.where == "central":
-        sampled = guard.release.sampler is not None
-        sees = "the exact sum" if guard.secure else "every update"
-        return [
-            f"The server: sees {sees} before it adds the noise. It must be trusted.",
-            f"Everybody else: what the server sends is {claim}"
-            + (
-                ", amplified by the drawing of cohorts, which only the server may know."
-                if sampled
-                else "."
-            ),
-            *_correlated(guard),
-        ]
+        return _central(guard, claim)
     left = 1 - 1 / guard.threshold
     release = replace(guard.release, multiplier=guard.release.multiplier * math.sqrt(left))
     worse = spent(release, guard.turns(guard.rounds), noise.delta)
+    summed = "the sum of each group" if guard.setting.groups else "the sum"
     return [
-        f"Everybody, the server included: the sum is {claim} (nodes add shares of which"
-        f" {guard.threshold} make it up). No amplification is counted: the server knows who takes"
-        " part.",
+        f"Everybody, {receiver.lower()} included: {summed} is {claim} (nodes add shares of which"
+        f" {guard.threshold} make it up). No amplification is counted: {receiver.lower()} knows who"
+        " takes part.",
         f"A node that colludes knows its own share: against one, epsilon is {worse:.3g}.",
     ]
+
+
+def _central(guard: Guard, claim: str) -> list[str]:
+    if guard.setting.groups:
+        sender = "the top server"
+        sees = "the exact sums of their groups" if guard.secure else "every update"
+        trusted = (
+            f"The aggregators see {sees}, and {sender} that of all before it adds the noise. They"
+            " must be trusted."
+        )
+    else:
+        sender, sees = "the server", "the exact sum" if guard.secure else "every update"
+        trusted = f"The server: sees {sees} before it adds the noise. It must be trusted."
+    ends = "."
+    if guard.release.sampler is not None:
+        ends = ", amplified by the drawing of cohorts, which only the server may know."
+    return [trusted, f"Everybody else: what {sender} sends is {claim}{ends}", *_correlated(guard)]
 
 
 def _correlated(guard: Guard) -> list[str]:

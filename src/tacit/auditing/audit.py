@@ -241,8 +241,14 @@ class _Listening(Protector):
         return released[: len(nodes)]
 
     def mean(
-        self, updates: Tensor, weight: Tensor, nodes: Ints, start: Tensor | None = None
+        self,
+        updates: Tensor,
+        weight: Tensor,
+        nodes: Ints,
+        start: Tensor | None = None,
+        groups: Ints | None = None,
     ) -> Tensor | None:
+        assert groups is None  # by _auditable
         (here, rows), norm = self._canaries(), self.norm
         weight = torch.cat([weight, torch.ones(len(here))])
         released = super().mean(torch.cat([updates, rows]), weight, np.append(nodes, here), start)

@@ -1,6 +1,6 @@
 """Who receives what in a round, aggregated; what adversaries make of it; how many bytes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tacit.aggregation.gram import Geometry, GramRule, gram
-from tacit.aggregation.rule import Aggregation, Round
+from tacit.aggregation.mean import Mean
+from tacit.aggregation.rule import Aggregated, Aggregation, Round
 from tacit.algorithms.base import Updates
 from tacit.engine.adversary import Adversary, Sent
 from tacit.engine.local import LocalTrain
@@ -63,6 +64,7 @@ class StarExchange:
         self.protector, self.uplink = protector, uplink
         self.round = replace(round, receivers=torch.tensor(SERVER), all_links=n)
         self.groups = topology.group_of(n)[nodes] if isinstance(topology, Hierarchical) else None
+        self.masked = protector is not None and protector.guard.secure is not None
         self.bytes = 0
         self.verdict: Verdict | None = None
 
@@ -94,20 +96,42 @@ class StarExchange:
         if self.protector is not None:
             at = self.uplink.coordinates if self.uplink else torch.arange(own.shape[-1])
             steps = (matrix - own)[:, at]
+            if self.masked and not self.aggregation.streams:  # of groups: see check_protection
+                self.bytes -= up
+                return self._of_sums(self.protector, own, steps, weight, at)
             if self.protector.sums_up:
-                step = self.protector.mean(steps, weight, self.nodes, own)
-                if self.protector.guard.secure:
+                step = self.protector.mean(steps, weight, self.nodes, own, self.groups)
+                if self.masked:
                     self.bytes += self.protector.sent - up
-                if self.protector.guard.proof and self.verdict is None:
-                    let = torch.from_numpy(np.isin(self.nodes, self.protector.counted)).float()
-                    self.verdict = Verdict(self.nodes, np.full(len(self.nodes), SERVER), let)
+                if self.protector.guard.proof:
+                    counted = np.isin(self.nodes, self.protector.counted)
+                    self._judged(torch.from_numpy(counted).float())
                 return own if step is None else own.index_add(0, at, step)
             guarded = self.protector.steps(steps, self.nodes)
             matrix = own.expand_as(matrix).index_add(1, at, guarded)
         result, accepted = self._aggregate(own, matrix, weight, self.round)
-        judged = not self.aggregation.streams or lying or not accepted.all()
-        if self.verdict is None and judged:
+        if not self.aggregation.streams or lying or not accepted.all():
+            self._judged(accepted)
+        return result
+
+    def _judged(self, accepted: Tensor) -> None:
+        if self.verdict is None:
             self.verdict = Verdict(self.nodes, np.full(len(self.nodes), SERVER), accepted)
+
+    def _of_sums(
+        self, protector: Protector, own: Tensor, steps: Tensor, weight: Tensor, at: Tensor
+    ) -> Tensor:
+        """What the rule makes of the groups' means, which secure sums open one by one."""
+
+        def head(member: Tensor) -> Aggregated | None:
+            mean = protector.mean(steps[member], weight[member], self.nodes[member.numpy()], own)
+            self.bytes += protector.sent
+            if mean is None:
+                return None
+            return Aggregated(own.index_add(0, at, mean), torch.ones(len(member)))
+
+        result, accepted = self._above(own, weight, self.round, head)
+        self._judged(accepted)
         return result
 
     def _lied(self, adversary: Adversary, own: Tensor, matrix: Tensor, weight: Tensor) -> Tensor:
@@ -130,26 +154,38 @@ class StarExchange:
         links = torch.from_numpy(self.nodes)
         if self.groups is None or self.aggregation.streams:
             return self.aggregation(own, matrix, weight, replace(round, links=links))
-        heads, shares, members = [], [], []
-        accepted = torch.zeros_like(weight)
+        inside = Mean() if self.masked else self.aggregation
+
+        def head(member: Tensor) -> Aggregated:
+            share, here = weight[member] / weight[member].sum(), replace(round, links=links[member])
+            return inside(own, matrix[member], share, here)
+
+        return self._above(own, weight, round, head)
+
+    def _above(
+        self,
+        own: Tensor,
+        weight: Tensor,
+        round: Round,
+        head: Callable[[Tensor], Aggregated | None],
+    ) -> tuple[Tensor, Tensor]:
+        """What the rule makes of the one vector that ``head`` makes of each group's nodes."""
+        found: list[tuple[Tensor, Aggregated]] = []
+        assert self.groups is not None
         for group in np.unique(self.groups):
             member = torch.from_numpy(np.flatnonzero(self.groups == group))
-            share = weight[member].sum()
-            if share == 0:  # a group without rows
-                continue
-            here = replace(round, links=links[member])
-            head, accepted[member] = self.aggregation(
-                own, matrix[member], weight[member] / share, here
-            )
-            heads.append(head)
-            shares.append(share)
-            members.append(member)
-        if not heads:
+            if weight[member].any() and (made := head(member)):  # else a group without rows
+                found.append((member, made))
+        accepted = torch.zeros_like(weight)
+        if not found:
             return own, accepted
-        above = replace(round, links=torch.arange(len(heads)), memory={})
-        result, passed = self.aggregation(own, torch.stack(heads), torch.stack(shares), above)
-        for member, share in zip(members, passed, strict=True):
-            accepted[member] *= share
+        links = torch.stack([torch.from_numpy(self.groups)[member[0]] for member, _ in found])
+        above = replace(round, links=links, memory=round.memory if self.masked else {})
+        heads = torch.stack([made.result for _, made in found])
+        shares = torch.stack([weight[member].sum() for member, _ in found])
+        result, passed = self.aggregation(own, heads, shares, above)
+        for (member, made), share in zip(found, passed, strict=True):
+            accepted[member] = made.accepted * share
         return result, accepted
 
 

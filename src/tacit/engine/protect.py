@@ -74,7 +74,12 @@ class Protector:
         return updates.where(updates.isfinite().all(-1, keepdim=True), 0)
 
     def mean(
-        self, updates: Tensor, weight: Tensor, nodes: Ints, start: Tensor | None = None
+        self,
+        updates: Tensor,
+        weight: Tensor,
+        nodes: Ints,
+        start: Tensor | None = None,
+        groups: Ints | None = None,
     ) -> Tensor | None:
         """(d,) the mean of (k, d) updates as a server learns it; None where no sum is opened.
 
@@ -82,42 +87,44 @@ class Protector:
 
         Args:
             start: (d,) what the nodes received from a server in this round.
+            groups: (k,) whose secure sums are opened one by one, and then added up; None: one.
         """
         self.counted, self.sent = nodes[:0], 0
         guard, noise, clip = self.guard, self.guard.noise, self.guard.clip
+        bit = self._bit if isinstance(clip, AdaptiveClip) else 0.0
+        # Whether or not a sum is opened: correlated noise counts the rounds.
+        central = self._central(updates.shape[1] + bool(bit))
         if not guard.setting.peers:
             updates = self._numbers(updates)
         finite = updates.isfinite().all(-1)
         updates, weight, nodes = updates[finite], weight[finite], nodes[finite.numpy()]
+        groups = np.zeros_like(nodes) if groups is None else groups[finite.numpy()]
         least = guard.threshold if guard.secure else 0 if noise else 1
         if len(nodes) < least or not (noise or weight.any()):
             return None
         if guard.setting.peers:  # whole models of neighbours, whose steps are clipped and noised
-            summed = self._summed(updates, weight / weight.max(), nodes, start)
+            summed = self._summed(updates, weight / weight.max(), nodes, start, groups)
             return None if summed is None else (summed[0] / summed[1]).float()
         units, fits = self._clipped(updates)
         if guard.secure:  # behind masks nobody sees who does not clip
             wild = torch.from_numpy(np.isin(nodes, self.malicious))
             units[wild] = (updates[wild].double() / self.norm).clamp(-_LARGEST, _LARGEST).float()
-        bit = self._bit if isinstance(clip, AdaptiveClip) else 0.0
         if bit:
             shrink = 1 / math.hypot(1, bit / 2)
             units = torch.cat([units, bit * (fits.float().unsqueeze(-1) - 0.5)], -1) * shrink
         units = self._local(units, nodes)
         share = torch.ones_like(weight) if guard.even else weight / weight.max()
         if guard.secure:
-            summed = self._summed(units, share, nodes, start)
+            summed = self._summed(units, share, nodes, start, groups)
             if summed is None:
                 return None
             total, count = summed
         else:
             self.counted = nodes
             total, count = (share.double() @ units.double()), float(share.sum())
-        if self.adds_noise and guard.multiplier:
-            total = total + self._central(total.shape[0])
-        if noise:
+        if noise and noise.where != "local":
             count = guard.setting.cohort
-        mean = total / count
+        mean = (total + central) / count
         if bit:
             mean = mean / shrink
             assert isinstance(clip, AdaptiveClip)
@@ -159,6 +166,8 @@ class Protector:
 
     def _central(self, size: int) -> Tensor:
         """(d,) float64 what a server adds to the sum of a round."""
+        if not (self.adds_noise and self.guard.multiplier):
+            return torch.zeros(size, dtype=torch.float64)
         fresh, matrix = self._drawn((size,), "central-noise").double(), self.guard.correlation
         if matrix is None:
             return fresh
@@ -174,6 +183,20 @@ class Protector:
         return draw(source, self.guard.multiplier, shape)
 
     def _summed(
+        self, units: Tensor, share: Tensor, nodes: Ints, start: Tensor | None, groups: Ints
+    ) -> tuple[Tensor, float] | None:
+        """Sum of share x units and of the shares, of the groups whose secure sum is opened."""
+        found = []
+        for group in np.unique(groups):
+            at = torch.from_numpy(np.flatnonzero(groups == group))
+            if len(at) >= self.guard.threshold:
+                found.append(self._opened(units[at], share[at], nodes[groups == group], start))
+        totals = [each for each in found if each is not None]
+        if not totals:
+            return None
+        return torch.stack([total for total, _ in totals]).sum(0), sum(n for _, n in totals)
+
+    def _opened(
         self, units: Tensor, share: Tensor, nodes: Ints, start: Tensor | None
     ) -> tuple[Tensor, float] | None:
         """Sum of share x units and of the shares, as a secure sum opens them, if it does."""
@@ -195,8 +218,8 @@ class Protector:
         binding = Binding(self.experiment, self.round.index, model, self.sums)
         self.sums += 1
         opened = secure_sum(guard, codec, binding, vectors)
-        self.counted = np.array(opened.nodes, np.int64)
-        self.sent = opened.bytes
+        self.counted = np.append(self.counted, np.array(opened.nodes, np.int64))
+        self.sent += opened.bytes
         if opened.total is None:
             return None
         codec.check(opened.total, len(opened.nodes))

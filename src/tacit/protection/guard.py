@@ -47,6 +47,7 @@ class Setting:
         training: rates, at which a node's rows enter its batches, and its steps in a round; of
             every node but those that another passes in both.
         separation: the fewest rounds from one in which a node takes part to its next.
+        groups: each with an aggregator that sums up its nodes' vectors; 0: without.
     """
 
     rounds: int
@@ -58,6 +59,7 @@ class Setting:
     dimension: int
     training: tuple[tuple[float, int], ...]
     separation: int = 1
+    groups: int = 0
 
 
 @dataclass(frozen=True)
@@ -165,11 +167,16 @@ class Guard:
     def _check_secure(self, secure: SecureAggregation) -> None:
         fewest = self.setting.fewest
         whose = "neighbourhood" if self.setting.peers else "cohort"
+        whose = "group" if self.setting.groups else whose
         if fewest < 3:
             raise _refused(
                 secure,
                 f"hides nothing in a sum of {fewest}, as in the smallest {whose}; 3 or more are"
                 " needed, so that no node finds out another's update",
+            )
+        if self.setting.groups and not isinstance(secure, SecureAggregation):
+            raise _refused(
+                secure, "would need a helper beside every aggregator; use SecureAggregation()"
             )
         if self.setting.peers and not isinstance(secure, SecureAggregation):
             raise _refused(
