@@ -17,6 +17,8 @@ from tacit import (
     GaussianNoise,
     Gossip,
     LaplaceNoise,
+    NormProof,
+    SecretSharing,
     SecureAggregation,
     SkellamNoise,
     Star,
@@ -42,6 +44,8 @@ ROWS = DPSGD(norm=1.0, multiplier=1.0, delta=DELTA)
 GRAPH = {"algorithm": Gossip(), "topology": tacit.RandomRegular(4)}
 CLIP = Clip(1.0)
 SECURE = SecureAggregation()
+SHARED = SecretSharing()
+PROOF = NormProof()
 NORMED = lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))  # noqa: E731
 
 
@@ -80,6 +84,23 @@ NORMED = lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 
         ((CLIP, CENTRAL, LOCAL), "allowed is one of the two", (CLIP, LOCAL)),
         ((SECURE, SecureAggregation(4)), "allowed is one of the two", (SECURE,)),
         ((ROWS, ROWS), "allowed is one of the two", (ROWS,)),
+        ((SECURE, SHARED), "allowed is one of the two", (SHARED,)),
+        ((SecretSharing(7),), "allowed is 3 to 6, the smallest cohort", (SecretSharing(6),)),
+        ((CLIP, DISTRIBUTED), "add SecureAggregation()", (CLIP, DISTRIBUTED, SHARED)),
+        ((CLIP, PROOF), "add SecretSharing()", (CLIP, SHARED, PROOF)),
+        ((CLIP, SECURE, PROOF), "use SecretSharing() instead", (CLIP, SHARED, PROOF)),
+        ((SHARED, PROOF), "add Clip(1.0)", (CLIP, SHARED, PROOF)),
+        (
+            (Clip(2.0, order=1), SHARED, PROOF),
+            "use Clip(2.0, order=2)",
+            (Clip(2.0, order=2), SHARED, PROOF),
+        ),
+        (
+            (CLIP, SHARED, PROOF, DISTRIBUTED),
+            'use GaussianNoise(where="central")',
+            (CLIP, SHARED, PROOF, CENTRAL),
+        ),
+        ((CLIP, SHARED, PROOF, LOCAL), "or leave the proof out", (CLIP, SHARED, LOCAL)),
         (
             (CLIP, gauss(epsilon=0.1)),
             "not even one round; give a larger epsilon or multiplier",
@@ -104,6 +125,17 @@ def test_protections_that_do_not_hold_together_are_refused(refused, says, named)
         ((CLIP, DISTRIBUTED, SECURE), GRAPH, "is distributed, but there is no", (CLIP, LOCAL)),
         ((AdaptiveClip(0.5),), GRAPH, "use Clip(0.5) without a server", (Clip(0.5),)),
         ((SECURE,), {"algorithm": Gossip()}, "a sum of 2, as in the smallest neighbourhood", GRAPH),
+        ((SHARED,), GRAPH, "use SecureAggregation() without", (SECURE,)),
+        ((SHARED,), {"aggregation": tacit.Krum(1)}, "use Mean()", {}),
+        ((CLIP, SHARED, PROOF), {"aggregation": tacit.Median()}, "use Mean()", {}),
+        ((SHARED,), {"topology": Star(cohort=2)}, "in the smallest cohort", {"topology": Star()}),
+        ((SHARED,), {"topology": tacit.Hierarchical(2)}, "use Star()", {"topology": Star()}),
+        (
+            (CLIP, SHARED, PROOF),
+            {"algorithm": tacit.FedNova()},
+            "use FedAvg()",
+            {"algorithm": FedAvg()},
+        ),
         ((SECURE,), {"topology": Star(cohort=2)}, "in the smallest cohort", {"topology": Star()}),
         ((SECURE,), {"aggregation": tacit.Krum(1)}, "use Mean()", {}),
         ((SECURE,), {"aggregation": tacit.Krum(1)}, "or leave that protection out", ()),

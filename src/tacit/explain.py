@@ -372,6 +372,8 @@ def _clear(sentence: str, experiment: Experiment) -> list[str]:
 def _defended(experiment: Experiment) -> str:
     """What the rule withstands where it receives the fewest vectors."""
     rule = experiment.aggregation
+    if experiment.guard and experiment.guard.proof:
+        return f"Aggregation: {rule} withstands no liar, but a proved norm bounds how far one gets."
     if isinstance(rule, Mean):
         return (
             "Aggregation: Mean() withstands no liar: a single malicious node can move the result"
