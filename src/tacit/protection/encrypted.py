@@ -10,16 +10,16 @@ from tacit.errors import require
 class ThresholdEncryption:
     """The receiver adds up ciphertexts; the sum alone is opened, by ``threshold`` nodes together.
 
-    BFV under a joint key of the cohort that is made afresh for each sum and that nobody ever holds:
-    Mouchet et al., "Multiparty homomorphic encryption from ring-learning-with-errors", PETS 2021,
-    and for the threshold Mouchet, Bertrand, Hubaux, "An efficient threshold access-structure for
-    RLWE-based multiparty homomorphic encryption", Journal of Cryptology 2023. Needs the extra
-    ``bfv``.
+    BFV under a joint key of the cohort, made afresh for each sum, which nobody ever holds: Asharov
+    et al., "Multiparty computation with low communication, computation and interaction via
+    threshold FHE", EUROCRYPT 2012. Secrets of lost nodes are rebuilt by ``threshold`` others. Needs
+    the extra ``bfv``, so Python 3.12 on Linux.
 
     Attributes:
-        threshold: nodes that open a sum, and the fewest that a sum is of; 3 or more, and more than
-            half of the cohort. As many must collude with the receiver to open one update alone.
-            None: the whole cohort, of which none may then be lost.
+        threshold: nodes that it takes to open a sum; one of fewer is not opened; 3 or more, and
+            more than half of the cohort. As many must collude to open an update alone, or with a
+            receiver that lies, 2 threshold less the cohort. None: two thirds of the smallest
+            cohort.
         limit: no number of an update may be larger; larger ones are cut. ``Clip`` makes it
             unnecessary. In the units of the parameters, above 0.
 
