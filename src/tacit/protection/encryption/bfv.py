@@ -68,6 +68,8 @@ class Scheme:
         self._context = fhe.GenCryptoContext(parameters)
         for feature in (fhe.PKE, fhe.LEVELEDSHE, fhe.MULTIPARTY):
             self._context.Enable(feature)
+        # What is parsed is given this context; the tables of its own would be made to be dropped.
+        fhe.DisablePrecomputeCRTTablesAfterDeserializaton()
         keys = self._context.KeyGen()
         primes = re.findall(r'"m": {\s*"v": (\d+)', fhe.Serialize(keys.secretKey, fhe.JSON))
         self.moduli = np.array(primes, np.uint64)[:, np.newaxis]

@@ -6,7 +6,8 @@ Cheon, Kim, Kim, Song, "Homomorphic encryption for arithmetic of approximate num
 - The holder can open every single update that it is given: server and holder must not collude. If
   all nodes hold the key, no node may collude with the server.
 - A decrypted sum, handed to others, leaks the key (Li and Micciancio, EUROCRYPT 2021).
-- Its error, some 2^-43 of the largest sum and 2e-11 at least, is not the noise of differential privacy.
+- Its error, some 2^-43 of the largest sum and 2e-11 at least, hides nothing: it is not the noise of
+  differential privacy.
 
 A server that adds up wrongly is not caught.
 """
