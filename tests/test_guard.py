@@ -16,12 +16,14 @@ from tacit import (
     FedAvg,
     GaussianNoise,
     Gossip,
+    HomomorphicEncryption,
     LaplaceNoise,
     NormProof,
     SecretSharing,
     SecureAggregation,
     SkellamNoise,
     Star,
+    ThresholdEncryption,
 )
 from tacit.errors import InputError
 from tacit.protection.accounting import multiplier_for, spent
@@ -46,6 +48,7 @@ CLIP = Clip(1.0)
 SECURE = SecureAggregation()
 SHARED = SecretSharing()
 PROOF = NormProof()
+ONE_KEY = HomomorphicEncryption()
 NORMED = lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))  # noqa: E731
 
 
@@ -100,6 +103,11 @@ NORMED = lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 
             'use GaussianNoise(where="central")',
             (CLIP, SHARED, PROOF, CENTRAL),
         ),
+        ((CLIP, ONE_KEY, CENTRAL), 'use GaussianNoise(where="local")', (CLIP, ONE_KEY, LOCAL)),
+        ((CLIP, ONE_KEY, DISTRIBUTED), "or SecureAggregation()", (CLIP, SECURE, DISTRIBUTED)),
+        ((CLIP, ONE_KEY, PROOF), "use SecretSharing() instead", (CLIP, SHARED, PROOF)),
+        ((ONE_KEY, SHARED), "allowed is one of the two", (ONE_KEY,)),
+        ((ThresholdEncryption(7),), "allowed is 3 to 6, the smallest cohort", (SECURE,)),
         ((CLIP, SHARED, PROOF, LOCAL), "or leave the proof out", (CLIP, SHARED, LOCAL)),
         (
             (CLIP, gauss(epsilon=0.1)),
@@ -125,6 +133,10 @@ def test_protections_that_do_not_hold_together_are_refused(refused, says, named)
         ((CLIP, DISTRIBUTED, SECURE), GRAPH, "is distributed, but there is no", (CLIP, LOCAL)),
         ((AdaptiveClip(0.5),), GRAPH, "use Clip(0.5) without a server", (Clip(0.5),)),
         ((SECURE,), {"algorithm": Gossip()}, "a sum of 2, as in the smallest neighbourhood", GRAPH),
+        ((ONE_KEY,), GRAPH, "use SecureAggregation() without", (SECURE,)),
+        ((ThresholdEncryption(),), GRAPH, "use SecureAggregation() without", (SECURE,)),
+        ((ONE_KEY,), {"aggregation": tacit.Krum(1)}, "use Mean()", {}),
+        ((ONE_KEY,), {"topology": Star(4)}, "use Star()", {"topology": Star()}),
         ((SHARED,), GRAPH, "use SecureAggregation() without", (SECURE,)),
         ((SHARED,), {"aggregation": tacit.Krum(1)}, "use Mean()", {}),
         ((CLIP, SHARED, PROOF), {"aggregation": tacit.Median()}, "use Mean()", {}),

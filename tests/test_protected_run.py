@@ -15,6 +15,7 @@ from tacit import (
     AdaptiveClip,
     Clip,
     GaussianNoise,
+    HomomorphicEncryption,
     LaplaceNoise,
     NormProof,
     SecretSharing,
@@ -74,10 +75,11 @@ def test_masks_give_the_model_of_the_unprotected_run(changes):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"topology": tacit.Star(4)}, {"algorithm": tacit.Scaffold()}]
+    "changes", [{}, {"algorithm": tacit.FedAvg(uniform=True)}, {"algorithm": tacit.Scaffold()}]
 )
-def test_shares_give_the_model_of_the_unprotected_run(changes):
-    plain, shared = run(**changes), run(SecretSharing(), **changes)
+@pytest.mark.parametrize("part", [SecretSharing(), HomomorphicEncryption()])
+def test_other_sums_give_the_model_of_the_unprotected_run(part, changes):
+    plain, shared = run(**changes), run(part, **changes)
     assert torch.allclose(vector(shared), vector(plain), rtol=0, atol=5e-6)
     assert not torch.equal(vector(shared), vector(plain))
 
@@ -94,6 +96,7 @@ def test_shares_give_the_model_of_the_unprotected_run(changes):
         (Clip(1e1), gauss(multiplier=0.0, where="distributed"), SecureAggregation()),
         (Clip(1e1), gauss(multiplier=0.0, where="distributed"), SecretSharing()),
         (AdaptiveClip(1e1), SecretSharing(), NormProof()),
+        (Clip(1e1), gauss(multiplier=0.0, where="local"), HomomorphicEncryption()),
         (Clip(1e1), gauss(multiplier=0.0), SecretSharing(), NormProof()),
         (Clip(1e1), gauss(multiplier=0.0, where="local"), SecureAggregation()),
     ],

@@ -1,6 +1,7 @@
 """Secure sums in a run: what they are bound to, and whom a norm proof leaves out of them."""
 
 import hashlib
+import sys
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,21 @@ import torch
 from torch import Tensor
 
 import tacit
-from tacit import AdaptiveClip, Clip, NormProof, SecretSharing, SecureAggregation
+from tacit import (
+    AdaptiveClip,
+    Clip,
+    HomomorphicEncryption,
+    NormProof,
+    SecretSharing,
+    SecureAggregation,
+    ThresholdEncryption,
+)
 from tacit.engine.protect import Protector
 from tacit.explain import explain
 from tacit.protection import sharing
 from tacit.protection.codec import SumError
+from tacit.protection.encryption import bfv, messages
+from tacit.protection.encryption import simulate as joint
 from tacit.protection.secagg import simulate as masking
 from test_protected_run import experiment, mean, protector
 
@@ -166,6 +177,7 @@ def test_shares_are_bound_to_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
         ((SecureAggregation(),), {"algorithm": tacit.Gossip(), "topology": tacit.Complete()}),
         ((SecretSharing(),), {"algorithm": tacit.Scaffold(), "topology": tacit.Star(4)}),
         ((SecretSharing(),), {"compression": tacit.RandomK(0.5)}),
+        ((HomomorphicEncryption(),), {"compression": tacit.RandomK(0.5)}),
         ((AdaptiveClip(1.0), SecretSharing(), NormProof()), {}),
     ],
 )
@@ -185,6 +197,87 @@ def test_bytes_of_shares_by_hand() -> None:
     ]
     assert {r.form for r in rows[:3]} == {"shares of integers"}
     assert {r.guarantee for r in rows[:3]} == {"hidden in a sum of 4 or more"}
+
+
+def test_under_one_key_the_server_sends_the_sum_and_never_the_model() -> None:
+    # 59 numbers in one ciphertext: two polynomials of 4,096 residues of 8 bytes.
+    disclosed = explain(experiment(HomomorphicEncryption(), rounds=1))
+    assert [(r.sender, r.message_bytes, r.messages, r.form) for r in disclosed.rows] == [
+        ("each node", 65536, 6, "ciphertexts"),
+        ("the server", 65536, 6, "ciphertexts"),
+    ]
+    assert disclosed.rows[1].what == "the sum of each node's model (58 numbers)"
+    said = " ".join(disclosed.sentences)
+    assert "but only if no node colludes with it" in said
+    assert "gives the key away" in said
+    assert "with the server or the wire, one is enough to see every update" in said
+
+
+# Encryption
+
+
+def test_one_key_gives_the_very_integers_that_masks_give() -> None:
+    # CKKS is off by about 2^-40 of the largest sum of 31 bits.
+    updates = 16 * (2 * torch.rand(5, D, generator=torch.Generator().manual_seed(2)) - 1)
+    sums = [mean(protector(part, k=5, d=D), updates) for part in
+            (SecureAggregation(3), HomomorphicEncryption())]  # fmt: skip
+    assert torch.equal(*sums)
+
+
+def test_a_joint_key_sums_the_same_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the library where it loads; elsewhere what is handed to it, and what comes of it."""
+    try:
+        bfv.library()
+    except tacit.InputError:
+        stand_in(monkeypatch)
+    updates, sessions = long(1.0), watched(monkeypatch, joint)
+    part = protector(Clip(1.0), ThresholdEncryption(3), k=5, d=D)
+    assert torch.equal(
+        mean(part, updates), mean(protector(Clip(1.0), SecureAggregation(3), k=5, d=D), updates)
+    )
+    (session,) = sessions
+    assert (session.threshold, session.minimum, session.degree) == (3, 3, None)
+    assert session.model == hashlib.sha256(bytes(8)).digest()
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For OpenFHE, where it does not load: N = 4,096 and three primes, as for a few nodes."""
+    scheme = type("Scheme", (), {"ciphertext_bytes": lambda self, length: 2 * 8 * 3 * 4096})()
+    total = lambda session, identities, vectors: (sum(vectors.values()), session.nodes)  # noqa: E731
+    monkeypatch.setattr(bfv, "library", lambda: None)
+    monkeypatch.setattr(bfv, "Scheme", lambda nodes: scheme)
+    monkeypatch.setattr(messages, "scheme", lambda session: scheme)
+    monkeypatch.setattr(joint, "simulate", total)
+
+
+def test_a_joint_key_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch)
+    noise = tacit.GaussianNoise(multiplier=1.0, delta=1e-5)
+    plan = experiment(Clip(1.0), noise, ThresholdEncryption(), rounds=1)
+    disclosed = explain(plan)
+    (run,) = tacit.run(plan, workers=1).metrics
+    assert disclosed.bytes == run["bytes"] == 6 * (2 * 8 * 3 * 4096 + 58 * 4)
+    assert disclosed.rows[0].form == "ciphertexts"
+    said = " ".join(disclosed.sentences)
+    # 6 nodes, two thirds of them: 4 open a sum, and 2 x 4 - 6 = 2 help a lying server.
+    assert "the sum of 4 nodes or more, which 4 open for it" in said
+    assert "4 of them open any update of the largest round, and 2 that help a lying server" in said
+    assert "Everybody, the server included: the sum is (epsilon" in said
+
+
+@pytest.mark.parametrize(
+    ("part", "module", "named"),
+    [
+        (ThresholdEncryption(), "openfhe", r"tacit\[bfv\]"),
+        (HomomorphicEncryption(), "tenseal", r"tacit\[ckks\]"),
+    ],
+)
+def test_a_library_that_is_not_there_is_named_before_any_work(
+    part: Any, module: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(tacit.InputError, match=named):
+        experiment(part).check()
 
 
 def test_each_party_to_shares_and_proofs_is_told_of() -> None:

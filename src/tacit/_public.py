@@ -76,11 +76,13 @@ from tacit.protection import (
     AdaptiveClip,
     Clip,
     GaussianNoise,
+    HomomorphicEncryption,
     LaplaceNoise,
     NormProof,
     SecretSharing,
     SecureAggregation,
     SkellamNoise,
+    ThresholdEncryption,
 )
 from tacit.robustness.arena import arena
 from tacit.topology import (
@@ -161,6 +163,7 @@ __all__ = [
     "GeometricMedian",
     "Gossip",
     "Hierarchical",
+    "HomomorphicEncryption",
     "Hypercube",
     "InputError",
     "Krum",
@@ -198,6 +201,7 @@ __all__ = [
     "StepBound",
     "StepDecay",
     "TacitError",
+    "ThresholdEncryption",
     "TimeVarying",
     "TopK",
     "Torus",

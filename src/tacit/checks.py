@@ -13,7 +13,7 @@ from tacit.algorithms import LEARN, FedDyn, FedNova, FedOpt, FedRep, Gossip, Pus
 from tacit.attacks.base import DataAttack, UpdateAttack
 from tacit.data import Federation
 from tacit.errors import InputError
-from tacit.protection import DPSGD, AdaptiveClip
+from tacit.protection import DPSGD, AdaptiveClip, HomomorphicEncryption
 from tacit.topology import Complete, Graph, Hierarchical, Star
 from tacit.training.losses import Loss
 
@@ -155,6 +155,11 @@ def check_protection(e: "Experiment") -> None:
         )
     if not isinstance(plan, Star):
         return
+    if isinstance(guard.secure, HomomorphicEncryption) and plan.cohort is not None:
+        raise InputError(
+            f"protection: {guard.secure!r} was given, under which the server does not know the"
+            " model that a node would need which was not drawn before; use Star()"
+        )
     if (guard.noise or guard.secure) and plan.sampling == "with-replacement":
         raise InputError(
             "topology.sampling: 'with-replacement' was given, where a node may count twice in a"

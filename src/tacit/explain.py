@@ -15,7 +15,7 @@ from tacit.attacks.view import Knowledge
 from tacit.data import Federation
 from tacit.experiment import Experiment
 from tacit.parties import carried, form, guarantee, parties
-from tacit.protection import SecretSharing
+from tacit.protection import HomomorphicEncryption, SecretSharing
 from tacit.protection.guard import Guard
 from tacit.topology import Graph, Hierarchical, Neighbours, Star
 
@@ -241,7 +241,14 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
     if isinstance(plan, Star):
         rows = _protected(experiment, _uploads(experiment, "the server", when, count))
         rows += _helped(experiment, rows, sum(len(nodes) > 0 for nodes in cohorts))
-        rows += _messages(experiment, "the server", "each node", when, count, "the new")
+        if experiment.guard and isinstance(experiment.guard.secure, HomomorphicEncryption):
+            rows += [
+                replace(row, sender="the server", receiver="each node", what=f"the sum of {what}")
+                for row in rows
+                for what in [row.what.replace("its", "each node's", 1)]
+            ]
+        else:
+            rows += _messages(experiment, "the server", "each node", when, count, "the new")
         sees = [
             *_clear("The server sees every update in the clear, and knows its node.", experiment),
             "A node sees what the server makes of a round's updates, and no other node's update.",

@@ -15,6 +15,7 @@ from tacit.engine.adversary import Adversary, Sent
 from tacit.engine.local import LocalTrain
 from tacit.engine.protect import Protector
 from tacit.engine.uplink import Uplink
+from tacit.protection import HomomorphicEncryption
 from tacit.topology import Hierarchical, Neighbours, Star
 from tacit.training.plan import Ints
 
@@ -98,6 +99,8 @@ class StarExchange:
                 step = self.protector.mean(steps, weight, self.nodes, own)
                 if self.protector.guard.secure:
                     self.bytes += self.protector.sent - up
+                if isinstance(self.protector.guard.secure, HomomorphicEncryption):
+                    self.bytes -= FLOAT_BYTES * matrix.numel()  # nodes receive the sum instead
                 if self.protector.guard.proof and self.verdict is None:
                     let = torch.from_numpy(np.isin(self.nodes, self.protector.counted)).float()
                     self.verdict = Verdict(self.nodes, np.full(len(self.nodes), SERVER), let)

@@ -1,10 +1,11 @@
 """Protections: what is done to an update on its way, and what that guarantees to whom."""
 
 from tacit.protection.clip import AdaptiveClip, Clip
+from tacit.protection.encrypted import HomomorphicEncryption, ThresholdEncryption
 from tacit.protection.noise import DPSGD, GaussianNoise, LaplaceNoise, Noise, SkellamNoise
 from tacit.protection.secure import NormProof, SecretSharing, SecureAggregation
 
-SecureSum = SecureAggregation | SecretSharing
+SecureSum = SecureAggregation | SecretSharing | ThresholdEncryption | HomomorphicEncryption
 Protection = Clip | AdaptiveClip | Noise | DPSGD | SecureSum | NormProof
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "AdaptiveClip",
     "Clip",
     "GaussianNoise",
+    "HomomorphicEncryption",
     "LaplaceNoise",
     "Noise",
     "NormProof",
@@ -20,4 +22,5 @@ __all__ = [
     "SecureAggregation",
     "SecureSum",
     "SkellamNoise",
+    "ThresholdEncryption",
 ]

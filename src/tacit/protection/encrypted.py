@@ -1,9 +1,9 @@
 """Homomorphic encryption as an experiment names it; the protocols are in ``encryption``."""
 
-import math
 from dataclasses import dataclass
 
-from tacit.errors import require
+from tacit.errors import require_number, require_whole
+from tacit.protection.secure import two_thirds
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,12 @@ class ThresholdEncryption:
     limit: float = 16.0
 
     def __post_init__(self) -> None:
-        good = self.threshold is None or (type(self.threshold) is int and self.threshold >= 3)
-        require(good, "protection.threshold", self.threshold, "a whole number, 3 or more, or None")
-        require(0 < self.limit < math.inf, "protection.limit", self.limit, "a number above 0")
+        require_whole(3, "protection.threshold", self.threshold, none=True)
+        require_number("protection.limit", self.limit, above=0)
+
+    def fewest(self, cohort: int) -> int:
+        """Nodes in the smallest sum that is opened, where the smallest cohort has so many."""
+        return self.threshold or two_thirds(cohort)
 
 
 @dataclass(frozen=True)
@@ -59,4 +62,8 @@ class HomomorphicEncryption:
     limit: float = 16.0
 
     def __post_init__(self) -> None:
-        require(0 < self.limit < math.inf, "protection.limit", self.limit, "a number above 0")
+        require_number("protection.limit", self.limit, above=0)
+
+    def fewest(self, cohort: int) -> int:
+        """Nodes in the smallest sum that is opened, where the smallest cohort has so many."""
+        return two_thirds(cohort)

@@ -5,13 +5,14 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from tacit.errors import InputError
 from tacit.protection import (
     DPSGD,
     AdaptiveClip,
     Clip,
+    HomomorphicEncryption,
     LaplaceNoise,
     Noise,
     NormProof,
@@ -20,6 +21,7 @@ from tacit.protection import (
     SecureAggregation,
     SecureSum,
     SkellamNoise,
+    ThresholdEncryption,
 )
 from tacit.protection.codec import Codec
 from tacit.protection.release import Grid, Poisson, Release, Sampler, WithoutReplacement
@@ -76,7 +78,7 @@ class Guard:
         """
         clip = _only(protections, Clip, AdaptiveClip)
         noise = _only(protections, Noise)
-        secure = _only(protections, SecureAggregation, SecretSharing)
+        secure = _only(protections, *get_args(SecureSum))
         proof = _only(protections, NormProof)
         guard = cls(setting, clip, noise, secure, _only(protections, DPSGD), proof)
         if noise is not None:
@@ -130,7 +132,14 @@ class Guard:
                 ' where="central" if the server is trusted',
             )
 
-    def _check_secure(self, secure: SecureAggregation) -> None:
+        if isinstance(self.secure, HomomorphicEncryption) and noise.where != "local":
+            raise _refused(
+                noise,
+                f"is {noise.where}, but under {self.secure!r} the sum is neither exact nor the"
+                f' server\'s to see; use {name}(where="local"), or SecureAggregation() instead',
+            )
+
+    def _check_secure(self, secure: SecureSum) -> None:
         fewest = self.setting.fewest
         whose = "neighbourhood" if self.setting.peers else "cohort"
         if fewest < 3:
@@ -149,6 +158,14 @@ class Guard:
                 f"opens no sum of fewer than {self.threshold} nodes; allowed is 3 to {fewest}, the"
                 f" smallest {whose}",
             )
+        if isinstance(secure, ThresholdEncryption):
+            from tacit.protection.encryption import bfv
+
+            bfv.library()
+        if isinstance(secure, HomomorphicEncryption):
+            from tacit.protection.encryption import ckks
+
+            ckks.library()
 
     def _check_proof(self, proof: NormProof) -> None:
         if self.secure is None:

@@ -99,6 +99,10 @@ class Scheme:
         """Ciphertexts of a vector of this length and its checksum."""
         return -(-(length + 1) // self.shape[1])
 
+    def ciphertext_bytes(self, length: int) -> int:
+        """Of the residues that a vector of this length is encrypted to."""
+        return self.blocks(length) * 2 * 8 * math.prod(self.shape)
+
     def common(self, context: bytes) -> Residues:
         """(towers, N) the public polynomial a: uniform, from a hash, so that nobody chose it."""
         residues = np.empty(self.shape, np.uint64)

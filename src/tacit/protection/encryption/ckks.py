@@ -52,6 +52,11 @@ def library() -> ModuleType:
     return tenseal
 
 
+def ciphertext_bytes(length: int) -> int:
+    """Of the residues that a vector of this length is encrypted to."""
+    return -(-length // SLOTS) * 2 * 8 * DEGREE
+
+
 def _ciphertexts(session: Session) -> int:
     return -(-session.length // SLOTS)
 
