@@ -77,11 +77,13 @@ from tacit.protection import (
     Clip,
     CorrelatedNoise,
     GaussianNoise,
+    HomomorphicEncryption,
     LaplaceNoise,
     NormProof,
     SecretSharing,
     SecureAggregation,
     SkellamNoise,
+    ThresholdEncryption,
 )
 from tacit.robustness.arena import arena
 from tacit.topology import (
@@ -163,6 +165,7 @@ __all__ = [
     "GeometricMedian",
     "Gossip",
     "Hierarchical",
+    "HomomorphicEncryption",
     "Hypercube",
     "InputError",
     "Krum",
@@ -200,6 +203,7 @@ __all__ = [
     "StepBound",
     "StepDecay",
     "TacitError",
+    "ThresholdEncryption",
     "TimeVarying",
     "TopK",
     "Torus",

@@ -15,7 +15,13 @@ from tacit.attacks.base import DataAttack, UpdateAttack
 from tacit.compression import Compressor
 from tacit.data import Federation
 from tacit.errors import InputError
-from tacit.protection import DPSGD, AdaptiveClip, CorrelatedNoise, SecureAggregation
+from tacit.protection import (
+    DPSGD,
+    AdaptiveClip,
+    CorrelatedNoise,
+    HomomorphicEncryption,
+    SecureAggregation,
+)
 from tacit.topology import Complete, Graph, Hierarchical, Star
 from tacit.training.losses import Loss
 
@@ -135,9 +141,9 @@ def check_protection(e: "Experiment") -> None:
     sums = (None if e.sums_groups else guard.secure) or noised or adaptive
     if sums and not rule.streams:
         bucketed = isinstance(guard.secure, SecureAggregation) and not (noised or adaptive)
-        groups = ""
-        if bucketed and _summable(e, rule.least):
-            groups = f"topology=Hierarchical(groups={rule.least}), whose sums the rule takes, or "
+        groups, least = "", max(3, rule.least)
+        if bucketed and _summable(e, least):
+            groups = f"topology=Hierarchical(groups={least}), whose sums the rule takes, or "
         raise InputError(
             f"protection: {sums!r} was given, but {rule!r} needs single updates, which nobody"
             f" sees; use {groups}Mean() as the aggregation (SecretSharing() with Clip and"
@@ -156,6 +162,11 @@ def check_protection(e: "Experiment") -> None:
         )
     if not isinstance(plan, Star | Hierarchical):
         return
+    if isinstance(guard.secure, HomomorphicEncryption) and plan.cohort is not None:
+        raise InputError(
+            f"protection: {guard.secure!r} was given, under which the server does not know the"
+            " model that a node would need which was not drawn before; use Star()"
+        )
     if (guard.noise or guard.secure) and plan.sampling == "with-replacement":
         raise InputError(
             "topology.sampling: 'with-replacement' was given, where a node may count twice in a"

@@ -16,7 +16,7 @@ from tacit.compression.choco import consensus_step
 from tacit.data import Federation
 from tacit.experiment import Experiment
 from tacit.parties import carried, form, guarantee, parties
-from tacit.protection import SecretSharing
+from tacit.protection import HomomorphicEncryption, SecretSharing
 from tacit.protection.guard import Guard
 from tacit.topology import Graph, Hierarchical, Neighbours, Star
 
@@ -265,7 +265,14 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
     if isinstance(plan, Star):
         rows = _protected(experiment, _uploads(experiment, "the server", when, count))
         rows += _helped(experiment, rows, sum(len(nodes) > 0 for nodes in cohorts))
-        rows += _messages(experiment, "the server", "each node", when, count, "the new")
+        if experiment.guard and isinstance(experiment.guard.secure, HomomorphicEncryption):
+            rows += [
+                replace(row, sender="the server", receiver="each node", what=f"the sum of {what}")
+                for row in rows
+                for what in [row.what.replace("its", "each node's", 1)]
+            ]
+        else:
+            rows += _messages(experiment, "the server", "each node", when, count, "the new")
         sees = [
             *_clear("The server sees every update in the clear, and knows its node.", experiment),
             "A node sees what the server makes of a round's updates, and no other node's update.",
@@ -392,6 +399,8 @@ def _clear(sentence: str, experiment: Experiment) -> list[str]:
 def _defended(experiment: Experiment) -> str:
     """What the rule withstands where it receives the fewest vectors."""
     rule = experiment.aggregation
+    if experiment.guard and experiment.guard.proof:
+        return f"Aggregation: {rule} withstands no liar, but a proved norm bounds how far one gets."
     if isinstance(rule, Mean):
         return (
             "Aggregation: Mean() withstands no liar: a single malicious node can move the result"

@@ -4,7 +4,13 @@ import math
 from dataclasses import replace
 
 from tacit.experiment import Experiment
-from tacit.protection import AdaptiveClip, SecretSharing, SecureAggregation
+from tacit.protection import (
+    AdaptiveClip,
+    HomomorphicEncryption,
+    SecretSharing,
+    SecureAggregation,
+    ThresholdEncryption,
+)
 from tacit.protection.accounting import spent
 from tacit.protection.guard import COMPLETE, Guard
 from tacit.protection.release import Poisson
@@ -17,6 +23,8 @@ def form(experiment: Experiment) -> str:
             return "masked integers"
         case SecretSharing():
             return "shares of integers"
+        case ThresholdEncryption() | HomomorphicEncryption():
+            return "ciphertexts"
     return "in the clear"
 
 
@@ -29,16 +37,25 @@ def carried(guard: Guard, numbers: int) -> list[tuple[str, str, int]]:
     """
     codec = guard.codec(numbers + _adapts(guard))
     size = codec.length * codec.dtype.itemsize
-    if not isinstance(guard.secure, SecretSharing):
-        return [("", "", size)]
-    from tacit.protection.proof.node import Layout
-    from tacit.protection.sharing import SEED, TAG
+    match guard.secure:
+        case SecretSharing():
+            from tacit.protection.proof.node import Layout
+            from tacit.protection.sharing import SEED, TAG
 
-    seed = ("the helper", "the seed of its share of", TAG + SEED)
-    if guard.proof is None:
-        return [("", "", TAG + size), seed]
-    proof = ("", "the proof of the norm of", TAG + 8 * Layout(guard.claim(codec)).proof)
-    return [("", "", TAG + 8 * codec.length), seed, proof]
+            seed = ("the helper", "the seed of its share of", TAG + SEED)
+            if guard.proof is None:
+                return [("", "", TAG + size), seed]
+            proof = ("", "the proof of the norm of", TAG + 8 * Layout(guard.claim(codec)).proof)
+            return [("", "", TAG + 8 * codec.length), seed, proof]
+        case ThresholdEncryption():
+            from tacit.protection.encryption.bfv import Scheme
+
+            size = Scheme(guard.setting.most).ciphertext_bytes(codec.length)
+        case HomomorphicEncryption():
+            from tacit.protection.encryption.ckks import ciphertext_bytes
+
+            size = ciphertext_bytes(codec.length)
+    return [("", "", size)]
 
 
 def guarantee(experiment: Experiment) -> str:
@@ -95,6 +112,10 @@ def _secure_sum(guard: Guard, receiver: str) -> list[str]:
             return _masks(guard, receiver)
         case SecretSharing():
             return _shares(guard) + (_proofs(guard) if guard.proof else [])
+        case ThresholdEncryption():
+            return _joint_key(guard)
+        case HomomorphicEncryption():
+            return _one_key()
     return []
 
 
@@ -111,6 +132,39 @@ def _shares(guard: Guard) -> list[str]:
         " node; with one of server and helper they learn no more.",
         "An outsider on the wire: reads the update of a node whose messages to both it hears, so"
         " that the connections must be encrypted; of one of them, integers that look random.",
+    ]
+
+
+def _joint_key(guard: Guard) -> list[str]:
+    threshold, most = max(guard.threshold, guard.setting.most // 2 + 1), guard.setting.most
+    alone = max(0, 2 * threshold - most)
+    return [
+        "The server: adds up ciphertexts under a key that nobody holds (Asharov et al., EUROCRYPT"
+        f" 2012) and learns the sum of {guard.threshold} nodes or more, which"
+        f" {threshold} open for it, and no single update.",
+        "The nodes, each of which holds a share of the key: receive every ciphertext of the round,"
+        " from which none of them learns anything, and see before they help that the sum is of"
+        f" {guard.threshold} nodes or more.",
+        f"Colluding nodes: {threshold} of them open any update of the largest round, and {alone}"
+        " that help a lying server; c of them learn the sum of the rest, one update where the rest"
+        " is one node.",
+        "An outsider on the wire: sees ciphertexts, who takes part, and when. Bytes are those of"
+        " the uploads; keys, partial decryptions, and the copy of all ciphertexts that every node"
+        " checks come on top.",
+    ]
+
+
+def _one_key() -> list[str]:
+    return [
+        "The server: adds up ciphertexts, and learns neither an update nor the sum, but only if no"
+        " node colludes with it: whoever holds the one key opens whatever it is given.",
+        "The nodes, all of which hold the key: open the sum of a round's updates and take its step"
+        " themselves. A sum, or the model, that reaches the server gives the key away (Li and"
+        " Micciancio, EUROCRYPT 2021), and with it each update.",
+        "Colluding nodes: c of them learn the sum of the rest, one update where the rest is one"
+        " node; with the server or the wire, one is enough to see every update.",
+        "An outsider on the wire: sees ciphertexts, who takes part, and when. The public keys of a"
+        " round come on top of the bytes.",
     ]
 
 

@@ -16,6 +16,7 @@ from tacit.engine.adversary import Adversary, Sent
 from tacit.engine.local import LocalTrain
 from tacit.engine.protect import Protector
 from tacit.engine.uplink import PublicCopies, Uplink
+from tacit.protection import HomomorphicEncryption
 from tacit.topology import Hierarchical, Neighbours, Star
 from tacit.training.plan import Ints
 
@@ -103,6 +104,8 @@ class StarExchange:
                 step = self.protector.mean(steps, weight, self.nodes, own, self.groups)
                 if self.masked:
                     self.bytes += self.protector.sent - up
+                if isinstance(self.protector.guard.secure, HomomorphicEncryption):
+                    self.bytes -= FLOAT_BYTES * matrix.numel()  # nodes receive the sum instead
                 if self.protector.guard.proof:
                     counted = np.isin(self.nodes, self.protector.counted)
                     self._judged(torch.from_numpy(counted).float())

@@ -103,7 +103,7 @@ class Protector:
         if len(nodes) < least or not (noise or weight.any()):
             return None
         if guard.setting.peers:  # whole models of neighbours, whose steps are clipped and noised
-            summed = self._summed(updates, weight / weight.max(), nodes, start, groups)
+            summed = self._sums(updates, weight / weight.max(), nodes, start, groups)
             return None if summed is None else (summed[0] / summed[1]).float()
         units, fits = self._clipped(updates)
         if guard.secure:  # behind masks nobody sees who does not clip
@@ -115,7 +115,7 @@ class Protector:
         units = self._local(units, nodes)
         share = torch.ones_like(weight) if guard.even else weight / weight.max()
         if guard.secure:
-            summed = self._summed(units, share, nodes, start, groups)
+            summed = self._sums(units, share, nodes, start, groups)
             if summed is None:
                 return None
             total, count = summed
@@ -182,7 +182,7 @@ class Protector:
         source = seeded(self.round.seed, purpose, self.round.index, *node)
         return draw(source, self.guard.multiplier, shape)
 
-    def _summed(
+    def _sums(
         self, units: Tensor, share: Tensor, nodes: Ints, start: Tensor | None, groups: Ints
     ) -> tuple[Tensor, float] | None:
         """Sum of share x units and of the shares, of the groups whose secure sum is opened."""
@@ -190,13 +190,13 @@ class Protector:
         for group in np.unique(groups):
             at = torch.from_numpy(np.flatnonzero(groups == group))
             if len(at) >= self.guard.threshold:
-                found.append(self._opened(units[at], share[at], nodes[groups == group], start))
+                found.append(self._summed(units[at], share[at], nodes[groups == group], start))
         totals = [each for each in found if each is not None]
         if not totals:
             return None
         return torch.stack([total for total, _ in totals]).sum(0), sum(n for _, n in totals)
 
-    def _opened(
+    def _summed(
         self, units: Tensor, share: Tensor, nodes: Ints, start: Tensor | None
     ) -> tuple[Tensor, float] | None:
         """Sum of share x units and of the shares, as a secure sum opens them, if it does."""

@@ -1,15 +1,26 @@
 """The secure sums of a run: every party's part of the protocol, in this process."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.protection import SecretSharing, SecureAggregation
+from tacit.protection import (
+    HomomorphicEncryption,
+    SecretSharing,
+    SecureAggregation,
+    ThresholdEncryption,
+)
 from tacit.protection.codec import Codec, SumError
 from tacit.protection.guard import COMPLETE, Guard
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from tacit.protection.secagg.session import Session
 
 Vectors = Mapping[int, NDArray[np.unsignedinteger]]
 
@@ -21,8 +32,8 @@ class Opened:
     Attributes:
         total: (length,) integers of the codec; None where too few nodes are left.
         nodes: whose sum it is, ascending.
-        bytes: of all messages that carry vectors, shares, proofs or sums; keys, coins and lists of
-            nodes come on top.
+        bytes: of all messages that carry vectors, shares, proofs or sums of them, up and, where
+            nodes are sent the sum, down; keys, coins and lists of nodes come on top.
     """
 
     total: NDArray[np.unsignedinteger] | None
@@ -67,37 +78,69 @@ def secure_sum(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -
     match guard.secure:
         case SecureAggregation():
             return _masked(guard, codec, binding, vectors)
+        case SecretSharing() if guard.proof:
+            return _proved(guard, codec, binding, vectors)
         case SecretSharing():
             return _shared(guard, codec, binding, vectors)
-        case None:
-            raise AssertionError("no secure sum is asked for")
+        case ThresholdEncryption():
+            return _jointly_encrypted(guard, codec, binding, vectors)
+        case HomomorphicEncryption():
+            return _encrypted(guard, codec, binding, vectors)
+    raise AssertionError("no secure sum is asked for")
 
 
 def _masked(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> Opened:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
     from tacit.protection.secagg.neighbours import degree
-    from tacit.protection.secagg.session import Session
     from tacit.protection.secagg.simulate import simulate
 
-    n = len(vectors)
-    neighbours, threshold = None, max(guard.threshold, n // 2 + 1)
-    if n > COMPLETE:
-        neighbours, threshold = degree(n)
-    session = Session(
-        binding.experiment, binding.model, binding.round, tuple(sorted(vectors)), threshold,
-        codec.length, codec.dtype, guard.threshold, neighbours,
-    )  # fmt: skip
-    identities = {node: Ed25519PrivateKey.generate() for node in vectors}
-    total, survivors = simulate(session, identities, vectors)
+    session = _session(guard, codec, binding, vectors)
+    if len(vectors) > COMPLETE:
+        neighbours, threshold = degree(len(vectors))
+        session = replace(session, degree=neighbours, threshold=threshold)
+    total, survivors = simulate(session, _identities(vectors), vectors)
     return Opened(total, survivors, sum(vector.nbytes for vector in vectors.values()))
+
+
+def _jointly_encrypted(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> Opened:
+    from tacit.protection.encryption.messages import scheme
+    from tacit.protection.encryption.simulate import simulate
+
+    session = _session(guard, codec, binding, vectors)
+    total, survivors = simulate(session, _identities(vectors), vectors)
+    return Opened(total, survivors, len(vectors) * scheme(session).ciphertext_bytes(codec.length))
+
+
+def _encrypted(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> Opened:
+    from tacit.protection.encryption.ckks import ciphertext_bytes, simulate
+
+    session = _session(guard, codec, binding, vectors)
+    # CKKS adds real numbers; the sums are exact to far less than a step of the codec.
+    numbers = {node: _signed(vector) / codec.scale for node, vector in vectors.items()}
+    limit = codec.limit / codec.scale
+    total, survivors = simulate(session, _identities(vectors), numbers, limit=limit)
+    whole = np.rint(total * codec.scale).astype(np.int64).astype(codec.dtype)
+    return Opened(whole, survivors, 2 * len(vectors) * ciphertext_bytes(codec.length))
+
+
+def _session(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> "Session":
+    from tacit.protection.secagg.session import Session
+
+    n = len(vectors)
+    return Session(
+        binding.experiment, binding.model, binding.round, tuple(sorted(vectors)),
+        max(guard.threshold, n // 2 + 1), codec.length, codec.dtype, guard.threshold,
+    )  # fmt: skip
+
+
+def _identities(nodes: Iterable[int]) -> dict[int, "Ed25519PrivateKey"]:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    return {node: Ed25519PrivateKey.generate() for node in nodes}
 
 
 def _shared(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> Opened:
     from tacit.protection.sharing import Session, simulate
 
-    if guard.proof:
-        return _proved(guard, codec, binding, vectors)
     session = Session(binding.named, binding.round, codec.length, 2**codec.bits, guard.threshold)
     total, sent = simulate(session, vectors)
     return Opened(total, tuple(sorted(vectors)), sent)

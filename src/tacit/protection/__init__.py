@@ -1,6 +1,7 @@
 """Protections: what is done to an update on its way, and what that guarantees to whom."""
 
 from tacit.protection.clip import AdaptiveClip, Clip
+from tacit.protection.encrypted import HomomorphicEncryption, ThresholdEncryption
 from tacit.protection.noise import (
     DPSGD,
     CorrelatedNoise,
@@ -11,7 +12,7 @@ from tacit.protection.noise import (
 )
 from tacit.protection.secure import NormProof, SecretSharing, SecureAggregation
 
-SecureSum = SecureAggregation | SecretSharing
+SecureSum = SecureAggregation | SecretSharing | ThresholdEncryption | HomomorphicEncryption
 Protection = Clip | AdaptiveClip | Noise | DPSGD | SecureSum | NormProof
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Clip",
     "CorrelatedNoise",
     "GaussianNoise",
+    "HomomorphicEncryption",
     "LaplaceNoise",
     "Noise",
     "NormProof",
@@ -28,4 +30,5 @@ __all__ = [
     "SecureAggregation",
     "SecureSum",
     "SkellamNoise",
+    "ThresholdEncryption",
 ]

@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from tacit.errors import InputError
 from tacit.protection import (
@@ -13,6 +13,7 @@ from tacit.protection import (
     AdaptiveClip,
     Clip,
     CorrelatedNoise,
+    HomomorphicEncryption,
     LaplaceNoise,
     Noise,
     NormProof,
@@ -21,6 +22,7 @@ from tacit.protection import (
     SecureAggregation,
     SecureSum,
     SkellamNoise,
+    ThresholdEncryption,
 )
 from tacit.protection.codec import Codec
 from tacit.protection.correlated import BufferedToeplitz
@@ -82,7 +84,7 @@ class Guard:
         """
         clip = _only(protections, Clip, AdaptiveClip)
         noise = _only(protections, Noise)
-        secure = _only(protections, SecureAggregation, SecretSharing)
+        secure = _only(protections, *get_args(SecureSum))
         proof = _only(protections, NormProof)
         guard = cls(setting, clip, noise, secure, _only(protections, DPSGD), proof)
         if noise is not None:
@@ -138,6 +140,13 @@ class Guard:
                 ' where="central" if the server is trusted',
             )
 
+        if isinstance(self.secure, HomomorphicEncryption) and noise.where != "local":
+            raise _refused(
+                noise,
+                f"is {noise.where}, but under {self.secure!r} the sum is neither exact nor the"
+                f' server\'s to see; use {name}(where="local"), or SecureAggregation() instead',
+            )
+
     def _check_correlated(self, noise: CorrelatedNoise) -> None:
         sampler, cohort = self.setting.sampler, self.setting.cohort
         match sampler:
@@ -164,7 +173,7 @@ class Guard:
                 f" Clip({self.clip.norm})",
             )
 
-    def _check_secure(self, secure: SecureAggregation) -> None:
+    def _check_secure(self, secure: SecureSum) -> None:
         fewest = self.setting.fewest
         whose = "neighbourhood" if self.setting.peers else "cohort"
         whose = "group" if self.setting.groups else whose
@@ -176,7 +185,8 @@ class Guard:
             )
         if self.setting.groups and not isinstance(secure, SecureAggregation):
             raise _refused(
-                secure, "would need a helper beside every aggregator; use SecureAggregation()"
+                secure,
+                "is between nodes and one server; use Star(), or SecureAggregation() in groups",
             )
         if self.setting.peers and not isinstance(secure, SecureAggregation):
             raise _refused(
@@ -188,6 +198,14 @@ class Guard:
                 f"opens no sum of fewer than {self.threshold} nodes; allowed is 3 to {fewest}, the"
                 f" smallest {whose}",
             )
+        if isinstance(secure, ThresholdEncryption):
+            from tacit.protection.encryption import bfv
+
+            bfv.library()
+        if isinstance(secure, HomomorphicEncryption):
+            from tacit.protection.encryption import ckks
+
+            ckks.library()
 
     def _check_proof(self, proof: NormProof) -> None:
         if self.secure is None:
