@@ -83,6 +83,7 @@ from tacit.protection import (
     SecureAggregation,
     SkellamNoise,
     ThresholdEncryption,
+    VerifiableSum,
 )
 from tacit.robustness.arena import arena
 from tacit.topology import (
@@ -206,6 +207,7 @@ __all__ = [
     "TopK",
     "Torus",
     "TrimmedMean",
+    "VerifiableSum",
     "WFAgg",
     "arena",
     "attacks",

@@ -3,10 +3,10 @@
 from tacit.protection.clip import AdaptiveClip, Clip
 from tacit.protection.encrypted import HomomorphicEncryption, ThresholdEncryption
 from tacit.protection.noise import DPSGD, GaussianNoise, LaplaceNoise, Noise, SkellamNoise
-from tacit.protection.secure import NormProof, SecretSharing, SecureAggregation
+from tacit.protection.secure import NormProof, SecretSharing, SecureAggregation, VerifiableSum
 
 SecureSum = SecureAggregation | SecretSharing | ThresholdEncryption | HomomorphicEncryption
-Protection = Clip | AdaptiveClip | Noise | DPSGD | SecureSum | NormProof
+Protection = Clip | AdaptiveClip | Noise | DPSGD | SecureSum | NormProof | VerifiableSum
 
 __all__ = [
     "DPSGD",
@@ -23,4 +23,5 @@ __all__ = [
     "SecureSum",
     "SkellamNoise",
     "ThresholdEncryption",
+    "VerifiableSum",
 ]
