@@ -225,8 +225,13 @@ def _nearest(rule: Aggregation, k: int) -> str:
 def check_fit(module: nn.Module, loss: Loss, data: Federation) -> None:
     """Try one batch: the model must take the inputs, and its output must fit the loss."""
     # A number of rows that is not the number of classes, so that a wrong pair cannot broadcast.
-    rows = torch.arange(3 if data.classes != 3 else 5) % len(data.train.y)
-    x, y = data.train.x[rows], data.train.y[rows]
+    count = 3 if data.classes != 3 else 5
+    x, y = data.train.x, data.train.y
+    if len(y):
+        rows = torch.arange(count) % len(y)
+        x, y = x[rows], y[rows]
+    else:  # all rows are at their sites
+        x, y = x.new_zeros(count, *x.shape[1:]), y.new_zeros(count, *y.shape[1:])
     module.eval()
     with torch.no_grad():
         try:
