@@ -24,6 +24,7 @@ from tacit import (
     SkellamNoise,
     Star,
     ThresholdEncryption,
+    VerifiableSum,
 )
 from tacit.errors import InputError
 from tacit.protection.accounting import multiplier_for, spent
@@ -49,6 +50,7 @@ SECURE = SecureAggregation()
 SHARED = SecretSharing()
 PROOF = NormProof()
 ONE_KEY = HomomorphicEncryption()
+VERIFIED = VerifiableSum()
 NORMED = lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))  # noqa: E731
 
 
@@ -91,7 +93,9 @@ NORMED = lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 
         ((SecretSharing(7),), "allowed is 3 to 6, the smallest cohort", (SecretSharing(6),)),
         ((CLIP, DISTRIBUTED), "add SecureAggregation()", (CLIP, DISTRIBUTED, SHARED)),
         ((CLIP, PROOF), "add SecretSharing()", (CLIP, SHARED, PROOF)),
-        ((CLIP, SECURE, PROOF), "use SecretSharing() instead", (CLIP, SHARED, PROOF)),
+        ((VERIFIED,), "add SecureAggregation()", (VERIFIED, SECURE)),
+        ((VERIFIED, VERIFIED, ONE_KEY), "allowed is one of the two", (VERIFIED, ONE_KEY)),
+        ((PROOF, SECURE), "add Clip(1.0)", (CLIP, SECURE, PROOF)),
         ((SHARED, PROOF), "add Clip(1.0)", (CLIP, SHARED, PROOF)),
         (
             (Clip(2.0, order=1), SHARED, PROOF),
@@ -136,6 +140,14 @@ def test_protections_that_do_not_hold_together_are_refused(refused, says, named)
         ((ONE_KEY,), GRAPH, "use SecureAggregation() without", (SECURE,)),
         ((ThresholdEncryption(),), GRAPH, "use SecureAggregation() without", (SECURE,)),
         ((ONE_KEY,), {"aggregation": tacit.Krum(1)}, "use Mean()", {}),
+        ((CLIP, SECURE, PROOF), GRAPH, "or leave it out", (CLIP, SECURE)),
+        ((SECURE, VERIFIED), GRAPH, "use FedAvg()", {"algorithm": FedAvg()}),
+        (
+            (CLIP, SECURE, PROOF),
+            {"model": lambda: nn.Sequential(nn.Linear(4, 15_000), nn.Linear(15_000, 2))},
+            "takes minutes for 105,002 numbers; use SecretSharing()",
+            (CLIP, SHARED, PROOF),
+        ),
         ((ONE_KEY,), {"topology": Star(4)}, "use Star()", {"topology": Star()}),
         ((SHARED,), GRAPH, "use SecureAggregation() without", (SECURE,)),
         ((SHARED,), {"aggregation": tacit.Krum(1)}, "use Mean()", {}),

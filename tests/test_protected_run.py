@@ -21,6 +21,7 @@ from tacit import (
     SecretSharing,
     SecureAggregation,
     SkellamNoise,
+    VerifiableSum,
 )
 from tacit.aggregation.rule import Round
 from tacit.engine.protect import Protector
@@ -77,9 +78,18 @@ def test_masks_give_the_model_of_the_unprotected_run(changes):
 @pytest.mark.parametrize(
     "changes", [{}, {"algorithm": tacit.FedAvg(uniform=True)}, {"algorithm": tacit.Scaffold()}]
 )
-@pytest.mark.parametrize("part", [SecretSharing(), HomomorphicEncryption()])
-def test_other_sums_give_the_model_of_the_unprotected_run(part, changes):
-    plain, shared = run(**changes), run(part, **changes)
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (SecretSharing(),),
+        (HomomorphicEncryption(),),
+        (SecureAggregation(), VerifiableSum()),
+        (SecretSharing(), VerifiableSum()),
+        (HomomorphicEncryption(), VerifiableSum()),
+    ],
+)
+def test_other_sums_give_the_model_of_the_unprotected_run(parts, changes):
+    plain, shared = run(**changes), run(*parts, **changes)
     assert torch.allclose(vector(shared), vector(plain), rtol=0, atol=5e-6)
     assert not torch.equal(vector(shared), vector(plain))
 

@@ -84,6 +84,7 @@ from tacit.protection import (
     SecureAggregation,
     SkellamNoise,
     ThresholdEncryption,
+    VerifiableSum,
 )
 from tacit.robustness.arena import arena
 from tacit.topology import (
@@ -208,6 +209,7 @@ __all__ = [
     "TopK",
     "Torus",
     "TrimmedMean",
+    "VerifiableSum",
     "WFAgg",
     "arena",
     "attacks",

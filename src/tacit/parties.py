@@ -28,6 +28,9 @@ def form(experiment: Experiment) -> str:
     return "in the clear"
 
 
+_PROOF = "the proof of the norm of"
+
+
 def carried(guard: Guard, numbers: int) -> list[tuple[str, str, int]]:
     """What a node sends for a secure sum of vectors of so many numbers.
 
@@ -36,26 +39,37 @@ def carried(guard: Guard, numbers: int) -> list[tuple[str, str, int]]:
         vector, and its bytes.
     """
     codec = guard.codec(numbers + _adapts(guard))
-    size = codec.length * codec.dtype.itemsize
+    length, extra = codec.length, []
+    if guard.commits:
+        from tacit.protection.proof.commitment import LIMBS
+        from tacit.protection.proof.group import SIZE
+
+        length += LIMBS
+        extra = [("", "the commitment to", SIZE)]
+    size = length * codec.dtype.itemsize
     match guard.secure:
         case SecretSharing():
             from tacit.protection.proof.node import Layout
             from tacit.protection.sharing import SEED, TAG
 
-            seed = ("the helper", "the seed of its share of", TAG + SEED)
-            if guard.proof is None:
-                return [("", "", TAG + size), seed]
-            proof = ("", "the proof of the norm of", TAG + 8 * Layout(guard.claim(codec)).proof)
-            return [("", "", TAG + 8 * codec.length), seed, proof]
+            size += TAG
+            extra.append(("the helper", "the seed of its share of", TAG + SEED))
+            if guard.proof:
+                size = TAG + 8 * length
+                extra.append(("", _PROOF, TAG + 8 * Layout(guard.claim(codec)).proof))
+        case SecureAggregation() if guard.proof:
+            from tacit.protection.proof.message import proof_size
+
+            extra.append(("", _PROOF, proof_size(guard.claim(codec), codec.length)))
         case ThresholdEncryption():
             from tacit.protection.encryption.bfv import Scheme
 
-            size = Scheme(guard.setting.most).ciphertext_bytes(codec.length)
+            size = Scheme(guard.setting.most).ciphertext_bytes(length)
         case HomomorphicEncryption():
             from tacit.protection.encryption.ckks import ciphertext_bytes
 
-            size = ciphertext_bytes(codec.length)
-    return [("", "", size)]
+            size = ciphertext_bytes(length)
+    return [("", "", size), *extra]
 
 
 def guarantee(experiment: Experiment) -> str:
@@ -77,7 +91,7 @@ def parties(experiment: Experiment) -> list[str]:
         return []
     receiver = "A neighbour" if guard.setting.peers else "The server"
     receiver = "A group's aggregator" if guard.setting.groups else receiver
-    said = _secure_sum(guard, receiver) + _noise(guard, receiver)
+    said = _secure_sum(guard, receiver) + _checks(guard) + _noise(guard, receiver)
     if guard.clip:
         unchecked = guard.secure and not guard.proof
         where = "counts, decompressed," if _clips_later(experiment) else "leaves a node"
@@ -111,7 +125,7 @@ def _secure_sum(guard: Guard, receiver: str) -> list[str]:
         case SecureAggregation():
             return _masks(guard, receiver)
         case SecretSharing():
-            return _shares(guard) + (_proofs(guard) if guard.proof else [])
+            return _shares(guard)
         case ThresholdEncryption():
             return _joint_key(guard)
         case HomomorphicEncryption():
@@ -168,10 +182,23 @@ def _one_key() -> list[str]:
     ]
 
 
+def _checks(guard: Guard) -> list[str]:
+    said = _proofs(guard) if guard.proof else []
+    if guard.commits:
+        said.append(
+            "Everybody: can check a sum against the nodes' commitments, which hide what they bind"
+            " (Guo et al., IEEE TIFS 2021). A server that opens another sum, or a node that sends"
+            " another vector than it committed to, ends the run; which node, nobody learns."
+        )
+    return said
+
+
 def _proofs(guard: Guard) -> list[str]:
+    two = isinstance(guard.secure, SecretSharing)
+    who = "Server and helper: leave" if two else "The server: leaves"
     claim = guard.claim(guard.codec(guard.setting.dimension + _adapts(guard)))
     return [
-        "Server and helper: leave out of the sum, and learn of, whoever cannot prove that its"
+        f"{who} out of the sum, and know{'' if two else 's'} of, whoever cannot prove that its"
         f" update is short; one that is {claim.slack(claim.error):.3g} times as long as the norm"
         f" passes with probability {claim.error:g}, and an honest one is left out with as much."
         " Shorter ones may still be lies. Where fewer than"

@@ -75,6 +75,47 @@ def secure_sum(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -
         Aborted: the protocol ended without a sum.
         SumError: one that passes the codec's integers.
     """
+    if guard.commits:
+        return _verified(guard, codec, binding, vectors)
+    return _opened(guard, codec, binding, vectors)
+
+
+def _verified(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> Opened:
+    """Of vectors with blindings, checked against the commitments of those who are in the sum."""
+    from tacit.protection.proof.commitment import (
+        blinding,
+        commit,
+        coordinates,
+        sum_holds,
+        summed_blinding,
+    )  # fmt: skip
+    from tacit.protection.proof.simulate import simulate_committed
+
+    signed = {node: _signed(vector) for node, vector in vectors.items()}
+    blindings = {node: blinding() for node in vectors}
+    commitments = {node: commit(signed[node], blindings[node]) for node in vectors}
+    nodes, sent = sorted(vectors), sum(map(len, commitments.values()))
+    if guard.proof and isinstance(guard.secure, SecureAggregation):
+        name, claim = binding.named, guard.claim(codec)
+        nodes, proofs = simulate_committed(claim, signed, blindings, commitments, name)
+        sent += proofs
+        if len(nodes) < guard.threshold:
+            return Opened(None, tuple(nodes), sent)
+    blinded = {
+        node: np.append(vectors[node], coordinates(blindings[node]).astype(codec.dtype))
+        for node in nodes
+    }
+    opened = _opened(guard, codec, binding, blinded)
+    if opened.total is None:
+        return replace(opened, bytes=opened.bytes + sent)
+    total, limbs = np.split(opened.total, [codec.length])
+    held = [commitments[node] for node in opened.nodes]
+    if not sum_holds(held, _signed(total), summed_blinding(limbs)):
+        raise SumError("the sum is not that of the vectors that the nodes have committed to")
+    return Opened(total, opened.nodes, opened.bytes + sent)
+
+
+def _opened(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> Opened:
     match guard.secure:
         case SecureAggregation():
             return _masked(guard, codec, binding, vectors)
@@ -107,7 +148,8 @@ def _jointly_encrypted(guard: Guard, codec: Codec, binding: Binding, vectors: Ve
 
     session = _session(guard, codec, binding, vectors)
     total, survivors = simulate(session, _identities(vectors), vectors)
-    return Opened(total, survivors, len(vectors) * scheme(session).ciphertext_bytes(codec.length))
+    sent = len(vectors) * scheme(session).ciphertext_bytes(session.length)
+    return Opened(total, survivors, sent)
 
 
 def _encrypted(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> Opened:
@@ -119,7 +161,7 @@ def _encrypted(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -
     limit = codec.limit / codec.scale
     total, survivors = simulate(session, _identities(vectors), numbers, limit=limit)
     whole = np.rint(total * codec.scale).astype(np.int64).astype(codec.dtype)
-    return Opened(whole, survivors, 2 * len(vectors) * ciphertext_bytes(codec.length))
+    return Opened(whole, survivors, 2 * len(vectors) * ciphertext_bytes(session.length))
 
 
 def _session(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> "Session":
@@ -128,7 +170,7 @@ def _session(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> 
     n = len(vectors)
     return Session(
         binding.experiment, binding.model, binding.round, tuple(sorted(vectors)),
-        max(guard.threshold, n // 2 + 1), codec.length, codec.dtype, guard.threshold,
+        max(guard.threshold, n // 2 + 1), _length(vectors), codec.dtype, guard.threshold,
     )  # fmt: skip
 
 
@@ -141,7 +183,8 @@ def _identities(nodes: Iterable[int]) -> dict[int, "Ed25519PrivateKey"]:
 def _shared(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> Opened:
     from tacit.protection.sharing import Session, simulate
 
-    session = Session(binding.named, binding.round, codec.length, 2**codec.bits, guard.threshold)
+    length = _length(vectors)
+    session = Session(binding.named, binding.round, length, 2**codec.bits, guard.threshold)
     total, sent = simulate(session, vectors)
     return Opened(total, tuple(sorted(vectors)), sent)
 
@@ -151,7 +194,7 @@ def _proved(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> O
     from tacit.protection.proof.simulate import simulate
     from tacit.protection.sharing import Session
 
-    session = Session(binding.named, binding.round, codec.length, field.P, guard.threshold)
+    session = Session(binding.named, binding.round, _length(vectors), field.P, guard.threshold)
     elements = {node: field.encode(_signed(vector)) for node, vector in vectors.items()}
     total, nodes, sent = simulate(session, guard.claim(codec), elements)
     if total is None:
@@ -165,3 +208,7 @@ def _proved(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> O
 
 def _signed(vector: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
     return vector.view(f"int{8 * vector.itemsize}").astype(np.int64)
+
+
+def _length(vectors: Vectors) -> int:
+    return len(next(iter(vectors.values())))

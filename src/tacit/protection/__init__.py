@@ -10,10 +10,10 @@ from tacit.protection.noise import (
     Noise,
     SkellamNoise,
 )
-from tacit.protection.secure import NormProof, SecretSharing, SecureAggregation
+from tacit.protection.secure import NormProof, SecretSharing, SecureAggregation, VerifiableSum
 
 SecureSum = SecureAggregation | SecretSharing | ThresholdEncryption | HomomorphicEncryption
-Protection = Clip | AdaptiveClip | Noise | DPSGD | SecureSum | NormProof
+Protection = Clip | AdaptiveClip | Noise | DPSGD | SecureSum | NormProof | VerifiableSum
 
 __all__ = [
     "DPSGD",
@@ -31,4 +31,5 @@ __all__ = [
     "SecureSum",
     "SkellamNoise",
     "ThresholdEncryption",
+    "VerifiableSum",
 ]

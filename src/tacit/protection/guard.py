@@ -23,6 +23,7 @@ from tacit.protection import (
     SecureSum,
     SkellamNoise,
     ThresholdEncryption,
+    VerifiableSum,
 )
 from tacit.protection.codec import Codec
 from tacit.protection.correlated import BufferedToeplitz
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 # Up to so many nodes everybody masks with everybody.
 COMPLETE = 100
+# Numbers whose norm is proved about a commitment in some seconds.
+_MOST_COMMITTED = 100_000
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Guard:
     secure: SecureSum | None = None
     example: DPSGD | None = None
     proof: NormProof | None = None
+    verify: VerifiableSum | None = None
 
     @classmethod
     def of(cls, protections: Sequence[Protection], setting: Setting) -> "Guard":
@@ -86,13 +90,16 @@ class Guard:
         noise = _only(protections, Noise)
         secure = _only(protections, *get_args(SecureSum))
         proof = _only(protections, NormProof)
-        guard = cls(setting, clip, noise, secure, _only(protections, DPSGD), proof)
+        example, verify = _only(protections, DPSGD), _only(protections, VerifiableSum)
+        guard = cls(setting, clip, noise, secure, example, proof, verify)
         if noise is not None:
             guard._check_noise(noise)
         if secure is not None:
             guard._check_secure(secure)
         if proof is not None:
             guard._check_proof(proof)
+        if guard.commits:
+            guard._check_commitments()
         if guard.noise and guard.example:
             raise _refused(
                 guard.example, f"protects rows and {guard.noise!r} nodes; allowed is one of the two"
@@ -210,12 +217,8 @@ class Guard:
     def _check_proof(self, proof: NormProof) -> None:
         if self.secure is None:
             raise _refused(proof, "is about what a secure sum hides; add SecretSharing()")
-        if not isinstance(self.secure, SecretSharing):
-            raise _refused(
-                proof,
-                "is checked by a server and a helper; use SecretSharing() instead of"
-                f" {self.secure!r}",
-            )
+        if not isinstance(self.secure, SecretSharing | SecureAggregation):
+            raise _refused(proof, f"does not go with {self.secure!r}; use SecretSharing() instead")
         if self.clip is None:
             raise _refused(proof, "has no norm to prove; add Clip(1.0)")
         if self.clip.order != 2:
@@ -229,6 +232,23 @@ class Guard:
                 f' what a liar adds; use {type(self.noise).__name__}(where="central") if the server'
                 " is trusted, or leave the proof out",
             )
+
+    def _check_commitments(self) -> None:
+        part = self.verify or self.proof
+        if self.secure is None:
+            raise _refused(part, "is about a secure sum; add SecureAggregation()")
+        if self.setting.peers:
+            raise _refused(
+                part, "is about what a server sums; use FedAvg() as the algorithm, or leave it out"
+            )
+        single = self.proof and isinstance(self.secure, SecureAggregation)
+        if single and (size := self.setting.dimension) > _MOST_COMMITTED:
+            raise _refused(
+                self.proof,
+                f"to a server alone takes minutes for {size:,} numbers; use SecretSharing()"
+                f" instead of {self.secure!r}",
+            )
+        from tacit.protection.proof import group  # noqa: F401 (says what to install)
 
     @property
     def guards_updates(self) -> bool:
@@ -246,6 +266,11 @@ class Guard:
         return self.noise or self.example
 
     @property
+    def commits(self) -> bool:
+        """Whether nodes commit to what they hide."""
+        return bool(self.verify or (self.proof and not isinstance(self.secure, SecretSharing)))
+
+    @property
     def threshold(self) -> int:
         """The fewest nodes whose sum is opened."""
         assert self.secure is not None
@@ -256,7 +281,9 @@ class Guard:
         from tacit.protection.proof.projection import NormClaim
 
         assert self.proof is not None
-        return NormClaim(math.ceil(codec.norm_bound * codec.scale), self.proof.projections)
+        blinding = 4 * 2**16 if self.commits and isinstance(self.secure, SecretSharing) else 0
+        bound = math.hypot(codec.norm_bound * codec.scale, blinding)
+        return NormClaim(math.ceil(bound), self.proof.projections)
 
     def codec(self, dimension: int) -> Codec:
         """How vectors of so many numbers become integers: in units of the norm, if one is kept."""

@@ -1,4 +1,7 @@
-"""Secure sums as an experiment names them; the protocols are in ``secagg`` and ``sharing``."""
+"""Secure sums and proofs about them as an experiment names them.
+
+The protocols are in ``secagg``, ``sharing`` and ``proof``.
+"""
 
 import math
 from dataclasses import dataclass
@@ -77,9 +80,13 @@ class NormProof:
     norm times the slack is left out of the sum, with probability 1 - 1e-6 and more. The slack is
     1.82 for 128 projections, 1.53 for 256 and 1.23 for 1,024. An honest node is left out with
     probability 1e-6 a round. Nodes count alike, whatever their rows: a weight would be one more
-    number to prove. To the server and helper of ``SecretSharing``, in zero knowledge: Rothblum et
-    al., "PINE", 2023, and Boneh et al., CRYPTO 2019, with the differences that ``proof.projection``
-    tells.
+    number to prove. In zero knowledge:
+
+    - to the server and helper of ``SecretSharing``, in tenths of a second: Rothblum et al., "PINE",
+      2023, and Boneh et al., CRYPTO 2019, with the differences that ``proof.projection`` tells;
+    - to the one server of ``SecureAggregation``, about a commitment, in seconds, and for up to
+      100,000 numbers: Zhu et al., "RiseFL", VLDB 2024, with those of ``proof.committed``. The sum
+      is checked as by ``VerifiableSum``: a node that hides another vector ends the run.
 
     Attributes:
         projections: 128 to 1,024, a multiple of 8; more of them take longer.
@@ -94,6 +101,16 @@ class NormProof:
         good = type(self.projections) is int and self.projections in range(128, 1025, 8)
         allowed = "a multiple of 8 from 128 to 1024"
         require(good, "protection.projections", self.projections, allowed)
+
+
+@dataclass(frozen=True)
+class VerifiableSum:
+    """Whoever has the nodes' commitments checks that a secure sum is the sum of what they hold.
+
+    A server that opens another sum, or a node that sends another vector than it committed to, ends
+    the run. Pedersen commitments; Guo et al., "VeriFL", IEEE TIFS 2021. Needs the extra
+    ``commitments``, and about a second for a million numbers, at each node and for the check.
+    """
 
 
 def two_thirds(cohort: int) -> int:

@@ -1,9 +1,12 @@
 """Proofs of a whole cohort in this process: the nodes, server and helper that a network drives."""
 
 import math
+import os
 from collections.abc import Mapping
+from hashlib import sha256
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tacit.errors import InputError
 from tacit.protection.proof import field
@@ -23,12 +26,15 @@ class Cheater:
 
     def prove(self, challenge: bytes) -> bytes:
         """A proof that is true if the projections happen to be small enough."""
-        claim = self._claim
-        y = field.decode(project(challenge, claim.projections, [self._values])[0])
-        length = math.hypot(*y.tolist())
-        y = np.trunc(y * min(1, math.sqrt(claim.threshold) / max(length, 1))).astype(np.int64)
-        gap = claim.threshold - sum(v * v for v in y.tolist())
-        return seal(self._session, claim, self._node, y, max(gap, 0), self.seed[TAG:])
+        y, gap = _claimed(self._claim, challenge, self._values)
+        return seal(self._session, self._claim, self._node, y, gap, self.seed[TAG:])
+
+
+def _claimed(claim: NormClaim, challenge: bytes, values: Field) -> tuple[NDArray[np.int64], int]:
+    y = field.decode(project(challenge, claim.projections, [values])[0])
+    length = math.hypot(*y.tolist())
+    y = np.trunc(y * min(1, math.sqrt(claim.threshold) / max(length, 1))).astype(np.int64)
+    return y, max(claim.threshold - sum(v * v for v in y.tolist()), 0)
 
 
 def simulate(
@@ -73,6 +79,44 @@ def _prover(session: Session, claim: NormClaim, node: int, values: Field) -> Pro
         return Prover(session, claim, node, values)
     except InputError:
         return Cheater(session, claim, node, values)
+
+
+def simulate_committed(
+    claim: NormClaim,
+    vectors: Mapping[int, NDArray[np.int64]],
+    blindings: Mapping[int, int],
+    commitments: Mapping[int, bytes],
+    binding: bytes,
+) -> tuple[list[int], int]:
+    """Proofs of all nodes to one server, about their commitments.
+
+    Args:
+        vectors: (d,) signed, by node; about a longer one than claimed a node lies.
+        blindings, commitments: by node, as ``commitment.commit`` had and made them.
+        binding: 32 bytes that name the experiment, its model and the round.
+
+    Returns:
+        The nodes that the server accepts, ascending, and the bytes of the proofs.
+    """
+    from tacit.protection.proof import committed
+
+    nodes, sent = [], 0
+    for node, vector in sorted(vectors.items()):
+        context, seed = sha256(binding + node.to_bytes(4, "little")).digest(), os.urandom(32)
+        blinding, commitment = blindings[node], commitments[node]
+        try:
+            proof = committed.prove(claim, vector, blinding, commitment, context, seed)
+        except UnluckyError:
+            continue
+        except InputError:
+            y, gap = _claimed(claim, seed, field.encode(vector))
+            proof = committed.seal(
+                claim, vector, blinding, commitment, context, seed, y.tolist(), gap
+            )
+        sent += len(proof)
+        if committed.holds(claim, len(vector), commitment, context, seed, proof):
+            nodes.append(node)
+    return nodes, sent
 
 
 def _tossed(one: Toss, other: Toss) -> bytes:
