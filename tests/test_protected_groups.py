@@ -135,6 +135,14 @@ def test_clipping_and_adaptive_clipping_work_in_groups() -> None:
         torch.testing.assert_close(vector(groups), vector(star), rtol=0, atol=1e-4)
 
 
+def test_local_noise_goes_under_masks_and_a_rule() -> None:
+    # Nodes count alike in their group, where there is no noise as well.
+    changes = {"aggregation": tacit.Median(), "algorithm": tacit.FedAvg(uniform=True)}
+    silent = GaussianNoise(multiplier=0.0, delta=DELTA, where="local")
+    plain = vector(run(MASKS, Clip(10.0), **changes))
+    assert torch.allclose(vector(run(MASKS, Clip(10.0), silent, **changes)), plain, atol=1e-4)
+
+
 def test_a_rule_above_masks_turns_away_the_group_of_a_liar() -> None:
     # Five groups of three; one liar's numbers, up to 16, drown its group's sum.
     data, lie = small.federation((12,) * 15), tacit.attacks.Constant(nodes=("e",), value=100.0)

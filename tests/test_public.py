@@ -12,11 +12,11 @@ DirectedExponential DirectedRing Ditto DivergenceError DnC Epidemic ErdosRenyi E
 Exponential FLTrust FedAvg FedBN FedDyn FedNova FedOpt FedPer FedProx FedRep FedSGD FineTune
 FoolsGold FoundationFL GTSRG GaussianNoise GeometricMedian Gossip Hierarchical HomomorphicEncryption
 Hypercube InputError Krum LEARN LaplaceNoise MDA MeaMed Mean Median MissingDataError MoNNA MultiKrum
-NNA NNM NormBound NormProof Pairwise Pooled PowerSGD PushSum QSGD RandomK RandomRegular Result Ring
-SGD SMEA Scaffold SecretSharing SecureAggregation ServerAdagrad ServerAdam ServerMomentum ServerYogi
-SignCompression SignMajority SkellamNoise SketchGuard SmallWorld Star StaticClipping StepBound
-StepDecay TacitError ThresholdEncryption TimeVarying TopK Torus TrimmedMean UBAR VerifiableSum WFAgg
-arena attacks audit data models next_token run
+NNA NNM NormBound NormProof Pairwise Pooled PowerSGD PushSum QSGD RandomK RandomRegular
+RandomisedResponse Result Ring SGD SMEA Scaffold SecretSharing SecureAggregation ServerAdagrad
+ServerAdam ServerMomentum ServerYogi SignCompression SignMajority SkellamNoise SketchGuard
+SmallWorld Star StaticClipping StepBound StepDecay TacitError ThresholdEncryption TimeVarying TopK
+Torus TrimmedMean UBAR VerifiableSum WFAgg arena attacks audit data models next_token run
 """
 
 

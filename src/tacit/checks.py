@@ -20,6 +20,7 @@ from tacit.protection import (
     AdaptiveClip,
     CorrelatedNoise,
     HomomorphicEncryption,
+    RandomisedResponse,
     SecureAggregation,
 )
 from tacit.topology import Complete, Graph, Hierarchical, Star
@@ -108,7 +109,7 @@ def check_protection(e: "Experiment") -> None:
     if not e.protection:
         return
     rule, plan, name = e.aggregation, e.plan, type(e.algorithm).__name__
-    beyond = [part for part in e.protection if not isinstance(part, DPSGD)]
+    beyond = [p for p in e.protection if not isinstance(p, DPSGD | RandomisedResponse)]
     if beyond and (
         e.algorithm.exchanges == "nobody"
         or isinstance(e.algorithm, PushSum | LEARN)
@@ -120,6 +121,11 @@ def check_protection(e: "Experiment") -> None:
         )
     guard = e.guard
     assert guard is not None
+    if guard.labels and e.data.task != "classification":
+        raise InputError(
+            f"protection: {guard.labels!r} was given, but the targets are no labels of classes; use"
+            " DPSGD, which protects rows with their targets"
+        )
     sends = e.algorithm.sends(e.layout)
     if (guard.clip or guard.noise) and len(sends) > 1:
         raise InputError(

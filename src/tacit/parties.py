@@ -79,6 +79,8 @@ def guarantee(experiment: Experiment) -> str:
         return "none"
     if guard.example or (guard.noise and guard.noise.where == "local"):
         return f"{_epsilon(guard)} for one {'row' if guard.example else 'node'}"
+    if guard.labels and not guard.secure:
+        return f"epsilon {guard.labels.epsilon:.3g} for the label of one row"
     if guard.secure:
         return f"hidden in a sum of {guard.threshold} or more"
     return "its length is bounded" if guard.clip and not _clips_later(experiment) else "none"
@@ -100,7 +102,17 @@ def parties(experiment: Experiment) -> list[str]:
             + (" at first; the norm follows a quantile." if _adapts(guard) else ".")
             + (" Nobody can check it: a liar may send more." if unchecked else "")
         )
-    if not (guard.noise or guard.example):
+    if guard.labels:
+        classes = experiment.data.classes
+        lie = (classes - 1) * guard.labels.lie(classes)
+        said.append(
+            f"Everybody: whatever a node sends is (epsilon {guard.labels.epsilon:.3g}, delta"
+            " 0)-differentially private for the label of one training row, over all rounds: once,"
+            f" before the training, a label becomes another one with probability {lie:.3g}"
+            " (randomised response). Inputs are not protected by it, nor is what they alone tell of"
+            " a label."
+        )
+    elif not (guard.noise or guard.example):
         said.append(
             "No differential privacy: whoever sees the models of two rounds, or what is released at"
             " the end, may still find out about single nodes and rows. Add GaussianNoise or DPSGD."

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tacit.aggregation.rule import Round
+from tacit.data.federation import Federation, Split
 from tacit.engine.secure_sum import Binding, secure_sum
-from tacit.protection import AdaptiveClip, LaplaceNoise, SkellamNoise
+from tacit.protection import AdaptiveClip, LaplaceNoise, RandomisedResponse, SkellamNoise
 from tacit.protection.clip import clipped
 from tacit.protection.codec import Codec
 from tacit.protection.guard import Guard
@@ -20,6 +21,15 @@ from tacit.training.plan import Ints
 
 _NORM, _CORRELATED = "protection.norm", "protection.correlated"
 _LARGEST = torch.finfo(torch.float32).max
+
+
+def randomised(data: Federation, response: RandomisedResponse, seed: int) -> Federation:
+    """The federation as its nodes learn from it, with the training labels that they answer."""
+    parts = []
+    for node, (x, y) in enumerate(data.train.parts()):
+        source = seeded(seed, "randomised-response", 0, node)
+        parts.append((x, torch.from_numpy(response.answer(source, y.numpy(), data.classes))))
+    return replace(data, train=Split.pack(parts))
 
 
 @dataclass

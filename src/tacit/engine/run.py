@@ -21,7 +21,7 @@ from tacit.engine.adversary import Adversary
 from tacit.engine.checkpoint import Checkpoint
 from tacit.engine.exchange import GraphExchange, StarExchange, Verdict
 from tacit.engine.local import LocalTrain, Trainer
-from tacit.engine.protect import Protector
+from tacit.engine.protect import Protector, randomised
 from tacit.engine.uplink import PublicCopies, Uplink
 from tacit.engine.workers import Workers
 from tacit.errors import InputError
@@ -143,10 +143,10 @@ def run(
     found = Checkpoint.read(path, experiment.digest()) if path and resume else None
     if found and engine == "auto":
         engine = found.engine  # type: ignore[assignment]
-    if ledger is not None and not (experiment.guard and experiment.guard.multiplier):
+    if ledger is not None and not (experiment.guard and experiment.guard.plans):
         raise InputError(
             "ledger: it was given, but the experiment has no noise to account for; add"
-            " GaussianNoise or DPSGD to its protection"
+            " GaussianNoise, DPSGD or RandomisedResponse to its protection"
         )
     with Session(experiment, engine, workers, ledger) as session:
         if found:
@@ -179,11 +179,14 @@ class Session:
         template = experiment.template
         self.training = experiment.algorithm.local(experiment.training)
         self.malicious, self.honest = experiment.malicious, experiment.honest
+        self.guard, private = experiment.guard, None
+        if self.guard and self.guard.labels:
+            data = randomised(data, self.guard.labels, experiment.seed)
+        measured = _honest(data, self.honest)
         data = poisoned(data, experiment.attacks, experiment.placed, experiment.seed)
         self.adversary = Adversary(experiment) if experiment.attacks else None
         self.memory: dict[str, Tensor] = {}
         self.verdicts: list[Tensor] = []
-        self.guard, private = experiment.guard, None
         self.digest = bytes.fromhex(experiment.digest()) if self.guard else b""
         if self.guard and self.guard.example:
             private = Private(self.guard.example.norm, self.guard.multiplier)
@@ -203,7 +206,6 @@ class Session:
             seed=experiment.seed, rounds=experiment.rounds, least=least_batch(template),
             honest=self.honest if experiment.attacks and not pools else None, private=private,
         )  # fmt: skip
-        measured = _honest(experiment.data, self.honest)
         self.evaluator = self._evaluator(measured)
         triggered = probes(measured, experiment.attacks)
         self.success = self._evaluator(replace(measured, test=triggered)) if triggered else None
@@ -310,7 +312,7 @@ class Session:
             row |= self._judge(exchange.verdict, round)
             if self.guard and self.guard.proof:
                 row["refused"] = int((exchange.verdict.accepted == 0).sum())
-        if self.guard and self.guard.budget:
+        if self.guard and (self.guard.budget or self.guard.labels):
             row["epsilon"] = self.guard.epsilon(round + 1)
         last = round + 1 == self.last
         if last or (round + 1) % self.experiment.evaluate_every == 0:

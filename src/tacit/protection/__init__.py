@@ -10,10 +10,13 @@ from tacit.protection.noise import (
     Noise,
     SkellamNoise,
 )
+from tacit.protection.randomised import RandomisedResponse
 from tacit.protection.secure import NormProof, SecretSharing, SecureAggregation, VerifiableSum
 
 SecureSum = SecureAggregation | SecretSharing | ThresholdEncryption | HomomorphicEncryption
-Protection = Clip | AdaptiveClip | Noise | DPSGD | SecureSum | NormProof | VerifiableSum
+Protection = (
+    Clip | AdaptiveClip | Noise | DPSGD | RandomisedResponse | SecureSum | NormProof | VerifiableSum
+)
 
 __all__ = [
     "DPSGD",
@@ -26,6 +29,7 @@ __all__ = [
     "Noise",
     "NormProof",
     "Protection",
+    "RandomisedResponse",
     "SecretSharing",
     "SecureAggregation",
     "SecureSum",

@@ -18,6 +18,7 @@ from tacit.protection import (
     Noise,
     NormProof,
     Protection,
+    RandomisedResponse,
     SecretSharing,
     SecureAggregation,
     SecureSum,
@@ -78,6 +79,7 @@ class Guard:
     example: DPSGD | None = None
     proof: NormProof | None = None
     verify: VerifiableSum | None = None
+    labels: RandomisedResponse | None = None
 
     @classmethod
     def of(cls, protections: Sequence[Protection], setting: Setting) -> "Guard":
@@ -91,7 +93,8 @@ class Guard:
         secure = _only(protections, *get_args(SecureSum))
         proof = _only(protections, NormProof)
         example, verify = _only(protections, DPSGD), _only(protections, VerifiableSum)
-        guard = cls(setting, clip, noise, secure, example, proof, verify)
+        labels = _only(protections, RandomisedResponse)
+        guard = cls(setting, clip, noise, secure, example, proof, verify, labels)
         if noise is not None:
             guard._check_noise(noise)
         if secure is not None:
@@ -103,6 +106,12 @@ class Guard:
         if guard.noise and guard.example:
             raise _refused(
                 guard.example, f"protects rows and {guard.noise!r} nodes; allowed is one of the two"
+            )
+        if labels is not None and guard.budget:
+            raise _refused(
+                labels,
+                f"protects labels and {guard.budget!r} {'nodes' if noise else 'rows'}; allowed is"
+                " one of the two",
             )
         if setting.peers and isinstance(clip, AdaptiveClip):
             raise _refused(
@@ -376,6 +385,8 @@ class Guard:
     @cached_property
     def plans(self) -> tuple[tuple[Release, int], ...]:
         """What a node's turn gives away of it, and how often; of a row, for each kind of node."""
+        if self.labels is not None:
+            return ((self.labels.release, 1),)
         if self.multiplier == 0:
             return ()
         if self.noise is None:
@@ -410,7 +421,7 @@ class Guard:
 
     def turns(self, rounds: int) -> int:
         """The most of so many rounds that give something away of one node."""
-        if isinstance(self.noise, CorrelatedNoise):  # the run's one release, from its first round
+        if self.labels or isinstance(self.noise, CorrelatedNoise):  # the run's one, in the first
             return min(rounds, 1)
         return -(-rounds // self.setting.separation)
 
@@ -426,6 +437,8 @@ class Guard:
         """What so many rounds spend, of whoever loses most; infinite without noise."""
         from tacit.protection.accounting import compose, filtered
 
+        if self.labels is not None:
+            return self.labels.epsilon
         assert self.budget is not None
         delta = self.budget.delta
         turns = self.turns(rounds)
