@@ -195,12 +195,19 @@ def gaussian_epsilon(mu, delta):
     return brentq(excess, 0, 200)
 
 
-@pytest.mark.parametrize("where", ["central", "local"])
-def test_epsilon_is_that_of_the_gaussian_mechanism(where):
+# What a node sends is seen by itself: its update is hidden among all that it could be, up to two
+# norms away. Of a sum's, by a server that everybody trusts, one norm is a node's whole share.
+@pytest.mark.parametrize(("where", "sensitivity"), [("central", 1), ("local", 2)])
+def test_epsilon_is_that_of_the_gaussian_mechanism(where, sensitivity):
     guard = experiment(CLIP, gauss(where=where, multiplier=1.5)).guard
     for rounds in (1, 3, 4):  # T releases are one with mu sqrt(T)
-        expected = gaussian_epsilon(math.sqrt(rounds) / 1.5, DELTA)
+        expected = gaussian_epsilon(sensitivity * math.sqrt(rounds) / 1.5, DELTA)
         assert guard.epsilon(rounds) == pytest.approx(expected, rel=1e-6)
+
+
+def test_local_laplace_noise_hides_any_update_behind_any_other():
+    guard = experiment(Clip(1.0, order=1), LaplaceNoise(multiplier=4.0, delta=DELTA)).guard
+    assert guard.epsilon(1) == pytest.approx(2 / 4, rel=1e-3)  # pure: 2 norms / scale
 
 
 @pytest.mark.parametrize("kind", [GaussianNoise, SkellamNoise])

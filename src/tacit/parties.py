@@ -107,9 +107,13 @@ def _noise(guard: Guard, receiver: str) -> list[str]:
     rounds = f"over {guard.rounds:,} rounds"
     if guard.rounds < guard.setting.rounds:
         rounds += f" (of {guard.setting.rounds:,}: then the budget is spent, and the run ends)"
-    unit = "a node with all of its rows, which takes part or does not"
+    unit = "a node with all of its rows, "
     if guard.release.adjacency == "replace":
-        unit = "a node with all of its rows, which may be another's"
+        unit += "which may be any others"
+    elif noise.where == "distributed":
+        unit += "whose update counts or is zero"
+    else:
+        unit += "which takes part or does not"
     claim = f"{_epsilon(guard)} for {unit}, {rounds}, with noise multiplier"
     claim += f" {guard.multiplier:.3g}"
     if noise.where == "local":
@@ -131,8 +135,8 @@ def _noise(guard: Guard, receiver: str) -> list[str]:
     worse = spent(release, guard.rounds, noise.delta)
     return [
         f"Everybody, the server included: the sum is {claim} (nodes add shares of which"
-        f" {guard.threshold} make it up). No amplification is counted: the server knows who takes"
-        " part.",
+        f" {guard.threshold} make it up). Who takes part is not hidden, so that no amplification is"
+        " counted.",
         f"A node that colludes knows its own share: against one, epsilon is {worse:.3g}.",
     ]
 

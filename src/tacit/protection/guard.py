@@ -198,8 +198,10 @@ class Guard:
 
     @property
     def _adjacency(self) -> str:
+        # Who sends is seen where noise is local: what is sent may be any update, not one or none.
+        local = self.noise is not None and self.noise.where == "local"
         drawn = isinstance(self._sampler, WithoutReplacement)
-        return "replace" if drawn else "add-or-remove"
+        return "replace" if local or drawn else "add-or-remove"
 
     @property
     def _integer(self) -> str:

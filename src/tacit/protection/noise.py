@@ -52,7 +52,9 @@ class Noise(Budget):
             "central": by the server to the sum, which it sees without noise: it must be trusted.
             "distributed": in shares, by the nodes. The sum has the guarantee, single updates have
             not, so that it needs ``SecureAggregation``.
-            "local": by each node alone to all of its update; nobody has to be trusted.
+            "local": by each node alone to all of its update; nobody has to be trusted. What one
+            node sends is then nearly the same for any two updates, which are up to two clipping
+            norms apart, and a sum under the other two with a node's update or without it, one norm.
 
     Raises:
         InputError: another ``where``, one that the mechanism does not know, or as ``Budget``.
