@@ -23,6 +23,7 @@ from tacit import (
 )
 from tacit.errors import InputError
 from tacit.protection.accounting import multiplier_for, spent
+from tacit.protection.guard import Guard, Setting
 from tacit.protection.release import Poisson, Release, WithoutReplacement
 
 DELTA = 1e-5
@@ -182,6 +183,37 @@ def test_noise_that_no_bound_is_known_for_is_refused_before_the_run():
     # Shares of less than half a grid step: Kairouz, Liu, Steinke 2021, proposition 14.
     with pytest.raises(InputError, match="grid steps"):
         experiment(CLIP, gauss(where="distributed", multiplier=1e-9), SECURE).check()
+
+
+def test_noise_that_does_not_fit_into_the_sum_is_refused_before_the_run():
+    # In steps of 1/128 of the norm, which Skellam tables for 30 norms of noise end at, rounding a
+    # million numbers adds up to sqrt(10^6 / 4) / 128 = 3.9 norms.
+    setting = Setting(10, 3, 3, 3, None, False, 10**6, ((1.0, 1),))
+    for noise, fits in ((SkellamNoise, False), (GaussianNoise, True)):
+        parts = (CLIP, noise(multiplier=30.0, delta=DELTA), SECURE)
+        if fits:
+            assert Guard.of(parts, setting).multiplier == 30
+        else:
+            with pytest.raises(InputError, match=r"SkellamNoise.*use GaussianNoise"):
+                Guard.of(parts, setting)
+
+
+@pytest.mark.parametrize("kind", [GaussianNoise, SkellamNoise])
+@pytest.mark.parametrize("epsilon", [0.1, 3.0, 30.0, 300.0])
+def test_the_sum_has_room_for_the_noise_of_any_budget(kind, epsilon):
+    guard = experiment(CLIP, kind(epsilon=epsilon, delta=DELTA), SECURE).guard
+    codec = guard.codec(10)
+    most = guard.release.std * math.sqrt(guard.setting.most / guard.threshold)
+    assert most <= codec.noise_std * codec.scale
+
+
+@pytest.mark.parametrize("kind", [GaussianNoise, SkellamNoise])
+@pytest.mark.parametrize("epsilon", [0.1, 3.0, 30.0, 300.0])
+def test_the_sum_has_room_for_the_noise_of_any_budget(kind, epsilon):
+    guard = experiment(CLIP, kind(epsilon=epsilon, delta=DELTA), SECURE).guard
+    codec = guard.codec(10)
+    most = guard.release.std * math.sqrt(guard.setting.most / guard.threshold)
+    assert most <= codec.noise_std * codec.scale
 
 
 # what is accounted for

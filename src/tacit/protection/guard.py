@@ -85,6 +85,8 @@ class Guard:
             )
         if guard.budget:
             guard.plans  # noqa: B018 (refuses noise that no bound is known for)
+        if noise is not None and noise.where == "distributed" and guard.multiplier:
+            guard._check_grid(noise)
         if guard.rounds < 1:
             raise _refused(
                 guard.budget, "allows not even one round; give a larger epsilon or multiplier"
@@ -135,6 +137,17 @@ class Guard:
                 f" the smallest {whose}"
             )
 
+    def _check_grid(self, noise: Noise) -> None:
+        """That the sum has room for the noise which the rounding to the grid asks for."""
+        codec = self.codec(self._grid.dimension)
+        shares = math.sqrt(self.setting.most / self.threshold)
+        if self.release.std * shares > codec.noise_std * codec.scale:
+            raise _refused(
+                noise,
+                f"needs a grid so coarse that rounding {codec.dimension:,} numbers counts for more"
+                " than the norm; use GaussianNoise with the same settings",
+            )
+
     @property
     def guards_updates(self) -> bool:
         """Whether something happens to updates, and not to training alone."""
@@ -182,6 +195,11 @@ class Guard:
         if noise.multiplier is not None:
             return noise.multiplier
         assert noise.epsilon is not None
+        if noise.where == "distributed":  # on integers, of a grid so fine that they are real
+            fine = Grid(1, 2.0**40, self.threshold)
+            return multiplier_for(
+                noise.epsilon, noise.delta, self.setting.rounds, None, self._integer, grid=fine
+            )
         return multiplier_for(
             noise.epsilon, noise.delta, self.setting.rounds, self._sampler,
             "laplace" if isinstance(noise, LaplaceNoise) else "gaussian", self._adjacency,
