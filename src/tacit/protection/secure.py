@@ -1,9 +1,8 @@
 """Secure aggregation as an experiment names it; the protocol is in ``secagg``."""
 
-import math
 from dataclasses import dataclass
 
-from tacit.errors import require
+from tacit.errors import require_number, require_whole
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,5 @@ class SecureAggregation:
     limit: float = 16.0
 
     def __post_init__(self) -> None:
-        good = self.threshold is None or (isinstance(self.threshold, int) and self.threshold >= 3)
-        require(good, "protection.threshold", self.threshold, "a whole number, 3 or more, or None")
-        require(0 < self.limit < math.inf, "protection.limit", self.limit, "a number above 0")
+        require_whole(3, "protection.threshold", self.threshold, none=True)
+        require_number("protection.limit", self.limit, above=0)
