@@ -296,8 +296,9 @@ class Session:
         if self.ledger and self.guard:  # paid first, so that a crash loses budget and no privacy
             digest, name = self.digest.hex(), self.experiment.data.name
             self.ledger.spend(
-                name, digest, round, self.guard.release, self.guard.releases, f"{digest}:{round}"
-            )
+                name, digest, round, self.guard.release, self.guard.releases, f"{digest}:{round}",
+                unit="row" if self.guard.example else "node",
+            )  # fmt: skip
         if isinstance(topology, Star | Hierarchical):
             nodes = topology.sample(n, self.experiment.seed, round)
         else:
