@@ -345,6 +345,15 @@ def test_losses_on_own_rows_would_leak_past_noise() -> None:
         plan.replace(protection=parts, aggregation=tacit.Median()).check()
 
 
+def test_a_sum_of_two_is_refused_with_the_graph_that_has_more() -> None:
+    with pytest.raises(InputError, match=r"use RandomRegular\(4\) or Complete\(\)"):
+        experiment(SECURE, algorithm=Gossip(), topology=tacit.Ring()).check()
+    experiment(SECURE, **GRAPH).check()
+    with pytest.raises(InputError, match=r"use Star\(cohort=3\)"):
+        experiment(SECURE, topology=Star(2)).check()
+    experiment(SECURE, topology=Star(3)).check()
+
+
 def test_nodes_without_rows_hide_nobody() -> None:
     data = small.federation((12, 0, 9, 8))
     masks = [tacit.SecureAggregation()]

@@ -129,7 +129,9 @@ class Guard:
             raise _refused(
                 secure,
                 f"hides nothing in a sum of {fewest}, as in the smallest {whose}; 3 or more are"
-                " needed, so that no node finds out another's update",
+                " needed, so that no node finds out another's update; use"
+                f" {'RandomRegular(4) or Complete()' if self.setting.peers else 'Star(cohort=3)'}"
+                " where they have rows",
             )
         if self.threshold > fewest:
             raise InputError(
