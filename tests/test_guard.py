@@ -16,10 +16,15 @@ from tacit import (
     FedAvg,
     GaussianNoise,
     Gossip,
+    HomomorphicEncryption,
     LaplaceNoise,
+    NormProof,
+    SecretSharing,
     SecureAggregation,
     SkellamNoise,
     Star,
+    ThresholdEncryption,
+    VerifiableSum,
 )
 from tacit.errors import InputError
 from tacit.protection.accounting import multiplier_for, spent
@@ -43,6 +48,10 @@ ROWS = DPSGD(norm=1.0, multiplier=1.0, delta=DELTA)
 GRAPH = {"algorithm": Gossip(), "topology": tacit.RandomRegular(4)}
 CLIP = Clip(1.0)
 SECURE = SecureAggregation()
+SHARED = SecretSharing()
+PROOF = NormProof()
+ONE_KEY = HomomorphicEncryption()
+VERIFIED = VerifiableSum()
 NORMED = lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))  # noqa: E731
 
 
@@ -81,6 +90,30 @@ NORMED = lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 
         ((CLIP, CENTRAL, LOCAL), "allowed is one of the two", (CLIP, LOCAL)),
         ((SECURE, SecureAggregation(4)), "allowed is one of the two", (SECURE,)),
         ((ROWS, ROWS), "allowed is one of the two", (ROWS,)),
+        ((SECURE, SHARED), "allowed is one of the two", (SHARED,)),
+        ((SecretSharing(7),), "allowed is 3 to 6, the smallest cohort", (SecretSharing(6),)),
+        ((CLIP, DISTRIBUTED), "add SecureAggregation()", (CLIP, DISTRIBUTED, SHARED)),
+        ((CLIP, PROOF), "add SecretSharing()", (CLIP, SHARED, PROOF)),
+        ((VERIFIED,), "add SecureAggregation()", (VERIFIED, SECURE)),
+        ((VERIFIED, VERIFIED, ONE_KEY), "allowed is one of the two", (VERIFIED, ONE_KEY)),
+        ((PROOF, SECURE), "add Clip(1.0)", (CLIP, SECURE, PROOF)),
+        ((SHARED, PROOF), "add Clip(1.0)", (CLIP, SHARED, PROOF)),
+        (
+            (Clip(2.0, order=1), SHARED, PROOF),
+            "use Clip(2.0, order=2)",
+            (Clip(2.0, order=2), SHARED, PROOF),
+        ),
+        (
+            (CLIP, SHARED, PROOF, DISTRIBUTED),
+            'use GaussianNoise(where="central")',
+            (CLIP, SHARED, PROOF, CENTRAL),
+        ),
+        ((CLIP, ONE_KEY, CENTRAL), 'use GaussianNoise(where="local")', (CLIP, ONE_KEY, LOCAL)),
+        ((CLIP, ONE_KEY, DISTRIBUTED), "or SecureAggregation()", (CLIP, SECURE, DISTRIBUTED)),
+        ((CLIP, ONE_KEY, PROOF), "use SecretSharing() instead", (CLIP, SHARED, PROOF)),
+        ((ONE_KEY, SHARED), "allowed is one of the two", (ONE_KEY,)),
+        ((ThresholdEncryption(7),), "allowed is 3 to 6, the smallest cohort", (SECURE,)),
+        ((CLIP, SHARED, PROOF, LOCAL), "or leave the proof out", (CLIP, SHARED, LOCAL)),
         (
             (CLIP, gauss(epsilon=0.1)),
             "not even one round; give a larger epsilon or multiplier",
@@ -105,6 +138,29 @@ def test_protections_that_do_not_hold_together_are_refused(refused, says, named)
         ((CLIP, DISTRIBUTED, SECURE), GRAPH, "is distributed, but there is no", (CLIP, LOCAL)),
         ((AdaptiveClip(0.5),), GRAPH, "use Clip(0.5) without a server", (Clip(0.5),)),
         ((SECURE,), {"algorithm": Gossip()}, "a sum of 2, as in the smallest neighbourhood", GRAPH),
+        ((ONE_KEY,), GRAPH, "use SecureAggregation() without", (SECURE,)),
+        ((ThresholdEncryption(),), GRAPH, "use SecureAggregation() without", (SECURE,)),
+        ((ONE_KEY,), {"aggregation": tacit.Krum(1)}, "use Mean()", {}),
+        ((CLIP, SECURE, PROOF), GRAPH, "or leave it out", (CLIP, SECURE)),
+        ((SECURE, VERIFIED), GRAPH, "use FedAvg()", {"algorithm": FedAvg()}),
+        (
+            (CLIP, SECURE, PROOF),
+            {"model": lambda: nn.Sequential(nn.Linear(4, 15_000), nn.Linear(15_000, 2))},
+            "takes minutes for 105,002 numbers; use SecretSharing()",
+            (CLIP, SHARED, PROOF),
+        ),
+        ((ONE_KEY,), {"topology": Star(4)}, "use Star()", {"topology": Star()}),
+        ((SHARED,), GRAPH, "use SecureAggregation() without", (SECURE,)),
+        ((SHARED,), {"aggregation": tacit.Krum(1)}, "use Mean()", {}),
+        ((CLIP, SHARED, PROOF), {"aggregation": tacit.Median()}, "use Mean()", {}),
+        ((SHARED,), {"topology": Star(cohort=2)}, "in the smallest cohort", {"topology": Star()}),
+        ((SHARED,), {"topology": tacit.Hierarchical(2)}, "use Star()", {"topology": Star()}),
+        (
+            (CLIP, SHARED, PROOF),
+            {"algorithm": tacit.FedNova()},
+            "use FedAvg()",
+            {"algorithm": FedAvg()},
+        ),
         ((SECURE,), {"topology": Star(cohort=2)}, "in the smallest cohort", {"topology": Star()}),
         ((SECURE,), {"aggregation": tacit.Krum(1)}, "use Mean()", {}),
         ((SECURE,), {"aggregation": tacit.Krum(1)}, "or leave that protection out", ()),

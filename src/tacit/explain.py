@@ -1,7 +1,7 @@
 """What an experiment discloses: who receives which bytes in which form, before anything runs."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,9 @@ from tacit.attacks.base import UpdateAttack
 from tacit.attacks.view import Knowledge
 from tacit.data import Federation
 from tacit.experiment import Experiment
-from tacit.parties import form, guarantee, parties
+from tacit.parties import carried, form, guarantee, parties
+from tacit.protection import HomomorphicEncryption, SecretSharing
+from tacit.protection.guard import Guard
 from tacit.topology import Graph, Hierarchical, Neighbours, Star
 
 _FLOAT_BYTES = 4  # numbers travel as float32
@@ -243,9 +245,18 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
         when = f"each time that it is drawn ({about}{plan.cohort:,} of {n:,} nodes a round)"
     if isinstance(plan, Star):
         rows = _protected(experiment, _uploads(experiment, "the server", when, count))
-        rows += _released(
-            experiment, _messages(experiment, "the server", "each node", when, count, "the new")
-        )
+        rows += _helped(experiment, rows, sum(len(nodes) > 0 for nodes in cohorts))
+        if experiment.guard and isinstance(experiment.guard.secure, HomomorphicEncryption):
+            rows += [
+                replace(row, sender="the server", receiver="each node", what=f"the sum of {what}")
+                for row in rows
+                for what in [row.what.replace("its", "each node's", 1)]
+            ]
+        else:
+            rows += _released(
+                experiment,
+                _messages(experiment, "the server", "each node", when, count, "the new"),
+            )
         sees = [
             *_clear("The server sees every update in the clear, and knows its node.", experiment),
             "A node sees what the server makes of a round's updates, and no other node's update.",
@@ -340,13 +351,39 @@ def _graph(experiment: Experiment, plan: Graph) -> tuple[list[Message], list[str
 
 def _protected(experiment: Experiment, rows: list[Message]) -> list[Message]:
     """The messages in the form and with the guarantee that protections give them."""
-    given = form(experiment), guarantee(experiment)
+    guard, given = experiment.guard, (form(experiment), guarantee(experiment))
+    if guard and guard.secure:
+        rows = [message for row in rows for message in _carried(guard, row, experiment.rounds)]
     return [replace(row, form=given[0], guarantee=given[1]) for row in rows]
 
 
 def _released(experiment: Experiment, rows: list[Message]) -> list[Message]:
     """The messages that pass on what a server made of many, with what noise promises of it."""
     return [replace(row, guarantee=guarantee(experiment, released=True)) for row in rows]
+
+
+def _carried(guard: Guard, row: Message, rounds: int) -> Iterator[Message]:
+    """What becomes of a message that is summed with others."""
+    for receiver, of, size in carried(guard, row.message_bytes // _FLOAT_BYTES):
+        yield replace(
+            row, receiver=receiver or row.receiver, what=f"{of} {row.what}".strip(),
+            message_bytes=size, round_bytes=size * row.messages / rounds,
+        )  # fmt: skip
+
+
+def _helped(experiment: Experiment, rows: list[Message], sums: int) -> list[Message]:
+    """What a helper adds to each sum: as much as one node."""
+    guard = experiment.guard
+    if guard is None or not isinstance(guard.secure, SecretSharing):
+        return []
+    return [
+        replace(
+            row, sender="the helper", what=f"its share of the sum of {row.what}",
+            when="every round", messages=sums,
+            round_bytes=sums * row.message_bytes / experiment.rounds,
+        )
+        for row in rows if row.what.startswith("its")
+    ]  # fmt: skip
 
 
 def _clear(sentence: str, experiment: Experiment) -> list[str]:
@@ -363,6 +400,8 @@ def _clear(sentence: str, experiment: Experiment) -> list[str]:
 def _defended(experiment: Experiment) -> str:
     """What the rule withstands where it receives the fewest vectors."""
     rule = experiment.aggregation
+    if experiment.guard and experiment.guard.proof:
+        return f"Aggregation: {rule} withstands no liar, but a proved norm bounds how far one gets."
     if isinstance(rule, Mean):
         return (
             "Aggregation: Mean() withstands no liar: a single malicious node can move the result"

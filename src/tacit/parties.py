@@ -4,7 +4,13 @@ import math
 from dataclasses import replace
 
 from tacit.experiment import Experiment
-from tacit.protection import AdaptiveClip
+from tacit.protection import (
+    AdaptiveClip,
+    HomomorphicEncryption,
+    SecretSharing,
+    SecureAggregation,
+    ThresholdEncryption,
+)
 from tacit.protection.accounting import spent
 from tacit.protection.guard import COMPLETE, Guard
 from tacit.protection.release import Poisson
@@ -12,8 +18,58 @@ from tacit.protection.release import Poisson
 
 def form(experiment: Experiment) -> str:
     """How an update travels."""
-    guard = experiment.guard
-    return "masked integers" if guard and guard.secure else "in the clear"
+    match experiment.guard and experiment.guard.secure:
+        case SecureAggregation():
+            return "masked integers"
+        case SecretSharing():
+            return "shares of integers"
+        case ThresholdEncryption() | HomomorphicEncryption():
+            return "ciphertexts"
+    return "in the clear"
+
+
+_PROOF = "the proof of the norm of"
+
+
+def carried(guard: Guard, numbers: int) -> list[tuple[str, str, int]]:
+    """What a node sends for a secure sum of vectors of so many numbers.
+
+    Returns:
+        For each message whom it goes to ("" is the receiver of the sum), what it is beside the
+        vector, and its bytes.
+    """
+    codec = guard.codec(numbers + _adapts(guard))
+    length, extra = codec.length, []
+    if guard.commits:
+        from tacit.protection.proof.commitment import LIMBS
+        from tacit.protection.proof.group import SIZE
+
+        length += LIMBS
+        extra = [("", "the commitment to", SIZE)]
+    size = length * codec.dtype.itemsize
+    match guard.secure:
+        case SecretSharing():
+            from tacit.protection.proof.node import Layout
+            from tacit.protection.sharing import SEED, TAG
+
+            size += TAG
+            extra.append(("the helper", "the seed of its share of", TAG + SEED))
+            if guard.proof:
+                size = TAG + 8 * length
+                extra.append(("", _PROOF, TAG + 8 * Layout(guard.claim(codec)).proof))
+        case SecureAggregation() if guard.proof:
+            from tacit.protection.proof.message import proof_size
+
+            extra.append(("", _PROOF, proof_size(guard.claim(codec), codec.length)))
+        case ThresholdEncryption():
+            from tacit.protection.encryption.bfv import Scheme
+
+            size = Scheme(guard.setting.most).ciphertext_bytes(length)
+        case HomomorphicEncryption():
+            from tacit.protection.encryption.ckks import ciphertext_bytes
+
+            size = ciphertext_bytes(length)
+    return [("", "", size), *extra]
 
 
 def guarantee(experiment: Experiment, released: bool = False) -> str:
@@ -41,14 +97,15 @@ def parties(experiment: Experiment) -> list[str]:
     if guard is None:
         return []
     receiver = "A neighbour" if guard.setting.peers else "The server"
-    said = _masks(guard, receiver) if guard.secure else []
+    said = _secure_sum(guard, receiver) + _checks(guard)
     said += _noise(experiment, guard, receiver)
     if guard.clip:
+        unchecked = guard.secure and not guard.proof
         where = "counts, decompressed," if _clips_later(experiment) else "leaves a node"
         said.append(
             f"Clipping: no update that {where} is longer than {guard.clip.norm:g}"
             + (" at first; the norm follows a quantile." if _adapts(guard) else ".")
-            + (" Behind masks nobody can check it: a liar may send more." if guard.secure else "")
+            + (" Nobody can check it: a liar may send more." if unchecked else "")
         )
     if not (guard.noise or guard.example):
         said.append(
@@ -67,6 +124,92 @@ def parties(experiment: Experiment) -> list[str]:
 def _clips_later(experiment: Experiment) -> bool:
     """Whether the server clips what it reads: messages of quantised updates hold no others."""
     return experiment.compression is not None and not experiment.compression.linear
+
+
+def _secure_sum(guard: Guard, receiver: str) -> list[str]:
+    match guard.secure:
+        case SecureAggregation():
+            return _masks(guard, receiver)
+        case SecretSharing():
+            return _shares(guard)
+        case ThresholdEncryption():
+            return _joint_key(guard)
+        case HomomorphicEncryption():
+            return _one_key()
+    return []
+
+
+def _shares(guard: Guard) -> list[str]:
+    return [
+        "The server: receives one share of each update, integers that look random, and learns the"
+        f" sum of {guard.threshold} nodes or more with the help of the helper (Corrigan-Gibbs and"
+        " Boneh, NSDI 2017).",
+        "The helper: receives the seed of the other share, which says nothing about the update, and"
+        " learns who takes part.",
+        "Server and helper together: see every update. They must not collude, so that two parties"
+        " have to run them; neither notices if the other falsifies the sum.",
+        "Colluding nodes: c of them learn the sum of the rest, one update where the rest is one"
+        " node; with one of server and helper they learn no more.",
+        "An outsider on the wire: reads the update of a node whose messages to both it hears, so"
+        " that the connections must be encrypted; of one of them, integers that look random.",
+    ]
+
+
+def _joint_key(guard: Guard) -> list[str]:
+    threshold, most = max(guard.threshold, guard.setting.most // 2 + 1), guard.setting.most
+    alone = max(0, 2 * threshold - most)
+    return [
+        "The server: adds up ciphertexts under a key that nobody holds (Asharov et al., EUROCRYPT"
+        f" 2012) and learns the sum of {guard.threshold} nodes or more, which"
+        f" {threshold} open for it, and no single update.",
+        "The nodes, each of which holds a share of the key: receive every ciphertext of the round,"
+        " from which none of them learns anything, and see before they help that the sum is of"
+        f" {guard.threshold} nodes or more.",
+        f"Colluding nodes: {threshold} of them open any update of the largest round, and {alone}"
+        " that help a lying server; c of them learn the sum of the rest, one update where the rest"
+        " is one node.",
+        "An outsider on the wire: sees ciphertexts, who takes part, and when. Bytes are those of"
+        " the uploads; keys, partial decryptions, and the copy of all ciphertexts that every node"
+        " checks come on top.",
+    ]
+
+
+def _one_key() -> list[str]:
+    return [
+        "The server: adds up ciphertexts, and learns neither an update nor the sum, but only if no"
+        " node colludes with it: whoever holds the one key opens whatever it is given.",
+        "The nodes, all of which hold the key: open the sum of a round's updates and take its step"
+        " themselves. A sum, or the model, that reaches the server gives the key away (Li and"
+        " Micciancio, EUROCRYPT 2021), and with it each update.",
+        "Colluding nodes: c of them learn the sum of the rest, one update where the rest is one"
+        " node; with the server or the wire, one is enough to see every update.",
+        "An outsider on the wire: sees ciphertexts, who takes part, and when. The public keys of a"
+        " round come on top of the bytes.",
+    ]
+
+
+def _checks(guard: Guard) -> list[str]:
+    said = _proofs(guard) if guard.proof else []
+    if guard.commits:
+        said.append(
+            "Everybody: can check a sum against the nodes' commitments, which hide what they bind"
+            " (Guo et al., IEEE TIFS 2021). A server that opens another sum, or a node that sends"
+            " another vector than it committed to, ends the run; which node, nobody learns."
+        )
+    return said
+
+
+def _proofs(guard: Guard) -> list[str]:
+    two = isinstance(guard.secure, SecretSharing)
+    who = "Server and helper: leave" if two else "The server: leaves"
+    claim = guard.claim(guard.codec(guard.setting.dimension + _adapts(guard)))
+    return [
+        f"{who} out of the sum, and know{'' if two else 's'} of, whoever cannot prove that its"
+        f" update is short; one that is {claim.slack(claim.error):.3g} times as long as the norm"
+        f" passes with probability {claim.error:g}, and an honest one is left out with as much."
+        " Shorter ones may still be lies. Where fewer than"
+        f" {guard.threshold} nodes are left, a round ends without a step. Nodes count alike.",
+    ]
 
 
 def _masks(guard: Guard, receiver: str) -> list[str]:

@@ -240,10 +240,12 @@ class _Listening(Protector):
         self._score(released[len(nodes) :] / self.norm)
         return released[: len(nodes)]
 
-    def mean(self, updates: Tensor, weight: Tensor, nodes: Ints) -> Tensor | None:
+    def mean(
+        self, updates: Tensor, weight: Tensor, nodes: Ints, start: Tensor | None = None
+    ) -> Tensor | None:
         (here, rows), norm = self._canaries(), self.norm
         weight = torch.cat([weight, torch.ones(len(here))])
-        released = super().mean(torch.cat([updates, rows]), weight, np.append(nodes, here))
+        released = super().mean(torch.cat([updates, rows]), weight, np.append(nodes, here), start)
         if released is not None:
             self._score(released * (self.guard.setting.cohort / norm))
         return released

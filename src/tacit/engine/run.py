@@ -311,6 +311,8 @@ class Session:
         row |= reported
         if exchange and exchange.verdict is not None:
             row |= self._judge(exchange.verdict, round)
+            if self.guard and self.guard.proof:
+                row["refused"] = int((exchange.verdict.accepted == 0).sum())
         if self.guard and self.guard.budget:
             row["epsilon"] = self.guard.epsilon(round + 1)
         last = round + 1 == self.last

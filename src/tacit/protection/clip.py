@@ -1,14 +1,18 @@
 """Clipping: no update is longer than a norm, so that one node moves a sum by no more than that."""
 
-from dataclasses import dataclass
-from typing import Literal
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from tacit.errors import require, require_number
 
-_LARGEST = torch.finfo(torch.float32).max
+if TYPE_CHECKING:  # so that sums can be taken where there is no torch
+    from torch import Tensor
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ def clipped(updates: Tensor, norm: float, order: int = 2) -> tuple[Tensor, Tenso
 
     Rounding to float32 can lengthen a product, so longer rows end a little below the norm.
     """
+    import torch
+
     lengths = torch.linalg.vector_norm(updates, order, dim=-1, dtype=torch.float64)
     short = lengths <= norm
     # In two products: a factor below 1e-38 has few digits in float32, its root has all.
