@@ -117,7 +117,7 @@ def test_the_ledger_pays_at_once_and_a_resumed_run_ends_with_the_same_bits(tmp_p
 def test_explain_says_what_is_spent_when_and_what_it_is_worth() -> None:
     said = explain(experiment()).to_text()
     assert "it is its turn (2 of 8 nodes a round)" in said
-    assert "takes its turns or leaves them empty (at most one in 4 rounds)" in said
+    assert "takes part or does not, at most once in 4 rounds" in said
     assert "one release, all of which the first round spends" in said
     share = on_paper() / math.sqrt(ROUNDS * 3)
     assert f"{share:.3g} times the deviation of independent noise" in said

@@ -120,10 +120,13 @@ def test_cohorts_that_are_drawn_amplify_where_only_the_servers_know_them() -> No
 
 
 def test_correlated_noise_in_groups_is_that_of_a_star() -> None:
-    noise = tacit.CorrelatedNoise(multiplier=2.0, delta=DELTA)
-    groups = run(Clip(0.5), noise, rounds=6, topology=Hierarchical(2, 3, "cyclic"))
-    star = run(Clip(0.5), noise, rounds=6, topology=Star(3, "cyclic"))
-    torch.testing.assert_close(vector(groups), vector(star), rtol=1e-5, atol=1e-6)
+    # A mean square of 14,002 normals has a deviation of 1.2 %, a ratio of two 1.7 %: 5 of them.
+    noise, still = tacit.CorrelatedNoise(multiplier=2.0, delta=DELTA), tacit.SGD(lr=1e-30)
+    squares = []
+    for topology in (Hierarchical(2, 3, "cyclic"), Star(3, "cyclic")):
+        plan = experiment(Clip(0.5), noise, rounds=6, topology=topology, model=WIDE, training=still)
+        squares.append((vector(tacit.run(plan, workers=1)) - plan.start()).square().mean())
+    assert 0.915 < float(squares[0] / squares[1]) < 1.085
 
 
 def test_clipping_and_adaptive_clipping_work_in_groups() -> None:

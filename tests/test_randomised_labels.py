@@ -12,7 +12,7 @@ import small
 import tacit
 from tacit import RandomisedResponse
 from tacit.data.federation import Federation, Split
-from tacit.engine.protect import randomised
+from tacit.engine.protect import noise_seed, randomised
 from tacit.engine.run import Session
 from tacit.explain import explain
 from tacit.protection.budget import PrivacyBudget
@@ -23,6 +23,10 @@ LABELS = RandomisedResponse(math.log(3))
 def experiment(*protection: Any, **changes: Any) -> tacit.Experiment:
     fields = {"data": small.federation((40, 50, 60)), "protection": protection or [LABELS]}
     return small.experiment(**fields | changes)
+
+
+def answered(plan: tacit.Experiment) -> Federation:
+    return randomised(plan.data, LABELS, noise_seed(plan.seed, bytes.fromhex(plan.digest())))
 
 
 def vector(result: tacit.Result) -> torch.Tensor:
@@ -46,7 +50,7 @@ def test_a_quarter_of_two_labels_is_another_and_all_else_stays() -> None:
 
 def test_a_run_trains_on_the_answers_and_on_nothing_else() -> None:
     plan = experiment()
-    answers = randomised(plan.data, LABELS, plan.seed)
+    answers = answered(plan)
     told = plan.replace(data=answers, protection=[])
     assert vector(tacit.run(plan, workers=1)).equal(vector(tacit.run(told, workers=1)))
     with Session(plan, "auto", 1) as session:
@@ -58,10 +62,18 @@ def test_the_baseline_too_knows_the_answers_alone() -> None:
     # Five rows of label 1, of which a majority says 0 for some seed.
     rows = torch.zeros(5, 4), torch.ones(5, dtype=torch.long)
     data = Federation(Split.pack([rows]), Split.pack([rows]), ("a",), "classification", 2)
-    seed = next(s for s in range(100) if randomised(data, LABELS, s).train.y.sum() < 2.5)
-    plan = experiment(data=data, rounds=1, seed=seed)
+    plans = (experiment(data=data, rounds=1, seed=seed) for seed in range(100))
+    plan = next(plan for plan in plans if answered(plan).train.y.sum() < 2.5)
     assert tacit.run(plan).baseline["accuracy"] == 0
     assert tacit.run(plan.replace(protection=[])).baseline["accuracy"] == 1
+
+
+def test_no_two_experiments_share_their_draws() -> None:
+    # A label of which one answer is a lie by the other's coin would be known.
+    one, other = (experiment(RandomisedResponse(e)) for e in (1.0, 2.0))
+    with Session(one, "auto", 1) as first, Session(other, "auto", 1) as second:
+        lies = [s.trainer.split.y != one.data.train.y for s in (first, second)]
+    assert (lies[1] & ~lies[0]).any()
 
 
 def test_a_liar_does_not_answer() -> None:
@@ -69,7 +81,7 @@ def test_a_liar_does_not_answer() -> None:
     plan = experiment(attack=flip)
     with Session(plan, "auto", 1) as session:
         told = session.trainer.split
-    answers = randomised(plan.data, LABELS, plan.seed)
+    answers = answered(plan)
     assert told.node(1)[1].equal(1 - answers.train.node(1)[1])
     assert told.node(0)[1].equal(answers.train.node(0)[1])
 
@@ -83,8 +95,12 @@ def test_the_run_costs_epsilon_once_however_long_it_is(tmp_path: Path) -> None:
     assert LABELS.epsilon <= once <= 1.05 * LABELS.epsilon  # the filter's bound is an upper one
     tacit.run(plan, ledger=ledger)  # the same answers
     assert PrivacyBudget(ledger).spent(plan.data.name) == once
-    with pytest.raises(tacit.InputError, match="privacy budget"):
+    with pytest.raises(tacit.InputError, match="the budget is 2 at delta"):
         tacit.run(plan.replace(seed=1), ledger=ledger)
+    # Of a node with noise of its own, which replacing moves as well.
+    nodes = [tacit.Clip(1.0), tacit.GaussianNoise(multiplier=9.0, delta=1e-5, where="local")]
+    with pytest.raises(tacit.InputError, match="protects a node was given; its earlier ones"):
+        tacit.run(plan.replace(protection=nodes), ledger=ledger)
 
 
 @pytest.mark.parametrize(

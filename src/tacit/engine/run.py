@@ -21,7 +21,7 @@ from tacit.engine.adversary import Adversary
 from tacit.engine.checkpoint import Checkpoint
 from tacit.engine.exchange import GraphExchange, StarExchange, Verdict
 from tacit.engine.local import LocalTrain, Trainer
-from tacit.engine.protect import Protector, randomised
+from tacit.engine.protect import Protector, noise_seed, randomised
 from tacit.engine.uplink import PublicCopies, Uplink
 from tacit.engine.workers import Workers
 from tacit.errors import InputError
@@ -180,14 +180,15 @@ class Session:
         self.training = experiment.algorithm.local(experiment.training)
         self.malicious, self.honest = experiment.malicious, experiment.honest
         self.guard, private = experiment.guard, None
+        self.digest = bytes.fromhex(experiment.digest()) if self.guard else b""
         if self.guard and self.guard.labels:
-            data = randomised(data, self.guard.labels, experiment.seed)
+            seed = noise_seed(experiment.seed, self.digest)
+            data = randomised(data, self.guard.labels, seed)
         measured = _honest(data, self.honest)
         data = poisoned(data, experiment.attacks, experiment.placed, experiment.seed)
         self.adversary = Adversary(experiment) if experiment.attacks else None
         self.memory: dict[str, Tensor] = {}
         self.verdicts: list[Tensor] = []
-        self.digest = bytes.fromhex(experiment.digest()) if self.guard else b""
         if self.guard and self.guard.example:
             private = Private(self.guard.example.norm, self.guard.multiplier)
         self.choice: Choice = choose(engine, template, layout, experiment.loss, data.train, private)
@@ -205,6 +206,7 @@ class Session:
             layout, self.training, self.choice.lowering, self.workers,
             seed=experiment.seed, rounds=experiment.rounds, least=least_batch(template),
             honest=self.honest if experiment.attacks and not pools else None, private=private,
+            noise_seed=noise_seed(experiment.seed, self.digest),
         )  # fmt: skip
         self.evaluator = self._evaluator(measured)
         triggered = probes(measured, experiment.attacks)
@@ -297,7 +299,9 @@ class Session:
         if self.ledger and self.guard:  # paid first, so that a crash loses budget and no privacy
             digest, guard, name = self.digest.hex(), self.guard, self.experiment.data.name
             if times := (guard.turns(round + 1) - guard.turns(round)) * guard.releases:
-                self.ledger.spend(name, digest, round, guard.release, times, f"{digest}:{round}")
+                self.ledger.spend(
+                    name, digest, round, guard.release, times, f"{digest}:{round}", guard.unit
+                )
         if isinstance(topology, Star | Hierarchical):
             nodes = topology.sample(n, self.experiment.seed, round)
         else:
