@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from small import experiment, federation
 from tacit.auditing.bound import TruePositives
 from tacit.cli import app
 from tacit.engine import protect
+from tacit.engine.secure_sum import Opened
 
 CENTRAL = tacit.GaussianNoise(multiplier=1.5, delta=1e-5, where="central")
 LOCAL = replace(CENTRAL, where="local")
@@ -37,9 +39,9 @@ def plan(*parts: Any, **changes: Any) -> tacit.Experiment:
     )
 
 
-def unmasked(guard: Any, codec: Any, binding: Any, vectors: dict[int, Any]) -> Any:
+def unmasked(guard: Any, codec: Any, binding: Any, vectors: dict[int, Any]) -> Opened:
     """The sum that masks give, without the seconds that they take."""
-    return sum(vectors.values()), tuple(vectors)
+    return Opened(np.sum(list(vectors.values()), 0, codec.dtype), tuple(vectors), 0)
 
 
 @pytest.mark.parametrize("where", PARTS)
