@@ -23,7 +23,8 @@ from tacit.engine import protect
 from tacit.engine.secure_sum import Opened
 
 CENTRAL = tacit.GaussianNoise(multiplier=1.5, delta=1e-5, where="central")
-LOCAL = replace(CENTRAL, where="local")
+# Twice the noise: what is sent alone may be any update, two norms from another.
+LOCAL = replace(CENTRAL, where="local", multiplier=2 * (CENTRAL.multiplier or 0))
 DISTRIBUTED = replace(CENTRAL, where="distributed")
 # All five nodes' shares are needed, so that the sum has no more noise than is claimed.
 MASKS = tacit.SecureAggregation(threshold=5)

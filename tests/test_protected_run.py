@@ -183,6 +183,24 @@ def test_noise_differs_between_nodes_and_rounds(where):
     assert not torch.allclose(found[0], found[1], atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (Clip(1e-3), gauss()),
+        (Clip(1e-3), gauss(where="local")),
+        (Clip(1e-3), gauss(where="distributed"), SecureAggregation()),
+        (tacit.DPSGD(norm=1e-3, multiplier=30.0, delta=DELTA),),
+    ],
+)
+def test_two_experiments_of_one_seed_do_not_share_their_noise(parts):
+    # Else the difference of their models would have none. Independent
+    # noise leaves models about sqrt(2) of their distance to the start apart.
+    one = experiment(*parts, rounds=1)
+    other = one.replace(evaluate_every=2)  # which changes no update
+    models = [vector(tacit.run(e, workers=1)) - one.start() for e in (one, other)]
+    assert (models[0] - models[1]).norm() > 0.5 * models[0].norm()
+
+
 def test_an_empty_cohort_gets_the_noise_as_well():
     # Whether a round had anybody in it would tell about the one who may have been there.
     star = tacit.Star(1, "poisson")

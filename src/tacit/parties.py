@@ -72,13 +72,20 @@ def carried(guard: Guard, numbers: int) -> list[tuple[str, str, int]]:
     return [("", "", size), *extra]
 
 
-def guarantee(experiment: Experiment) -> str:
-    """What a single message promises about the rows behind it."""
+def guarantee(experiment: Experiment, released: bool = False) -> str:
+    """What a single message promises about the rows behind it.
+
+    Args:
+        released: whether a server made it of what many nodes sent.
+    """
     guard = experiment.guard
     if guard is None:
         return "none"
-    if guard.example or (guard.noise and guard.noise.where == "local"):
+    alone = guard.example or (guard.noise and guard.noise.where == "local")
+    if guard.multiplier and (alone or released):
         return f"{_epsilon(guard)} for one {'row' if guard.example else 'node'}"
+    if released:
+        return "none"
     if guard.secure:
         return f"hidden in a sum of {guard.threshold} or more"
     return "its length is bounded" if guard.clip and not _clips_later(experiment) else "none"
@@ -90,7 +97,8 @@ def parties(experiment: Experiment) -> list[str]:
     if guard is None:
         return []
     receiver = "A neighbour" if guard.setting.peers else "The server"
-    said = _secure_sum(guard, receiver) + _checks(guard) + _noise(guard, receiver)
+    said = _secure_sum(guard, receiver) + _checks(guard)
+    said += _noise(experiment, guard, receiver)
     if guard.clip:
         unchecked = guard.secure and not guard.proof
         where = "counts, decompressed," if _clips_later(experiment) else "leaves a node"
@@ -104,13 +112,12 @@ def parties(experiment: Experiment) -> list[str]:
             "No differential privacy: whoever sees the models of two rounds, or what is released at"
             " the end, may still find out about single nodes and rows. Add GaussianNoise or DPSGD."
         )
-    elif not (guard.secure and guard.noise):
-        said.append("Noise in this process is drawn from the seed: repeatable, and no secret.")
     else:
-        said.append(
-            "Noise in this process is drawn from the seed, repeatable and no secret; keys and masks"
-            " come from the operating system."
-        )
+        drawn = "Noise in this process is"
+        if guard.multiplier and guard.release.sampler:
+            drawn = f"Noise and {'batches' if guard.example else 'cohorts'} in this process are"
+        keys = "; keys and masks come from the operating system" if guard.secure else ""
+        said.append(f"{drawn} drawn from the seed: repeatable, and no secret{keys}.")
     return said
 
 
@@ -206,56 +213,86 @@ def _proofs(guard: Guard) -> list[str]:
 
 
 def _masks(guard: Guard, receiver: str) -> list[str]:
-    threshold, most = guard.threshold, guard.setting.most
-    whose = "its neighbours' models" if guard.setting.peers else "a round's updates"
+    setting, threshold = guard.setting, guard.threshold
+    whose = "its neighbours' models" if setting.peers else "a round's updates"
     said = [
         f"{receiver}: learns the sum of {whose}, of {threshold} nodes or more, and none of them by"
         " itself; the masks are those of Bonawitz et al., CCS 2017.",
     ]
-    if most <= COMPLETE:
-        colluders = max(0, 2 * max(threshold, most // 2 + 1) - most - 1)
+    liar = "neighbour" if setting.peers else "server"
+    if setting.most <= COMPLETE:
+        sizes = range(setting.fewest, setting.most + 1)
+        colluders = min(2 * max(threshold, n // 2 + 1) - n - 1 for n in sizes)
+        undo = (
+            f"up to {colluders} that help a lying {liar} cannot undo the masks of others"
+            if colluders
+            else f"a lying {liar} alone cannot undo the masks of others, with the help of one node"
+            " it can; a higher threshold takes more"
+        )
         said.append(
-            f"Colluding nodes: in the largest sum up to {colluders} that help a lying"
-            f" {'neighbour' if guard.setting.peers else 'server'} cannot undo the masks of"
-            " others; c of them learn the sum of the rest, one update where the rest is one node."
+            f"Colluding nodes: {undo}. c of them learn the sum of the rest, one update where the"
+            " rest is one node."
         )
     else:
         said.append(
             "Colluding nodes: with a tenth of the nodes lying and another tenth lost, the masks of"
-            " a node are undone with probability below 2^-40 (Bell et al., CCS 2020)."
+            " a node are undone with probability below 2^-40 (Bell et al., CCS 2020). A server that"
+            " lies about who is lost may open the sum of a part of the cohort."
         )
+    if setting.peers:
+        said[-1] += (
+            " They also subtract their sums: two neighbourhoods that differ in one node give its"
+            " model away."
+        )
+    models = "" if setting.peers else "every new model that the server sends, in the clear, "
     said.append(
-        "An outsider on the wire: sees integers that look random, who takes part, and when. Bytes"
-        " are those of the vectors; the keys and shares of a secure sum come on top."
+        f"An outsider on the wire: sees integers that look random, {models}who takes part, and"
+        " when. Bytes are those of the vectors; the keys and shares of a secure sum come on top."
     )
     return said
 
 
-def _noise(guard: Guard, receiver: str) -> list[str]:
-    noise, example = guard.noise, guard.example
+def _noise(experiment: Experiment, guard: Guard, receiver: str) -> list[str]:
+    noise, example, data = guard.noise, guard.example, experiment.data
     if guard.budget and not guard.multiplier:
         return ["Everybody: noise with multiplier 0 promises nothing."]
     if example:
         sampler, steps = guard.release.sampler, guard.releases
         rate = sampler.q if isinstance(sampler, Poisson) else 1.0
+        what, sizes, pools = (
+            "Everybody: what a node sends is",
+            data.train.sizes,
+            experiment.algorithm.pools,
+        )
+        if pools:
+            what = "Everybody but whoever pools: the model is"
+        elif experiment.algorithm.exchanges == "nobody":
+            what = "Whoever is shown a node's model: it is"
         return [
-            f"Everybody: what a node sends is {_epsilon(guard)} for one of its rows, added or"
+            f"{what} {_epsilon(guard)} for one of its rows, added or"
             f" removed, over all {guard.rounds:,} rounds: DP-SGD with noise multiplier"
             f" {guard.multiplier:.3g}, {steps:,} Poisson batches a round, and rate {rate:.3g} in"
-            " the node whose rows have the least protection.",
+            " the node whose rows have the least protection. How many rows a node has is not"
+            " hidden.",
+            *_delta(example.delta, int(sizes.sum() if pools else sizes.max()), "rows"),
         ]
     if noise is None:
         return []
     rounds = f"over {guard.rounds:,} rounds"
     if guard.rounds < guard.setting.rounds:
         rounds += f" (of {guard.setting.rounds:,}: then the budget is spent, and the run ends)"
-    unit = "a node with all of its rows, which takes part or does not"
+    unit = "a node with all of its rows, "
     if guard.release.adjacency == "replace":
-        unit = "a node with all of its rows, which may be another's"
+        unit += "which may be any others"
+    elif noise.where == "distributed":
+        unit += "whose update counts or is zero"
+    else:
+        unit += "which takes part or does not"
     claim = f"{_epsilon(guard)} for {unit}, {rounds}, with noise multiplier"
     claim += f" {guard.multiplier:.3g}"
+    wide = _delta(noise.delta, data.nodes, "nodes")
     if noise.where == "local":
-        return [f"Everybody, {receiver.lower()} included: what a node sends is {claim}."]
+        return [f"Everybody, {receiver.lower()} included: what a node sends is {claim}.", *wide]
     if noise.where == "central":
         sampled = guard.release.sampler is not None
         sees = "the exact sum" if guard.secure else "every update"
@@ -267,15 +304,36 @@ def _noise(guard: Guard, receiver: str) -> list[str]:
                 if sampled
                 else "."
             ),
+            *wide,
         ]
-    left = 1 - 1 / guard.threshold
-    release = replace(guard.release, multiplier=guard.release.multiplier * math.sqrt(left))
-    worse = spent(release, guard.rounds, noise.delta)
+    half = guard.threshold // 2
     return [
         f"Everybody, the server included: the sum is {claim} (nodes add shares of which"
-        f" {guard.threshold} make it up). No amplification is counted: the server knows who takes"
-        " part.",
-        f"A node that colludes knows its own share: against one, epsilon is {worse:.3g}.",
+        f" {guard.threshold} make it up). Who takes part is not hidden, so that no amplification is"
+        " counted.",
+        "Nodes that collude know their own shares: against one epsilon is"
+        f" {_against(guard, 1):.3g}, against {half} it is {_against(guard, half):.3g}.",
+        *wide,
+    ]
+
+
+def _against(guard: Guard, colluders: int) -> float:
+    """Epsilon of the whole run where so many shares of the noise are known."""
+    release, noise = guard.release, guard.noise
+    assert release.grid is not None
+    assert noise is not None
+    left = release.grid.shares - colluders
+    multiplier = release.multiplier * math.sqrt(left / release.grid.shares)
+    rest = replace(release, multiplier=multiplier, grid=replace(release.grid, shares=left))
+    return spent(rest, guard.rounds, noise.delta)
+
+
+def _delta(delta: float, units: int, name: str) -> list[str]:
+    """A warning where the guarantee holds for a mechanism that draws a unit and tells it."""
+    if delta * units < 1:
+        return []
+    return [
+        f"No guarantee: delta {delta:g} allows to publish one of the {units:,} {name} as it is."
     ]
 
 

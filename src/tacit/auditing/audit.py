@@ -260,7 +260,7 @@ class _Listening(Protector):
         everyone = np.arange(len(canaries.included))
         if self.guard.noise and self.guard.noise.where == "local":
             rows = canaries.vectors(everyone)
-            rows[torch.from_numpy(~canaries.included)] = 0
+            rows[torch.from_numpy(~canaries.included)] *= -1  # as far apart as two updates can be
             here = everyone
         else:
             source = generator(self.round.seed, "canary cohort", self.round.index)

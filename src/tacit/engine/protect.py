@@ -15,11 +15,20 @@ from tacit.protection.clip import clipped
 from tacit.protection.codec import Codec
 from tacit.protection.guard import Guard
 from tacit.protection.sampling import discrete_gaussian, gaussian, laplace, seeded, skellam
-from tacit.randomness import generator
+from tacit.randomness import generator, key
 from tacit.training.plan import Ints
 
 _NORM = "protection.norm"
 _LARGEST = torch.finfo(torch.float32).max
+
+
+def noise_seed(seed: int, experiment: bytes) -> int:
+    """The seed of an experiment's noise: its own, since two models with one noise differ without.
+
+    Args:
+        experiment: its 32-byte digest.
+    """
+    return key(seed, "noise", int.from_bytes(experiment, "little"))
 
 
 @dataclass
@@ -27,7 +36,7 @@ class Protector:
     """Carries a guard out in one round.
 
     Attributes:
-        experiment: its 32-byte digest, to which masks are bound.
+        experiment: its 32-byte digest, to which masks and noise are bound.
         malicious: ids of nodes that, where nobody can check it, do not clip.
         sums: secure sums so far in this round.
         counted: ids of the nodes in the last sum.
@@ -160,7 +169,9 @@ class Protector:
     def _drawn(self, shape: tuple[int, ...], purpose: str, *node: int) -> Tensor:
         """Noise on real numbers, in units of the norm."""
         draw = laplace if isinstance(self.guard.noise, LaplaceNoise) else gaussian
-        source = seeded(self.round.seed, purpose, self.round.index, *node)
+        source = seeded(
+            noise_seed(self.round.seed, self.experiment), purpose, self.round.index, *node
+        )
         return draw(source, self.guard.multiplier, shape)
 
     def _summed(
@@ -197,7 +208,8 @@ class Protector:
         """A node's part of the noise: enough in sum if no more than the threshold stay."""
         release = self.guard.release
         draw = skellam if isinstance(self.guard.noise, SkellamNoise) else discrete_gaussian
-        source = seeded(self.round.seed, "noise-share", self.round.index, node)
+        seed = noise_seed(self.round.seed, self.experiment)
+        source = seeded(seed, "noise-share", self.round.index, node)
         std = release.std / math.sqrt(self.guard.threshold)
         drawn = draw(source, std, (codec.length,))
         return drawn.astype(f"int{codec.bits}").view(codec.dtype)

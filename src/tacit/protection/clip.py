@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from tacit.errors import require
+from tacit.errors import require, require_number
 
 if TYPE_CHECKING:  # so that sums can be taken where there is no torch
     from torch import Tensor
@@ -35,8 +34,9 @@ class Clip:
     order: Literal[1, 2] = 2
 
     def __post_init__(self) -> None:
-        require(0 < self.norm <= _LARGEST, "protection.norm", self.norm, "a number above 0")
-        require(self.order in (1, 2), "protection.order", self.order, "1 or 2")
+        require_number("protection.norm", self.norm, above=0, most=_LARGEST)
+        whole = type(self.order) is int
+        require(whole and self.order in (1, 2), "protection.order", self.order, "1 or 2")
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class AdaptiveClip:
     lr: float = 0.2
 
     def __post_init__(self) -> None:
-        require(0 < self.norm <= _LARGEST, "protection.norm", self.norm, "a number above 0")
-        require(0 < self.quantile < 1, "protection.quantile", self.quantile, "between 0 and 1")
-        require(0 < self.lr < math.inf, "protection.lr", self.lr, "a number above 0")
+        require_number("protection.norm", self.norm, above=0, most=_LARGEST)
+        require_number("protection.quantile", self.quantile, above=0, below=1)
+        require_number("protection.lr", self.lr, above=0)
 
     order = 2
 

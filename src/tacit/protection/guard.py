@@ -104,6 +104,8 @@ class Guard:
             )
         if guard.budget:
             guard.plans  # noqa: B018 (refuses noise that no bound is known for)
+        if noise is not None and noise.where == "distributed" and guard.multiplier:
+            guard._check_grid(noise)
         if guard.rounds < 1:
             raise _refused(
                 guard.budget, "allows not even one round; give a larger epsilon or multiplier"
@@ -153,7 +155,9 @@ class Guard:
             raise _refused(
                 secure,
                 f"hides nothing in a sum of {fewest}, as in the smallest {whose}; 3 or more are"
-                " needed, so that no node finds out another's update",
+                " needed, so that no node finds out another's update; use"
+                f" {'RandomRegular(4) or Complete()' if self.setting.peers else 'Star(cohort=3)'}"
+                " where they have rows",
             )
         if self.setting.peers and not isinstance(secure, SecureAggregation):
             raise _refused(
@@ -209,6 +213,17 @@ class Guard:
                 f" instead of {self.secure!r}",
             )
         from tacit.protection.proof import group  # noqa: F401 (says what to install)
+
+    def _check_grid(self, noise: Noise) -> None:
+        """That the sum has room for the noise which the rounding to the grid asks for."""
+        codec = self.codec(self._grid.dimension)
+        shares = math.sqrt(self.setting.most / self.threshold)
+        if self.release.std * shares > codec.noise_std * codec.scale:
+            raise _refused(
+                noise,
+                f"needs a grid so coarse that rounding {codec.dimension:,} numbers counts for more"
+                " than the norm; use GaussianNoise with the same settings",
+            )
 
     @property
     def guards_updates(self) -> bool:
@@ -281,6 +296,11 @@ class Guard:
         if noise.multiplier is not None:
             return noise.multiplier
         assert noise.epsilon is not None
+        if noise.where == "distributed":  # on integers, of a grid so fine that they are real
+            fine = Grid(1, 2.0**40, self.threshold)
+            return multiplier_for(
+                noise.epsilon, noise.delta, self.setting.rounds, None, self._integer, grid=fine
+            )
         return multiplier_for(
             noise.epsilon, noise.delta, self.setting.rounds, self._sampler,
             "laplace" if isinstance(noise, LaplaceNoise) else "gaussian", self._adjacency,
@@ -297,8 +317,10 @@ class Guard:
 
     @property
     def _adjacency(self) -> str:
+        # Who sends is seen where noise is local: what is sent may be any update, not one or none.
+        local = self.noise is not None and self.noise.where == "local"
         drawn = isinstance(self._sampler, WithoutReplacement)
-        return "replace" if drawn else "add-or-remove"
+        return "replace" if local or drawn else "add-or-remove"
 
     @property
     def _integer(self) -> str:
