@@ -118,7 +118,7 @@ def parties(experiment: Experiment) -> list[str]:
             " 0)-differentially private for the label of one training row, over all rounds: once,"
             f" before the training, a label becomes another one with probability {lie:.3g}"
             " (randomised response). Inputs are not protected by it, nor is what they alone tell of"
-            " a label."
+            " a label. Answers in this process are drawn from the seed: repeatable, and no secret."
         )
     elif not (guard.noise or guard.example):
         said.append(
