@@ -186,6 +186,7 @@ class Protector:
         """The sum by the nodes' and the receiver's protocol, with keys from the system."""
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+        from tacit.protection.secagg.messages import Kind, Reader
         from tacit.protection.secagg.neighbours import degree
         from tacit.protection.secagg.session import Session
         from tacit.protection.secagg.simulate import simulate
@@ -201,5 +202,13 @@ class Protector:
         )  # fmt: skip
         self.sums += 1
         identities = {node: Ed25519PrivateKey.generate() for node in vectors}
-        total, _ = simulate(session, identities, vectors)
+
+        def heard(node: int, message: bytes) -> None:
+            sent = Reader(session, Kind.MASKED, node, message).take(codec.length * codec.bits // 8)
+            self._overheard(node, np.frombuffer(sent, codec.dtype.newbyteorder("<")), codec)
+
+        total, _ = simulate(session, identities, vectors, heard=heard)
         return total
+
+    def _overheard(self, node: int, masked: NDArray[np.unsignedinteger], codec: Codec) -> None:
+        """What a node sent behind its masks: nothing to anybody but an audit."""
