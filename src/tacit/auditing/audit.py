@@ -5,10 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from scipy.optimize import brentq
+from scipy.special import ndtr
+
 from tacit.auditing.bound import (
     TruePositives,
     correct_guesses,
     gaussian_bound,
+    gaussian_mu,
     noise_bound,
     true_positives,
 )
@@ -26,8 +30,6 @@ FALSE_POSITIVE_RATES = (0.001, 0.01)
 _FEWEST = 20
 # Numbers of all canary updates, 0.5 GB.
 _MOST_FLOATS = 2**27
-# A bound must be able to pass the claim by so much, if there are guesses enough for it.
-_MARGIN = 2.5
 _CHANGED = {"add-or-remove": "added or removed", "replace": "replaced"}
 
 
@@ -196,9 +198,17 @@ def _bound(guard: Guard, canaries: int, guesses: int, correct: int) -> float:
 
 
 def _guesses(canaries: int, epsilon: float, delta: float) -> int:
-    """A quarter of the canaries, more where that could never pass the claim."""
-    for share in (0.25, 0.5, 0.75):
-        guesses = 2 * math.floor(canaries * share / 2)
-        if gaussian_bound(canaries, guesses, guesses, delta, CONFIDENCE) > epsilon + _MARGIN:
-            return guesses
-    return 2 * (canaries // 2)
+    """As many as would show half of the noise best, if it were Gaussian, and can show no noise."""
+    half = 2 * gaussian_mu(epsilon, delta)
+
+    def shown(guesses: int) -> tuple[bool, float]:
+        share = guesses / canaries
+        # Scores are normal, around half the time: above the limit lies half of the share.
+        limit = brentq(lambda x: ndtr(-x) + ndtr(half - x) - share, -10, 10 + half)
+        right = math.floor(guesses * ndtr(half - limit) / share)
+        most, found = (
+            gaussian_bound(canaries, guesses, c, delta, CONFIDENCE) for c in (guesses, right)
+        )
+        return most > epsilon, found
+
+    return max((2 * (canaries * eighths // 16) for eighths in (8, 6, 4, 2, 1)), key=shown)

@@ -43,6 +43,11 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     return _last(passes) if mu else 0.0
 
 
+def gaussian_mu(epsilon: float, delta: float) -> float:
+    """The mu whose epsilon at this delta it is: the inverse of ``gaussian_epsilon``."""
+    return _last(lambda mu: gaussian_epsilon(mu, delta) < epsilon)
+
+
 def correct_guesses(scores: NDArray[np.floating], included: NDArray[np.bool_], guesses: int) -> int:
     """How many are right when the highest half of the guesses says "in", the lowest half "out".
 

@@ -117,8 +117,8 @@ class _Listening(Protector):
             self.audited.scores -= log_ratio(-x, release)
 
     def _share(self, node: int, codec: Codec) -> NDArray[np.unsignedinteger]:
-        share = super()._share(node, codec)
-        return share if node < self.audited.experiment.data.nodes else np.zeros_like(share)
+        own = node < self.audited.experiment.data.nodes
+        return super()._share(node, codec) if own else np.zeros(codec.length, codec.dtype)
 
     def _overheard(self, node: int, masked: NDArray[np.unsignedinteger], codec: Codec) -> None:
         """Masks that come twice cancel in the difference, which is then short."""
