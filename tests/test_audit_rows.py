@@ -12,8 +12,7 @@ from small import experiment, federation
 from tacit.auditing import rows
 from tacit.data.federation import Federation, Split
 from tacit.engine.local import LocalTrain
-from tacit.training import job
-from tacit.training import lowering
+from tacit.training import job, lowering
 from tacit.training import plan as drawing
 from tacit.training.ghost import ClippedProgram
 from tacit.training.lowering import choose
@@ -35,7 +34,16 @@ PLANS = {
     "Adam": lambda: plan(training=tacit.Adam(lr=0.01, batch_size=None)),
     "gossip": lambda: plan(algorithm=tacit.Gossip()),
 }
-plans = pytest.mark.parametrize("name", PLANS)
+plans = pytest.mark.parametrize(
+    "name",
+    [
+        "one step a round",
+        "Poisson batches",
+        pytest.param("momentum", marks=pytest.mark.slow),
+        pytest.param("Adam", marks=pytest.mark.slow),
+        pytest.param("gossip", marks=pytest.mark.slow),
+    ],
+)
 
 
 def with_noise(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:

@@ -22,8 +22,8 @@ from scipy.stats import beta
 from tacit.auditing.leak import Leak
 from tacit.errors import require
 
-# A family's noise: from an eighth of what is stated to 16 times as much, in steps of 2 %.
-_NOISE = 2 ** (np.arange(-3 * 32, 4 * 32 + 1) / 32)
+# A family's noise: from a quarter of what is stated to 16 times as much, in steps of 2 %.
+_NOISE = 2 ** (np.arange(-2 * 32, 4 * 32 + 1) / 32)
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:

@@ -30,8 +30,8 @@ class RowSession(Session):
     and its sampling rate. Beside its rows it has canaries, each with a parameter of its own, in a
     table beside the model, along which alone its gradient lies: ten clipping norms long, forwards
     and backwards in turn, so that noise that repeats cancels; or zero, where its coin says no. So
-    they are drawn, clipped and hidden by noise as rows are, by the code that trains nodes. Gradients
-    along one coordinate are the "Dirac canaries" of Steinke, Nasr, Jagielski, "Privacy auditing
+    they are drawn, clipped and hidden by noise as rows are, by the code that trains nodes. Such
+    gradients are the "Dirac canaries" of Steinke, Nasr, Jagielski, "Privacy auditing
     with one (1) training run", NeurIPS 2023.
 
     What is scored is the change of the table over a round, as the node would send it. The claim is
