@@ -111,6 +111,7 @@ def test_rows_in_every_batch_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tacit.audit(rare, canaries=600).failed
 
 
+@pytest.mark.slow
 def test_node_after_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "choose", lambda engine, *rest: choose("sequential", *rest))
     one = plan(data=federation((5, 5)), rounds=1)
