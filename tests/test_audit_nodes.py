@@ -13,6 +13,7 @@ import torch
 import tacit
 from audited import CENTRAL, DISTRIBUTED, LOCAL, MASKS, plan
 from small import federation
+from tacit.auditing.bound import gaussian_bound
 from tacit.engine import protect
 from tacit.engine.protect import Protector
 
@@ -74,6 +75,16 @@ def test_the_right_build_stays_below_its_claim(kind: str) -> None:
     # Something is seen of what is truly given away: the test has power.
     assert 0.5 < found.bound < found.epsilon < found.most
     assert found.verdict().startswith("nothing found: the bound ")
+
+
+def test_laplace_noise_is_not_taken_for_gaussian() -> None:
+    # The guesses that one release allows are far better than those under Gaussian noise with the
+    # same epsilon at this delta, by which it would be accused.
+    noise = replace(LAPLACE, multiplier=0.5)
+    found = tacit.audit(plan(noise, order=1, hidden=150, rounds=1), canaries=1000)
+    assert found.epsilon == pytest.approx(2.0, abs=1e-4)
+    assert 1.5 < found.bound < found.epsilon
+    assert gaussian_bound(1000, found.guesses, found.correct, 1e-5) > 2.0
 
 
 @kinds
