@@ -12,9 +12,9 @@ ROOT = Path(tacit.__file__).parent
 # From the ground up to the street door: a floor imports from those before it, and from itself.
 FLOORS = [
     "errors", "randomness", "data", "models", "layout", "training", "protection", "compression",
-    "topology", "aggregation", "algorithms", "attacks", "experiment", "parties", "explain",
-    "engine", "auditing", "verdict", "compare", "demo", "robustness", "report", "_public",
-    "__init__", "settings", "cli",
+    "topology", "aggregation", "algorithms", "attacks", "description", "checks", "experiment",
+    "parties", "explain", "engine", "auditing", "verdict", "compare", "demo", "robustness",
+    "report", "_public", "__init__", "settings", "cli",
 ]  # fmt: skip
 
 

@@ -134,6 +134,11 @@ def run(
     if resume and folder is None:
         raise InputError("resume: True was given without a folder; give the folder of the run")
     experiment.check()
+    if not len(experiment.data.train.y):
+        raise InputError(
+            "data: no site's rows are here; give every site's table, as in --data SITE=PATH or"
+            " tacit.data.fill"
+        )
     path = Path(folder) if folder is not None else None
     found = Checkpoint.read(path, experiment.digest()) if path and resume else None
     if found and engine == "auto":
