@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,7 +56,7 @@ class Binding:
 
     experiment: bytes
     round: int
-    start: bytes
+    start: bytes = field(repr=False)
     sums: int
 
     @property
@@ -211,16 +211,16 @@ def _shared(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> O
 
 
 def _proved(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> Opened:
-    from tacit.protection.proof import field
+    from tacit.protection.proof import field as prime
     from tacit.protection.proof.simulate import simulate
     from tacit.protection.sharing import Session
 
-    session = Session(binding.named, binding.round, _length(vectors), field.P, guard.threshold)
-    elements = {node: field.encode(_signed(vector)) for node, vector in vectors.items()}
+    session = Session(binding.named, binding.round, _length(vectors), prime.P, guard.threshold)
+    elements = {node: prime.encode(_signed(vector)) for node, vector in vectors.items()}
     total, nodes, sent = simulate(session, guard.claim(codec), elements)
     if total is None:
         return Opened(None, nodes, sent)
-    signed = field.decode(total)
+    signed = prime.decode(total)
     narrow = signed.astype(codec.dtype)
     if (_signed(narrow) != signed).any():
         raise SumError(f"the sum of {len(nodes)} nodes does not fit {codec.bits} bits")
