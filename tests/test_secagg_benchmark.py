@@ -32,11 +32,11 @@ def test_the_script_prints_and_writes_every_row(
     for row in rows:
         assert row["node"] > 0
         assert row["receiver"] > 0
-        # By the layout: five headers of 38, keys of 64, 2 sets of 2 and signatures of 64, rows of
+        # By the layout: five headers of 40, keys of 64, 2 sets of 2 and signatures of 64, rows of
         # 52 to each of h holders twice and 4 for each of 4 tables; 36 for each of up to 11 shares
         # of others (12 with its own in the complete graph) that it reveals.
         h, others = (4, 11) if row["degree"] else (12, 12)
-        fixed = 5 * 38 + 64 + 2 * (2 + 64) + 2 * 52 * h + 4 * 4
+        fixed = 5 * 40 + 64 + 2 * (2 + 64) + 2 * 52 * h + 4 * 4
         assert 1 + fixed / 4_000 < row["upload"] <= 1 + (fixed + 36 * others) / 4_000
     assert "| complete, 2 lost | complete | 9 |" in capsys.readouterr().out
 
