@@ -1,6 +1,7 @@
 """The benchmark of secure aggregation runs, and notices a wrong sum."""
 
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -39,6 +40,26 @@ def test_the_script_prints_and_writes_every_row(
         fixed = 5 * 40 + 64 + 2 * (2 + 64) + 2 * 52 * h + 4 * 4
         assert 1 + fixed / 4_000 < row["upload"] <= 1 + (fixed + 36 * others) / 4_000
     assert "| complete, 2 lost | complete | 9 |" in capsys.readouterr().out
+
+
+def test_without_flower_its_row_is_left_out_and_says_why(
+    secagg: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "flwr", None)
+    monkeypatch.delitem(sys.modules, "flower", raising=False)
+    secagg.main(["--only", "sparse", "--peer"])
+    sparse = [row for row in secagg.WORKS if row.sparse]
+    assert capsys.readouterr().out.count("Flower's SecAgg+ is left out: ") == len(sparse)
+
+
+def test_flower_finds_the_mean_of_the_survivors(secagg: ModuleType) -> None:
+    pytest.importorskip("flwr")
+    import flower
+
+    row = flower.measure(secagg.WORKS[0], degree=8, threshold=4)
+    assert row.node > 0
+    assert row.receiver > 0
+    assert row.upload > 2  # int64 for float32
 
 
 def test_a_wrong_sum_is_noticed(secagg: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
