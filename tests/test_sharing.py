@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
@@ -69,15 +68,6 @@ def test_one_value_shared_twice_has_nothing_in_common() -> None:
     first, second = (split(of, 0, np.zeros(3, np.uint32)) for _ in range(2))
     assert first[0][TAG:] != second[0][TAG:]
     assert first[1][TAG:] != second[1][TAG:]
-
-
-def test_the_keystream_is_aes_in_counter_mode() -> None:
-    key = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
-    counter = bytes.fromhex("f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff")
-    # NIST SP 800-38A, F.5.5, first block.
-    block = bytes.fromhex("6bc1bee22e409f96e93d7e117393172a")
-    found = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor().update(block)
-    assert found.hex() == "601ec313775789a5b7a7f504bbf3d228"
 
 
 def test_streams_of_two_contexts_or_seeds_differ() -> None:

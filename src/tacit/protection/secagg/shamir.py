@@ -46,7 +46,7 @@ def _lagrange(points: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _inverses(values: list[int]) -> list[int]:
-    """All modular inverses for the price of one (Montgomery, Math. Comp. 1987, section 10.3.1)."""
+    """All modular inverses for the price of one (Montgomery, Math. Comp. 48, 1987)."""
     before = list(accumulate(values, lambda a, b: a * b % PRIME, initial=1))
     rest = pow(before.pop(), -1, PRIME)  # of the product of all values up to the current one
     inverses = []
