@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tacit.protection.secagg.session import Aborted, Session
 
 _VERSION = 1
-_HEADER = struct.Struct("<BBxx32sI")
+_HEADER, _NUMBER = struct.Struct("<BBxx32sI"), struct.Struct("<I")
 KEY, SIGNATURE, SHARE, SEALED = 32, 64, 32, 48  # bytes; sealed is a share and its tag
 
 
@@ -62,8 +62,8 @@ def write_set(session: Session, members: Iterable[int]) -> bytes:
 
 def write_table(rows: Mapping[int, bytes | bytearray]) -> bytes:
     """A count, then each node's number and blob, ascending."""
-    packed = (struct.pack("<I", node) + rows[node] for node in sorted(rows))
-    return struct.pack("<I", len(rows)) + b"".join(packed)
+    packed = [_NUMBER.pack(node) + rows[node] for node in sorted(rows)]
+    return _NUMBER.pack(len(rows)) + b"".join(packed)
 
 
 class Reader:
@@ -96,7 +96,7 @@ class Reader:
 
     def table(self, size: int) -> dict[int, bytes]:
         """Node number to blob of this many bytes."""
-        (count,) = struct.unpack("<I", self.take(4))
+        (count,) = _NUMBER.unpack(self.take(_NUMBER.size))
         self._refuse(count > len(self.session.nodes))
         row = struct.Struct(f"<I{size}s")
         rows: dict[int, bytes] = dict(row.iter_unpack(self.take(count * row.size)))
