@@ -36,19 +36,10 @@ def seeded(seed: int, purpose: str, *address: int) -> Words:
 
 def secure() -> Words:
     """AES-128 in counter mode under a key of its own from the operating system, for deployments."""
-    from cryptography.hazmat.primitives.ciphers import Cipher
-    from cryptography.hazmat.primitives.ciphers.algorithms import AES
-    from cryptography.hazmat.primitives.ciphers.modes import CTR
+    from tacit.protection import keystream
 
-    stream = Cipher(AES(os.urandom(16)), CTR(bytes(16))).encryptor()
-
-    def words(count: int) -> NDArray[np.uint64]:
-        result = np.zeros(count, dtype=np.uint64)
-        octets = result.view(np.uint8).data
-        stream.update_into(octets, octets)
-        return result
-
-    return words
+    stream = keystream.start(os.urandom(16))
+    return lambda count: keystream.words(stream, count, np.uint64)
 
 
 def gaussian(source: Words, std: float, shape: tuple[int, ...]) -> torch.Tensor:
