@@ -113,5 +113,5 @@ class AddressedNoise:
             nodes.tolist(), steps.tolist(), words.view(np.uint8), strict=True
         ):
             cipher.reset_nonce((node << 96 | step << 64).to_bytes(16, "big"))
-            cipher.update_into(row, row)
+            cipher.update_into(row.data, row.data)
         return torch.from_numpy(words)
