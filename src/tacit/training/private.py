@@ -108,10 +108,10 @@ class AddressedNoise:
 
         key = algorithms.AES(self.stream.to_bytes(16, "little"))
         cipher = Cipher(key, modes.CTR(bytes(16))).encryptor()
-        words = np.zeros((len(nodes), width), dtype="<i4")
+        words, zeros = np.empty((len(nodes), width), dtype="<i4"), bytes(4 * width)
         for node, step, row in zip(
             nodes.tolist(), steps.tolist(), words.view(np.uint8), strict=True
         ):
             cipher.reset_nonce((node << 96 | step << 64).to_bytes(16, "big"))
-            cipher.update_into(row.data, row.data)
+            cipher.update_into(zeros, row.data)
         return torch.from_numpy(words)
