@@ -155,9 +155,9 @@ def test_noise_stays_in_the_coordinates_that_are_sent(where: Any) -> None:
 def test_masks_of_random_k_are_as_short_as_its_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths, simulate = [], protocol.simulate
 
-    def watched(session: Any, *arguments: Any) -> Any:
+    def watched(session: Any, *arguments: Any, **more: Any) -> Any:
         lengths.append(session.length)
-        return simulate(session, *arguments)
+        return simulate(session, *arguments, **more)
 
     monkeypatch.setattr(protocol, "simulate", watched)
     compression = tacit.RandomK(0.5)

@@ -74,9 +74,9 @@ def test_a_sum_is_opened_for_each_group_and_for_nothing_else(
 ) -> None:
     cohorts, simulate = [], protocol.simulate
 
-    def watched(session: Any, *arguments: Any) -> Any:
+    def watched(session: Any, *arguments: Any, **more: Any) -> Any:
         cohorts.append(session.nodes)
-        return simulate(session, *arguments)
+        return simulate(session, *arguments, **more)
 
     monkeypatch.setattr(protocol, "simulate", watched)
     run(MASKS, rounds=1)

@@ -163,9 +163,9 @@ def watched(monkeypatch: pytest.MonkeyPatch, module: Any) -> list[Any]:
     """The sessions of the sums to come."""
     sessions, simulate = [], module.simulate
 
-    def watching(session: Any, *rest: Any) -> Any:
+    def watching(session: Any, *rest: Any, **heard: Any) -> Any:
         sessions.append(session)
-        return simulate(session, *rest)
+        return simulate(session, *rest, **heard)
 
     monkeypatch.setattr(module, "simulate", watching)
     return sessions

@@ -25,6 +25,7 @@ from tacit.protection import (
 )
 from tacit.topology import Complete, Graph, Hierarchical, Star
 from tacit.training.losses import Loss
+from tacit.training.private import Private
 
 if TYPE_CHECKING:
     from tacit.experiment import Experiment
@@ -121,6 +122,8 @@ def check_protection(e: "Experiment") -> None:
         )
     guard = e.guard
     assert guard is not None
+    if guard.example:
+        Private.check(e.template)
     if guard.labels and e.data.task != "classification":
         raise InputError(
             f"protection: {guard.labels!r} was given, but the targets are no labels of classes; use"

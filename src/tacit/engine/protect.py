@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -141,7 +142,7 @@ class Protector:
         else:
             self.counted = nodes
             total, count = (share.double() @ units.double()), float(share.sum())
-        if noise and noise.where != "local":
+        if noise and not (noise.where == "local" and guard.setting.groups):  # which know their size
             count = guard.setting.cohort
         mean = (total + central) / count
         if bit:
@@ -238,7 +239,8 @@ class Protector:
         model = b"" if start is None else start.numpy().tobytes()
         binding = Binding(self.experiment, self.round.index, model, self.sums)
         self.sums += 1
-        opened = secure_sum(guard, codec, binding, vectors)
+        heard = partial(self._overheard, codec=codec)
+        opened = secure_sum(guard, codec, binding, vectors, heard)
         self.counted = np.append(self.counted, np.array(opened.nodes, np.int64))
         self.sent += opened.bytes
         if opened.total is None:
@@ -256,3 +258,6 @@ class Protector:
         std = release.std / math.sqrt(self.guard.threshold)
         drawn = draw(source, std, (codec.length,))
         return drawn.astype(f"int{codec.bits}").view(codec.dtype)
+
+    def _overheard(self, node: int, masked: NDArray[np.unsignedinteger], codec: Codec) -> None:
+        """What a node sent behind its masks: nothing to anybody but an audit."""
