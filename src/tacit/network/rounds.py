@@ -226,15 +226,15 @@ class ServerTrain:
             poisson=bool(guard and guard.example),
         ).steps  # fmt: skip
 
-    def __call__(self, start: Tensor, **_: Any) -> "Elsewhere":
-        return Elsewhere(self.nodes, start)
+    def __call__(self, *start: Tensor, **_: Any) -> "Elsewhere":
+        return Elsewhere(self.nodes, *start)
 
     def weights(self, uniform: bool = False) -> Tensor:
         share: NDArray[Any] = np.ones(len(self.nodes)) if uniform else self.rows.astype(float)
         return torch.from_numpy(share / max(share.sum(), 1)).float()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Elsewhere:
     """``Updates`` that were trained at the sites; what an algorithm makes of them is not used."""
 
@@ -258,7 +258,7 @@ class Closing:
         return self.star(own, Arrived(self.star.nodes, own, next(self.arrived)), weight)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Arrived:
     """``Updates`` as they lie with the server, read one after another."""
 
