@@ -1,0 +1,1 @@
+"""Carries an experiment out among machines that do not trust each other."""
