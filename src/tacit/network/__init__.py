@@ -1,1 +1,1 @@
-"""An experiment among real machines: who they are, what they send, and who does what in a round."""
+"""Carries an experiment out among machines that do not trust each other."""

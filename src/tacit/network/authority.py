@@ -1,0 +1,254 @@
+"""The authority of a federation: who may join, under which name, and until when.
+
+It lives in the folder ``authority`` of its coordinator's own folder:
+
+    ca.key            the key that signs certificates and the list of members, mode 0600
+    admissions.json   invitations that were made, certificates that were issued
+"""
+
+import fcntl
+import hmac
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from cryptography import x509
+from msgspec.structs import replace
+
+from tacit.errors import InputError, MessageError, require
+from tacit.network import certificates, members
+from tacit.network.certificates import Key
+from tacit.network.identity import (
+    CA,
+    FEDERATION,
+    MEMBERS,
+    TLS,
+    Federation,
+    make_folder,
+    new_sign_key,
+    write,
+)
+from tacit.network.members import Member, Members, Role, is_signed, require_name
+
+# How long each is valid.
+AUTHORITY = timedelta(days=20 * 365)
+CERTIFICATE = timedelta(days=90)
+INVITATION = timedelta(days=7)
+JOINING = "joining"  # common name of the certificates that can only ask to join
+
+
+class _Invitation(msgspec.Struct, frozen=True):
+    """``secret``: SHA-256 of the token's nonce; ``until``: seconds since 1970."""
+
+    secret: str
+    until: float
+
+
+class Admissions(msgspec.Struct):
+    """``certificates``: by name, until when the newest one is valid, seconds since 1970."""
+
+    invitations: dict[str, _Invitation] = {}
+    certificates: dict[str, float] = {}
+
+
+class Application(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request to join.
+
+    Attributes:
+        nonce: the token's.
+        csr: certificate signing request for the name, PEM.
+        key: the applicant's Ed25519 public key, 64 hexadecimal digits.
+        signature: its Ed25519 signature of the rest. Without it, whoever finds a used token could
+            ask again with the public key of the member, and get a certificate in its name.
+    """
+
+    name: Annotated[str, msgspec.Meta(max_length=63)]
+    nonce: Annotated[bytes, msgspec.Meta(max_length=16)]
+    csr: Annotated[bytes, msgspec.Meta(max_length=4096)]
+    key: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+    signature: Annotated[bytes, msgspec.Meta(max_length=64)] = b""
+
+    def signed_bytes(self) -> bytes:
+        return b"tacit/v1/join\0" + msgspec.msgpack.encode(replace(self, signature=b""))
+
+    def proves_key(self) -> bool:
+        return is_signed(self.key, self.signed_bytes(), self.signature)
+
+
+class Admission(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a member gets when it has joined; nothing of it is secret."""
+
+    certificate: Annotated[bytes, msgspec.Meta(max_length=4096)]
+    members: bytes
+
+
+@dataclass(frozen=True)
+class Authority:
+    """Issues certificates and signs the list of members."""
+
+    home: Path
+    certificate: x509.Certificate = field(repr=False)
+    _key: Key = field(repr=False)
+
+    @classmethod
+    def init(
+        cls, federation: str, home: Path, hosts: Sequence[str] = (), name: str = "coordinator"
+    ) -> "Authority":
+        """A new federation, with its coordinator in this folder.
+
+        Args:
+            hosts: DNS names and IP addresses by which members reach the coordinator.
+        """
+        require_name("federation", federation)
+        require_name("name", name)
+        require(name != JOINING, "name", name, f"any name but {JOINING!r}")
+        make_folder(home)
+        make_folder(home / "authority")
+        key = certificates.new_key()
+        certificate = certificates.self_signed(key, federation, AUTHORITY)
+        write(home / "authority" / "ca.key", certificates.key_bytes(key), secret=True)
+        write(home / CA, certificates.pem(certificate))
+        named = Federation(federation, name)
+        write(home / FEDERATION, msgspec.json.encode(named))
+        authority = cls(home, certificate, key)
+        coordinator = Member("coordinator", new_sign_key(home), tuple(hosts))
+        authority._write(Members(federation, 1, {name: coordinator}))
+        authority.rotate()
+        return authority
+
+    @classmethod
+    def load(cls, home: Path) -> "Authority":
+        """InputError if this folder holds no authority."""
+        key = home / "authority" / "ca.key"
+        if not key.is_file():
+            raise InputError(f"{home}: no authority lives there; see `tacit federation init`")
+        certificate = x509.load_pem_x509_certificate((home / CA).read_bytes())
+        return cls(home, certificate, certificates.read_key(key.read_bytes()))
+
+    @property
+    def members(self) -> Members:
+        return members.read((self.home / MEMBERS).read_bytes(), self.certificate)
+
+    def admissions(self) -> Admissions:
+        path = self.home / "authority" / "admissions.json"
+        if not path.exists():
+            return Admissions()
+        return msgspec.json.decode(path.read_bytes(), type=Admissions)
+
+    def rotate(self) -> None:
+        """Gives the coordinator a new TLS key and certificate; takes effect without a restart."""
+        with self._change() as (roll, admissions):
+            name = msgspec.json.decode(
+                (self.home / FEDERATION).read_bytes(), type=Federation
+            ).member
+            key = certificates.new_key()
+            issued = self._issue(roll, admissions, name, certificates.request(key, name))
+            write(self.home / TLS, certificates.key_bytes(key) + issued, secret=True)
+
+    def invite(self, name: str, hosts: Sequence[str] = (), role: Role = "site") -> bytes:
+        """16 random bytes that let whoever has them join once under this name.
+
+        Raises:
+            InputError: a name that is taken, or was revoked and its certificate is still valid; a
+                host of another member.
+        """
+        require_name("name", name)
+        require(name != JOINING, "name", name, f"any name but {JOINING!r}")
+        nonce = secrets.token_bytes(16)
+        with self._change() as (roll, admissions):
+            now = datetime.now(UTC)
+            known = roll.by_name.get(name)
+            if known is not None and known.state == "member":
+                raise InputError(f"{name!r} is a member already; revoke it first, or take another")
+            if admissions.certificates.get(name, 0) > now.timestamp():
+                raise InputError(
+                    f"{name!r} was revoked and its certificate is still valid; take another name"
+                )
+            held = {
+                host
+                for other, each in roll.listed().items()
+                if other != name
+                for host in each.hosts
+            }
+            for host in hosts:
+                if host in held:
+                    raise InputError(f"host {host!r} is another member's")
+            roll.by_name[name] = Member(role, hosts=tuple(hosts))
+            until = (now + INVITATION).timestamp()
+            admissions.invitations[name] = _Invitation(sha256(nonce).hexdigest(), until)
+        return nonce
+
+    def admit(self, asked: "Application") -> Admission:
+        """Makes an invited name a member; uses the invitation up.
+
+        Asked again by the holder of the same key, as after a lost reply, it answers again.
+
+        Raises:
+            MessageError: no such invitation, one that is used up or too old, a bad request.
+        """
+        with self._change() as (roll, admissions):
+            name = asked.name
+            invitation = admissions.invitations.get(name)
+            secret = sha256(asked.nonce).hexdigest()
+            if invitation is None or not hmac.compare_digest(invitation.secret, secret):
+                raise MessageError("the token is not one of this federation, or was withdrawn")
+            known = roll.by_name[name]
+            if known.revoked:
+                raise MessageError(f"the token is of no use: {name!r} was revoked")
+            if not asked.proves_key():
+                raise MessageError("the request to join is not signed by the key that it names")
+            if known.key not in ("", asked.key):
+                raise MessageError("the token was used already; ask for another")
+            if datetime.now(UTC).timestamp() > invitation.until:
+                raise MessageError("the token has expired; ask for another")
+            if known.key == "":
+                roll.by_name[name] = Member(known.role, asked.key, known.hosts)
+            certificate = self._issue(roll, admissions, name, asked.csr)
+        return Admission(certificate, (self.home / MEMBERS).read_bytes())
+
+    def renew(self, name: str, csr: bytes) -> bytes:
+        """A new certificate, PEM, for a member that is known to ask; MessageError otherwise."""
+        with self._change() as (roll, admissions):
+            if name not in roll.by_name or roll.by_name[name].state != "member":
+                raise MessageError(f"{name!r} is not a member")
+            return self._issue(roll, admissions, name, csr)
+
+    def revoke(self, name: str) -> None:
+        """Shuts a member out, or withdraws an invitation; InputError if there is no such name."""
+        with self._change() as (roll, _):
+            known = roll.by_name.get(name)
+            if known is None or known.revoked:
+                raise InputError(f"{name!r} is not a member; see `tacit federation list`")
+            if known.role == "coordinator":
+                raise InputError(f"{name!r} is the coordinator; it cannot be revoked")
+            roll.by_name[name] = Member(known.role, known.key, known.hosts, revoked=True)
+
+    def _issue(self, roll: Members, admissions: Admissions, name: str, csr: bytes) -> bytes:
+        public = certificates.requested_key(csr, name)
+        certificate = certificates.issue(
+            self.certificate, self._key, name, public, roll.by_name[name].hosts, CERTIFICATE
+        )
+        admissions.certificates[name] = certificate.not_valid_after_utc.timestamp()
+        return certificates.pem(certificate)
+
+    @contextmanager
+    def _change(self) -> Iterator[tuple[Members, Admissions]]:
+        """One change at a time, of all processes; nothing changes if it fails."""
+        with open(self.home / "authority" / "lock", "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            roll, admissions = self.members, self.admissions()
+            before = dict(roll.by_name)
+            yield roll, admissions
+            path = self.home / "authority" / "admissions.json"
+            write(path, msgspec.json.encode(admissions), secret=True)
+            if roll.by_name != before:
+                self._write(Members(roll.federation, roll.version + 1, roll.by_name))
+
+    def _write(self, roll: Members) -> None:
+        write(self.home / MEMBERS, members.sign(roll, self._key))

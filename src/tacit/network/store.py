@@ -1,0 +1,226 @@
+"""What a coordinator must not forget: a database for facts, a folder for tensors.
+
+A fact is written after the bytes that it names are on the disk, and in one transaction with all
+that goes with it, so that a process killed at any moment leaves the state before or after.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from tacit.errors import CheckpointError
+from tacit.network.protocol import Blob
+
+_facts = sa.MetaData()
+_runs = sa.Table(
+    "runs", _facts,
+    sa.Column("experiment", sa.String(64), primary_key=True),
+    sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(64), nullable=False),
+    sa.Column("state_size", sa.BigInteger, nullable=False),
+    sa.Column("memory", sa.String(64), nullable=False),
+    sa.Column("outcome", sa.String(16)),
+    sa.Column("reason", sa.Text),
+)  # fmt: skip
+_sites = sa.Table(
+    "sites", _facts,
+    sa.Column("experiment", sa.String(64), primary_key=True),
+    sa.Column("site", sa.String(63), primary_key=True),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+)  # fmt: skip
+_updates = sa.Table(
+    "updates", _facts,
+    sa.Column("experiment", sa.String(64), primary_key=True),
+    sa.Column("round", sa.Integer, primary_key=True),
+    sa.Column("site", sa.String(63), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("loss", sa.Float),
+)  # fmt: skip
+_metrics = sa.Table(
+    "metrics", _facts,
+    sa.Column("experiment", sa.String(64), primary_key=True),
+    sa.Column("round", sa.Integer, primary_key=True),
+    sa.Column("row", sa.JSON, nullable=False),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A run as it was when its last round was closed.
+
+    Attributes:
+        round: the next one, from 0.
+        state: blob of the server's entries of the algorithm's state.
+        memory: digest of what an aggregation rule remembers.
+        outcome, reason: how the run ended; None before.
+    """
+
+    round: int
+    state: Blob
+    memory: str
+    outcome: str | None
+    reason: str | None
+
+
+class Store:
+    """One run's facts and tensors.
+
+    Args:
+        url: of the database, as SQLAlchemy has it; by default SQLite in the folder.
+    """
+
+    def __init__(self, folder: Path, experiment: str, url: str | None = None) -> None:
+        self.folder, self.experiment = folder, experiment
+        self.blobs = folder / "blobs"
+        self.blobs.mkdir(parents=True, exist_ok=True)
+        self._engine = sa.create_engine(url or f"sqlite:///{folder / 'tacit.db'}")
+        if self._engine.dialect.name == "sqlite":
+            sa.event.listen(self._engine, "connect", _durable)
+        _facts.create_all(self._engine)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._engine.dispose()
+
+    # Tensors
+
+    def path(self, digest: str) -> Path:
+        """Where the bytes of a digest lie, or would."""
+        return self.blobs / digest
+
+    def put(self, tensors: Mapping[str, Tensor]) -> Blob:
+        """Tensors as a safetensors file, which is on the disk when this returns.
+
+        Raises:
+            CheckpointError: the disk is full, or the folder cannot be written.
+        """
+        raw = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+        blob = Blob(hashlib.sha256(raw).hexdigest(), len(raw))
+        path = self.path(blob.digest)
+        part = path.with_suffix(".part")
+        try:
+            with part.open("wb") as file:
+                file.write(raw)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise CheckpointError(
+                f"store: {self.blobs} cannot be written ({error}); make room and start again: the"
+                " run goes on from its last round"
+            ) from error
+        return blob
+
+    def get(self, digest: str) -> dict[str, Tensor]:
+        """The tensors of a blob that is here."""
+        return load_file(self.path(digest))
+
+    # Facts
+
+    def read(self) -> Kept | None:
+        """The run, if it has begun."""
+        with self._engine.begin() as database:
+            row = database.execute(self._of(_runs)).one_or_none()
+        if row is None:
+            return None
+        state = Blob(row.state, row.state_size)
+        return Kept(row.round, state, row.memory, row.outcome, row.reason)
+
+    def begin(self, state: Blob, memory: str) -> None:
+        """The first fact of a run; without effect if it has begun."""
+        with self._engine.begin() as database:
+            if database.execute(self._of(_runs)).one_or_none() is None:
+                database.execute(
+                    _runs.insert().values(
+                        experiment=self.experiment, round=0, state=state.digest,
+                        state_size=state.size, memory=memory,
+                    )  # fmt: skip
+                )
+
+    def join(self, site: str, rows: int) -> None:
+        """What a site told of its data; what it told first stays."""
+        with self._engine.begin() as database:
+            known = self._of(_sites).where(_sites.c.site == site)
+            if database.execute(known).one_or_none() is None:
+                database.execute(
+                    _sites.insert().values(experiment=self.experiment, site=site, rows=rows)
+                )
+
+    def sites(self) -> dict[str, int]:
+        """Rows of those who joined."""
+        with self._engine.begin() as database:
+            return {row.site: row.rows for row in database.execute(self._of(_sites))}
+
+    def accept(self, round: int, site: str, digest: str, loss: float | None) -> None:
+        """An update whose bytes are here; a second one of the round is without effect."""
+        with self._engine.begin() as database:
+            here = self._of(_updates).where(_updates.c.round == round, _updates.c.site == site)
+            if database.execute(here).one_or_none() is None:
+                database.execute(
+                    _updates.insert().values(
+                        experiment=self.experiment, round=round, site=site, digest=digest, loss=loss
+                    )
+                )
+
+    def accepted(self, round: int) -> dict[str, tuple[str, float | None]]:
+        """Digest and loss of each site's update in a round."""
+        wanted = self._of(_updates).where(_updates.c.round == round)
+        with self._engine.begin() as database:
+            return {row.site: (row.digest, row.loss) for row in database.execute(wanted)}
+
+    def advance(self, round: int, state: Blob, memory: str, row: Mapping[str, object]) -> None:
+        """A round is closed: the state after it, and what is worth reporting."""
+        with self._engine.begin() as database:
+            database.execute(
+                _runs.update()
+                .where(_runs.c.experiment == self.experiment, _runs.c.round == round)
+                .values(
+                    round=round + 1, state=state.digest, state_size=state.size, memory=memory
+                )
+            )
+            database.execute(
+                _metrics.insert().values(experiment=self.experiment, round=round, row=dict(row))
+            )
+        for site in self.accepted(round).values():
+            self.path(site[0]).unlink(missing_ok=True)
+
+    def describe(self, round: int, row: Mapping[str, object]) -> None:
+        """What a closed round is reported with, now that more is known."""
+        with self._engine.begin() as database:
+            database.execute(
+                _metrics.update()
+                .where(_metrics.c.experiment == self.experiment, _metrics.c.round == round)
+                .values(row=dict(row))
+            )
+
+    def metrics(self) -> list[dict[str, object]]:
+        """One row per closed round."""
+        wanted = self._of(_metrics).order_by(_metrics.c.round)
+        with self._engine.begin() as database:
+            return [row.row for row in database.execute(wanted)]
+
+    def end(self, outcome: str, reason: str) -> None:
+        """How the run ended."""
+        with self._engine.begin() as database:
+            database.execute(
+                _runs.update()
+                .where(_runs.c.experiment == self.experiment)
+                .values(outcome=outcome, reason=reason)
+            )
+
+    def _of(self, table: sa.Table) -> sa.Select:
+        return sa.select(table).where(table.c.experiment == self.experiment)
+
+
+def _durable(connection: object, _: object) -> None:
+    cursor = connection.cursor()  # type: ignore[attr-defined]
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()

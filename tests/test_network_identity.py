@@ -1,0 +1,246 @@
+"""Who may be who: the authority of a federation, and the keys of its members."""
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("msgspec")
+
+import msgspec
+from cryptography import x509
+
+from tacit.errors import InputError, MessageError
+from tacit.network import authority as authorities
+from tacit.network import certificates, members
+from tacit.network.authority import Application, Authority
+from tacit.network.identity import (
+    CA,
+    FEDERATION,
+    MEMBERS,
+    SIGN,
+    TLS,
+    Federation,
+    Identity,
+    make_folder,
+    new_sign_key,
+    write,
+)
+
+
+def application(folder: Path, name: str, nonce: bytes) -> tuple[Application, bytes]:
+    """What a site sends that joins with a new key, and its TLS key."""
+    from cryptography.hazmat.primitives import serialization
+
+    make_folder(folder)
+    public, key = new_sign_key(folder), certificates.new_key()
+    asked = Application(name, nonce, certificates.request(key, name), public)
+    pair = serialization.load_pem_private_key((folder / SIGN).read_bytes(), None)
+    signature = pair.sign(asked.signed_bytes())
+    return msgspec.structs.replace(asked, signature=signature), certificates.key_bytes(key)
+
+
+def joined(authority: Authority, folder: Path, name: str, hosts: tuple[str, ...] = ()) -> Identity:
+    """A member that joined by hand, without a network."""
+    asked, key = application(folder, name, authority.invite(name, hosts))
+    admission = authority.admit(asked)
+    write(folder / TLS, key + admission.certificate, secret=True)
+    write(folder / MEMBERS, admission.members)
+    write(folder / CA, certificates.pem(authority.certificate))
+    named = Federation(authority.members.federation, name)
+    write(folder / FEDERATION, msgspec.json.encode(named))
+    return Identity.load(folder)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority.init("hearts", tmp_path / "coordinator", ["127.0.0.1"])
+
+
+def test_a_member_signs_and_the_others_check_it(authority: Authority, tmp_path: Path) -> None:
+    site = joined(authority, tmp_path / "site", "zurich")
+    coordinator = Identity.load(authority.home)
+    assert (site.role, coordinator.role) == ("site", "coordinator")
+    signature = site.sign(b"hello")
+    coordinator.members.verify("zurich", b"hello", signature)
+    for name, message in (("zurich", b"hallo"), ("coordinator", b"hello"), ("bern", b"hello")):
+        with pytest.raises(MessageError, match=name):
+            coordinator.members.verify(name, message, signature)
+
+
+def test_private_keys_are_the_owners_alone(authority: Authority, tmp_path: Path) -> None:
+    site = joined(authority, tmp_path / "site", "zurich")
+    secret = [authority.home / "authority" / "ca.key"]
+    secret += [folder / name for folder in (site.folder, authority.home) for name in (TLS, SIGN)]
+    assert {path.stat().st_mode & 0o777 for path in secret} == {0o600}
+    assert site.folder.stat().st_mode & 0o777 == 0o700
+    # What the authority keeps of a member holds no private key.
+    kept = [path for path in authority.home.rglob("*") if path.is_file() and path not in secret]
+    assert all(b"PRIVATE KEY" not in path.read_bytes() for path in kept)
+    assert "PRIVATE" not in repr(site)
+
+
+@pytest.mark.parametrize("name", [TLS, SIGN])
+def test_a_key_that_others_may_read_is_refused(authority: Authority, name: str) -> None:
+    path = authority.home / name
+    path.chmod(0o640)
+    with pytest.raises(InputError, match=r"0640\); run `chmod 600"):
+        Identity.load(authority.home)
+
+
+@pytest.mark.parametrize("name", [CA, TLS, SIGN, MEMBERS, FEDERATION])
+def test_a_missing_or_damaged_file_is_named(authority: Authority, name: str) -> None:
+    path = authority.home / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=str(authority.home)):
+        Identity.load(authority.home)
+    path.unlink()
+    with pytest.raises(InputError, match=f"{name}: there is no such file"):
+        Identity.load(authority.home)
+
+
+def test_an_expired_certificate_says_when(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authorities, "CERTIFICATE", timedelta(seconds=-1))
+    authority.rotate()
+    with pytest.raises(InputError, match="the certificate expired on 2"):
+        Identity.load(authority.home)
+
+
+def test_files_of_another_federation_are_refused(authority: Authority, tmp_path: Path) -> None:
+    other = Authority.init("hearts", tmp_path / "other")  # same name, other keys
+    for name, sentence in ((TLS, "is not of federation"), (MEMBERS, "not signed by this")):
+        kept = (authority.home / name).read_bytes()
+        write(authority.home / name, (other.home / name).read_bytes(), secret=True)
+        with pytest.raises(InputError, match=sentence):
+            Identity.load(authority.home)
+        write(authority.home / name, kept, secret=True)
+
+
+def test_an_invitation_admits_once(authority: Authority, tmp_path: Path) -> None:
+    nonce = authority.invite("zurich")
+    asked, _ = application(tmp_path / "site", "zurich", nonce)
+    authority.admit(asked)
+    authority.admit(asked)  # the reply was lost: asked again by the same key
+    another, _ = application(tmp_path / "thief", "zurich", nonce)
+    with pytest.raises(MessageError, match="used already"):
+        authority.admit(another)
+    # The member's public key is known to all; without its private half the token is of no use.
+    with pytest.raises(MessageError, match="not signed by the key"):
+        authority.admit(msgspec.structs.replace(another, key=asked.key))
+
+
+def test_wrong_expired_and_withdrawn_invitations(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, _ = application(tmp_path / "site", "zurich", authority.invite("zurich"))
+    guess, _ = application(tmp_path / "guess", "zurich", os.urandom(16))
+    elsewhere, _ = application(tmp_path / "bern", "bern", asked.nonce)
+    for wrong in (guess, elsewhere):
+        with pytest.raises(MessageError, match="not one of this federation"):
+            authority.admit(wrong)
+    authority.revoke("zurich")
+    with pytest.raises(MessageError, match="revoked"):
+        authority.admit(asked)
+    monkeypatch.setattr(authorities, "INVITATION", timedelta(seconds=-1))
+    late, _ = application(tmp_path / "late", "bern", authority.invite("bern"))
+    with pytest.raises(MessageError, match="has expired"):
+        authority.admit(late)
+    assert authority.members.by_name["bern"].state == "invited"
+
+
+def test_a_certificate_is_for_the_name_that_was_invited(
+    authority: Authority, tmp_path: Path
+) -> None:
+    asked, key = application(tmp_path / "site", "zurich", authority.invite("zurich", ["10.0.0.7"]))
+    certificate = x509.load_pem_x509_certificate(authority.admit(asked).certificate)
+    assert certificates.common_name(certificate.subject) == "zurich"
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert [str(ip) for ip in names.value.get_values_for_type(x509.IPAddress)] == ["10.0.0.7"]
+    constraint = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert not constraint.value.ca
+    other = certificates.request(certificates.read_key(key), "coordinator")
+    with pytest.raises(MessageError, match="is for 'coordinator', not for 'zurich'"):
+        authority.renew("zurich", other)
+    with pytest.raises(MessageError, match="cannot be read"):
+        authority.renew("zurich", b"rubbish")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a*", "ä", "x" * 64, ".hidden", "a b", "joining"])
+def test_names_that_could_be_mistaken_are_refused(authority: Authority, name: str) -> None:
+    with pytest.raises(InputError, match="name"):
+        authority.invite(name)
+
+
+def test_no_two_members_have_a_host(authority: Authority) -> None:
+    with pytest.raises(InputError, match="another member's"):
+        authority.invite("zurich", ["127.0.0.1"])
+
+
+def test_a_revoked_member_is_out_and_its_name_is_not_given_again(
+    authority: Authority, tmp_path: Path
+) -> None:
+    site = joined(authority, tmp_path / "site", "zurich")
+    authority.revoke("zurich")
+    newer = Identity.load(authority.home).members
+    with pytest.raises(MessageError, match="'zurich' is revoked"):
+        newer.verify("zurich", b"hello", site.sign(b"hello"))
+    with pytest.raises(MessageError, match="not a member"):
+        authority.renew("zurich", certificates.request(certificates.new_key(), "zurich"))
+    # Names in certificates decide, and its certificate is valid for months.
+    with pytest.raises(InputError, match="still valid; take another name"):
+        authority.invite("zurich")
+    with pytest.raises(InputError, match="coordinator"):
+        authority.revoke("coordinator")
+
+
+def test_only_a_newer_roll_of_the_authority_is_taken(authority: Authority, tmp_path: Path) -> None:
+    site = joined(authority, tmp_path / "site", "zurich")
+    older = (authority.home / MEMBERS).read_bytes()
+    authority.invite("bern")
+    newer = (authority.home / MEMBERS).read_bytes()
+    now = site.accept_members(newer)
+    assert "bern" in now.members.by_name
+    assert now.accept_members(older) is now  # nobody is brought back by an old list
+    assert "bern" in Identity.load(site.folder).members.by_name
+    forged = newer.replace(b'"bern":{"role":"site"', b'"bern":{"role":"coordinator"')
+    assert forged != newer
+    for text in (forged, b"{}", b"\xff", newer[:-2]):
+        with pytest.raises(MessageError, match="list of members"):
+            site.accept_members(text)
+    other = members.sign(authority.members, certificates.new_key())
+    with pytest.raises(MessageError, match="not signed by this authority"):
+        site.accept_members(other)
+
+
+def test_rotation_gives_a_new_key_and_certificate(authority: Authority) -> None:
+    before = Identity.load(authority.home)
+    version = authority.members.version
+    authority.rotate()
+    after = Identity.load(authority.home)
+    assert before.certificate.public_key() != after.certificate.public_key()
+    assert authority.members.version == version  # members have nothing to learn from it
+
+
+def test_none_of_many_invitations_at_once_is_lost(authority: Authority) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: Authority.load(authority.home).invite(f"site-{n}"), range(20)))
+    assert len(authority.members.by_name) == 21
+    assert authority.members.version == 21
+
+
+def test_a_federation_is_not_made_over_another(authority: Authority) -> None:
+    with pytest.raises(InputError, match="already"):
+        Authority.init("hearts", authority.home)
+    with pytest.raises(InputError, match="no authority lives there"):
+        Authority.load(authority.home / "authority")
+
+
+def test_certificates_start_before_now_so_that_clocks_may_differ(authority: Authority) -> None:
+    certificate = Identity.load(authority.home).certificate
+    assert time.time() - certificate.not_valid_before_utc.timestamp() > 300
