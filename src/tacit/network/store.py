@@ -4,18 +4,14 @@ A fact is written after the bytes that it names are on the disk, and in one tran
 that goes with it, so that a process killed at any moment leaves the state before or after.
 """
 
-import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
-from safetensors.torch import load_file, save
-from torch import Tensor
 
-from tacit.errors import CheckpointError
 from tacit.network.protocol import Blob
+from tacit.network.tensors import Blobs
 
 _facts = sa.MetaData()
 _runs = sa.Table(
@@ -76,9 +72,7 @@ class Store:
     """
 
     def __init__(self, folder: Path, experiment: str, url: str | None = None) -> None:
-        self.folder, self.experiment = folder, experiment
-        self.blobs = folder / "blobs"
-        self.blobs.mkdir(parents=True, exist_ok=True)
+        self.experiment, self.blobs = experiment, Blobs(folder / "blobs")
         self._engine = sa.create_engine(url or f"sqlite:///{folder / 'tacit.db'}")
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine, "connect", _durable)
@@ -87,42 +81,6 @@ class Store:
     def close(self) -> None:
         """Let go of the database."""
         self._engine.dispose()
-
-    # Tensors
-
-    def path(self, digest: str) -> Path:
-        """Where the bytes of a digest lie, or would."""
-        return self.blobs / digest
-
-    def put(self, tensors: Mapping[str, Tensor]) -> Blob:
-        """Tensors as a safetensors file, which is on the disk when this returns.
-
-        Raises:
-            CheckpointError: the disk is full, or the folder cannot be written.
-        """
-        raw = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-        blob = Blob(hashlib.sha256(raw).hexdigest(), len(raw))
-        path = self.path(blob.digest)
-        part = path.with_suffix(".part")
-        try:
-            with part.open("wb") as file:
-                file.write(raw)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise CheckpointError(
-                f"store: {self.blobs} cannot be written ({error}); make room and start again: the"
-                " run goes on from its last round"
-            ) from error
-        return blob
-
-    def get(self, digest: str) -> dict[str, Tensor]:
-        """The tensors of a blob that is here."""
-        return load_file(self.path(digest))
-
-    # Facts
 
     def read(self) -> Kept | None:
         """The run, if it has begun."""
@@ -139,9 +97,12 @@ class Store:
             if database.execute(self._of(_runs)).one_or_none() is None:
                 database.execute(
                     _runs.insert().values(
-                        experiment=self.experiment, round=0, state=state.digest,
-                        state_size=state.size, memory=memory,
-                    )  # fmt: skip
+                        experiment=self.experiment,
+                        round=0,
+                        state=state.digest,
+                        state_size=state.size,
+                        memory=memory,
+                    )
                 )
 
     def join(self, site: str, rows: int) -> None:
@@ -181,15 +142,13 @@ class Store:
             database.execute(
                 _runs.update()
                 .where(_runs.c.experiment == self.experiment, _runs.c.round == round)
-                .values(
-                    round=round + 1, state=state.digest, state_size=state.size, memory=memory
-                )
+                .values(round=round + 1, state=state.digest, state_size=state.size, memory=memory)
             )
             database.execute(
                 _metrics.insert().values(experiment=self.experiment, round=round, row=dict(row))
             )
         for site in self.accepted(round).values():
-            self.path(site[0]).unlink(missing_ok=True)
+            self.blobs.drop(site[0])
 
     def describe(self, round: int, row: Mapping[str, object]) -> None:
         """What a closed round is reported with, now that more is known."""
