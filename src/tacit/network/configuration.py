@@ -45,6 +45,9 @@ def configuration(
             if address.rpartition(":")[0] not in ("127.0.0.1", "[::1]", "localhost"):
                 raise InputError(f"insecure: {address!r} is not a loopback address")
     protocol = "tcp" if insecure else "tls"
+    if not insecure:
+        # zenoh takes the brackets of an IPv6 address for a part of the certificate's host.
+        connect = [address.replace("[", "").replace("]", "") for address in connect]
     mode = _mode(identity, listen)
     settings: dict[str, Any] = _base(protocol) | {
         "mode": mode,
