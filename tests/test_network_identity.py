@@ -8,51 +8,15 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("msgspec")
-
 import msgspec
 from cryptography import x509
 
+from network_parties import application, joined
 from tacit.errors import InputError, MessageError
 from tacit.network import authority as authorities
 from tacit.network import certificates, members
-from tacit.network.authority import Application, Authority
-from tacit.network.identity import (
-    CA,
-    FEDERATION,
-    MEMBERS,
-    SIGN,
-    TLS,
-    Federation,
-    Identity,
-    make_folder,
-    new_sign_key,
-    write,
-)
-
-
-def application(folder: Path, name: str, nonce: bytes) -> tuple[Application, bytes]:
-    """What a site sends that joins with a new key, and its TLS key."""
-    from cryptography.hazmat.primitives import serialization
-
-    make_folder(folder)
-    public, key = new_sign_key(folder), certificates.new_key()
-    asked = Application(name, nonce, certificates.request(key, name), public)
-    pair = serialization.load_pem_private_key((folder / SIGN).read_bytes(), None)
-    signature = pair.sign(asked.signed_bytes())
-    return msgspec.structs.replace(asked, signature=signature), certificates.key_bytes(key)
-
-
-def joined(authority: Authority, folder: Path, name: str, hosts: tuple[str, ...] = ()) -> Identity:
-    """A member that joined by hand, without a network."""
-    asked, key = application(folder, name, authority.invite(name, hosts))
-    admission = authority.admit(asked)
-    write(folder / TLS, key + admission.certificate, secret=True)
-    write(folder / MEMBERS, admission.members)
-    write(folder / CA, certificates.pem(authority.certificate))
-    named = Federation(authority.members.federation, name)
-    write(folder / FEDERATION, msgspec.json.encode(named))
-    return Identity.load(folder)
+from tacit.network.authority import Authority
+from tacit.network.identity import CA, FEDERATION, MEMBERS, SIGN, TLS, Identity, write
 
 
 @pytest.fixture

@@ -61,12 +61,19 @@ class Members(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
         Whether its certificate has expired is the transport's business: it closes the connection.
         """
-        member = self.by_name.get(name)
-        state = "unknown" if member is None else member.state
-        if member is None or state != "member":
+        if not self.has(name):
+            state = self.by_name[name].state if name in self.by_name else "unknown"
             raise MessageError(f"{name!r} is {state} in federation {self.federation!r}")
-        if not is_signed(member.key, message, signature):
+        if not is_signed(self.by_name[name].key, message, signature):
             raise MessageError(f"the signature is not that of {name!r}")
+
+    def has(self, name: str) -> bool:
+        """Whether this name has joined and is not revoked."""
+        return name in self.by_name and self.by_name[name].state == "member"
+
+    def names(self) -> dict[str, Role]:
+        """Whom access control is about: everyone who is not revoked."""
+        return {name: member.role for name, member in self.listed().items()}
 
     def listed(self) -> dict[str, Member]:
         """Those who may connect, or will: everyone who is not revoked."""
