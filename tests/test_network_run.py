@@ -21,16 +21,15 @@ from tacit.network.site import SiteRun
 from tacit.network.store import Store
 from test_network_rounds import alone, empty, experiment
 
-
 ONE_AT_A_TIME = threading.Lock()
 
 
 class Threaded(SiteRun):
-    """Models are not made ready for training in several threads at once; sites are processes."""
+    """Nothing is trained in several threads at once: sites are processes."""
 
-    def _site(self, order):
+    def _take_part(self, order):
         with ONE_AT_A_TIME:
-            return super()._site(order)
+            return super()._take_part(order)
 
 
 class Bench:
@@ -44,10 +43,12 @@ class Bench:
 
     def start(self):
         self.store = Store(self.folder / "coordinator", self.public.digest())
-        self.coordinator = Coordinator(self.public, self.store, self.pull, **self.settings)
+        self.coordinator = Coordinator(
+            self.public, self.store, self.pull, lambda path: None, **self.settings
+        )
 
-    def pull(self, site, blob):
-        shutil.copy(self.offers[site, blob.digest], self.store.blobs.path(blob.digest))
+    def pull(self, site, offer, path):
+        shutil.copy(self.offers[site, offer.digest.hex()], path)
 
     def ask(self, name, request):
         """Over bytes, as on the wire."""
@@ -62,8 +63,8 @@ class Bench:
         def offer(path):
             self.offers[name, path.name] = path
 
-        def pull(blob, path):
-            shutil.copy(self.store.blobs.path(blob.digest), path)
+        def pull(wanted, path):
+            shutil.copy(self.store.tensors.path(wanted.digest), path)
 
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
@@ -89,7 +90,7 @@ def told_nothing(data):
 
 
 def model(plan, kept, store):
-    return store.blobs.get(kept.state.digest)["model"]
+    return store.tensors.get(kept.state.digest)["model"]
 
 
 @pytest.mark.parametrize(

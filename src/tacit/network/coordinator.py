@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from tacit.data.sites import told
 from tacit.errors import InputError, MessageError, TacitError
 from tacit.experiment import Experiment
+from tacit.network.blobs import Offer
 from tacit.network.protocol import (
     Ask,
-    Blob,
     Decline,
     Deliver,
     Done,
@@ -51,7 +52,8 @@ class Coordinator:
     Args:
         experiment: as the file defines it, without rows.
         store: of this experiment; a run that it holds goes on.
-        pull: brings a site's blob to a path, or raises ``TacitError``; may take long.
+        pull: brings what a site offers to a path, or raises ``TacitError``; may take long.
+        offer: lets sites pull a file.
         quorum: the fewest updates that close a round; None: half of the cohort.
         deadline: seconds after which a round with a quorum closes without those who are late and
             send nothing; None: it waits for all that are there.
@@ -67,7 +69,8 @@ class Coordinator:
         self,
         experiment: Experiment,
         store: Store,
-        pull: Callable[[str, Blob], None],
+        pull: Callable[[str, Offer, Path], object],
+        offer: Callable[[Path], object],
         *,
         quorum: int | None = None,
         deadline: float | None = None,
@@ -76,7 +79,7 @@ class Coordinator:
         on_round: Callable[[Row], None] | None = None,
     ) -> None:
         check(experiment)
-        self.experiment, self.store, self.pull = experiment, store, pull
+        self.experiment, self.store, self.pull, self.offer = experiment, store, pull, offer
         self.digest, self.names = experiment.digest(), experiment.data.names
         self.deadline, self.patience, self.grace = deadline, patience, grace
         self.quorum = quorum
@@ -90,7 +93,7 @@ class Coordinator:
         self._away: dict[str, float] = dict.fromkeys(self.names, time.monotonic() + _RETURN)
         self._kept: Kept | None = None
         self._cohort: tuple[str, ...] = ()
-        self._updates: dict[str, tuple[str, float | None]] = {}
+        self._updates: dict[str, tuple[bytes, float | None]] = {}
         self._declined: dict[str, str] = {}
         self._scores: dict[str, tuple[int, dict[str, float]]] = {}
         self._pulling: set[str] = set()
@@ -190,8 +193,9 @@ class Coordinator:
     def _take(self, site: str, request: Deliver) -> None:
         """Pull an update, look at it, and keep it."""
         try:
-            self.pull(site, request.update)
-            self._examine(site, request.update.digest)
+            path = self.store.tensors.path(request.update.digest)
+            self.pull(site, request.update, path)
+            self._examine(site, path)
             with self._changed:
                 if self._kept and request.round == self._kept.round:
                     loss = request.loss if math.isfinite(request.loss) else None
@@ -208,10 +212,9 @@ class Coordinator:
                 self._pulling.discard(site)
                 self._news()
 
-    def _examine(self, site: str, digest: str) -> None:
+    def _examine(self, site: str, path: Path) -> None:
         """Refuse, in the name of its sender, an update that is not what it should be."""
         sizes = list(self.experiment.algorithm.sends(self.experiment.layout).values())
-        path = self.store.blobs.path(digest)
         try:
             with safe_open(path, "pt") as file:
                 names = sorted(file.keys(), key=int)
@@ -278,16 +281,17 @@ class Coordinator:
         server = self.server = Server(experiment)
         kept = self.store.read()
         if kept is None:
-            memory = self.store.blobs.put(server.memory)
-            self.store.begin(self.store.blobs.put(server.shared), memory.digest)
+            memory = self.store.tensors.put(server.memory)
+            self.store.begin(self.store.tensors.put(server.shared), memory.digest)
             kept = self.store.read()
             assert kept is not None
-        server.shared = self.store.blobs.get(kept.state.digest)
-        server.memory.update(self.store.blobs.get(kept.memory))
+        server.shared = self.store.tensors.get(kept.state.digest)
+        server.memory.update(self.store.tensors.get(kept.memory))
         self._open(kept)
         return kept
 
     def _open(self, kept: Kept) -> None:
+        self.offer(self.store.tensors.path(kept.state.digest))
         with self._changed:
             self._kept, self._declined, self._scores = kept, {}, {}
             self._updates = self.store.accepted(kept.round)
@@ -324,7 +328,7 @@ class Coordinator:
         ]
         self._report(kept.round, scores)
         server.close(kept.round, nodes, arrived)
-        state, memory = self.store.blobs.put(server.shared), self.store.blobs.put(server.memory)
+        state, memory = self.store.tensors.put(server.shared), self.store.tensors.put(server.memory)
         losses = {name: loss for name, (_, loss) in updates.items() if loss is not None}
         rows = sum(self._rows[name] for name in losses)
         row: Row = {
@@ -404,9 +408,9 @@ class Coordinator:
         return kept
 
 
-def _reader(store: Store, digest: str, name: str) -> Callable[[], torch.Tensor]:
+def _reader(store: Store, digest: bytes, name: str) -> Callable[[], torch.Tensor]:
     def read() -> torch.Tensor:
-        with safe_open(store.blobs.path(digest), "pt") as file:
+        with safe_open(store.tensors.path(digest), "pt") as file:
             return file.get_tensor(name)
 
     return read

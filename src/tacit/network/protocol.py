@@ -8,6 +8,7 @@ from typing import Annotated
 
 import msgspec
 
+from tacit.network.blobs import Offer
 from tacit.network.messages import Message
 
 Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
@@ -20,25 +21,13 @@ Scores = Annotated[
 ]
 
 
-class Blob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bytes that can be pulled from whoever names them.
-
-    Attributes:
-        digest: SHA-256 of them.
-        size: how many they are.
-    """
-
-    digest: Digest
-    size: Count
-
-
-class RunMessage(Message, frozen=True):
+class Part(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Base of all; a message of another experiment is refused."""
 
     experiment: Digest
 
 
-class Join(RunMessage, frozen=True):
+class Join(Part, frozen=True):
     """A site is there, with what everyone will know of its data.
 
     Attributes:
@@ -50,11 +39,11 @@ class Join(RunMessage, frozen=True):
     rows: Count
 
 
-class Ask(RunMessage, frozen=True):
+class Ask(Part, frozen=True):
     """What is there to do?"""
 
 
-class Deliver(RunMessage, frozen=True):
+class Deliver(Part, frozen=True):
     """A site's update is ready to be pulled.
 
     Attributes:
@@ -63,11 +52,11 @@ class Deliver(RunMessage, frozen=True):
     """
 
     round: Round
-    update: Blob
+    update: Offer
     loss: float
 
 
-class Measured(RunMessage, frozen=True):
+class Measured(Part, frozen=True):
     """A site's scores of the model that a round began with."""
 
     round: Round
@@ -75,7 +64,7 @@ class Measured(RunMessage, frozen=True):
     scores: Scores
 
 
-class Decline(RunMessage, frozen=True):
+class Decline(Part, frozen=True):
     """A site will not take part in a round.
 
     Attributes:
@@ -88,7 +77,7 @@ class Decline(RunMessage, frozen=True):
     reason: Sentence
 
 
-class Wait(RunMessage, frozen=True):
+class Wait(Part, frozen=True):
     """Nothing to do for now.
 
     Attributes:
@@ -98,7 +87,7 @@ class Wait(RunMessage, frozen=True):
     reason: Sentence
 
 
-class Train(RunMessage, frozen=True):
+class Train(Part, frozen=True):
     """Take part in a round.
 
     Attributes:
@@ -110,12 +99,12 @@ class Train(RunMessage, frozen=True):
 
     round: Round
     rows: Annotated[tuple[Count, ...], msgspec.Meta(max_length=100_000)]
-    state: Blob
+    state: Offer
     measure: bool
     train: bool
 
 
-class Taken(RunMessage, frozen=True):
+class Taken(Part, frozen=True):
     """What was delivered, measured or declined is kept; or was of no use any more.
 
     Attributes:
@@ -125,7 +114,7 @@ class Taken(RunMessage, frozen=True):
     used: bool
 
 
-class Done(RunMessage, frozen=True):
+class Done(Part, frozen=True):
     """The run is over.
 
     Attributes:
@@ -136,8 +125,20 @@ class Done(RunMessage, frozen=True):
 
     outcome: Annotated[str, msgspec.Meta(pattern=r"\A(finished|failed)\Z")]
     reason: Sentence
-    state: Blob | None
+    state: Offer | None
 
 
 Request = Join | Ask | Deliver | Measured | Decline
 Reply = Wait | Train | Taken | Done
+
+
+class FromSite(Message, frozen=True):
+    """A site's request."""
+
+    request: Request
+
+
+class FromCoordinator(Message, frozen=True):
+    """The coordinator's reply."""
+
+    reply: Reply

@@ -13,10 +13,10 @@ from tacit.data import Federation
 from tacit.data.sites import told
 from tacit.errors import DivergenceError, InputError, MessageError
 from tacit.experiment import Experiment
+from tacit.network.blobs import Offer
 from tacit.network.identity import write
 from tacit.network.protocol import (
     Ask,
-    Blob,
     Decline,
     Deliver,
     Done,
@@ -28,7 +28,7 @@ from tacit.network.protocol import (
     Wait,
 )
 from tacit.network.rounds import Site
-from tacit.network.tensors import Blobs
+from tacit.network.tensors import Tensors
 from tacit.protection.budget import PrivacyBudget
 
 _log = logging.getLogger("tacit.network")
@@ -42,9 +42,9 @@ class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     experiment: str
     round: int
-    update: Blob
+    update: Offer
     loss: float | None
-    own: Blob
+    own: Offer
 
 
 class SiteRun:
@@ -56,7 +56,7 @@ class SiteRun:
         name: of the site.
         folder: of this run at this site, where it goes on after the process was killed.
         ask: gets the coordinator's reply, however long the coordinator is away.
-        pull: brings a blob of the coordinator to a path.
+        pull: brings what the coordinator offers to a path.
         offer: lets the coordinator pull a file.
         wake: returns after so many seconds, or earlier with news of the coordinator.
         ledger: pays for each round before it begins.
@@ -72,8 +72,8 @@ class SiteRun:
         name: str,
         folder: Path,
         ask: Callable[[Request], Reply],
-        pull: Callable[[Blob, Path], None],
-        offer: Callable[[Path], None],
+        pull: Callable[[Offer, Path], object],
+        offer: Callable[[Path], object],
         wake: Callable[[float], None] = time.sleep,
         ledger: PrivacyBudget | None = None,
     ) -> None:
@@ -86,7 +86,11 @@ class SiteRun:
         self.rows = int(data.train.sizes[self.node])
         if not self.rows:
             raise InputError(f"data: {name!r} has no rows to train on")
-        self.digest, self.folder, self.blobs = experiment.digest(), folder, Blobs(folder / "blobs")
+        self.digest, self.folder, self.tensors = (
+            experiment.digest(),
+            folder,
+            Tensors(folder / "tensors"),
+        )
         self.ask, self.pull, self.offer, self.wake = ask, pull, offer, wake
         self.ledger = ledger
         self.site: Site | None = None
@@ -131,7 +135,7 @@ class SiteRun:
                 code = type(error).__name__
                 self.ask(Decline(self.digest, order.round, code, "it could not train"))
                 return self.wake(_PAUSE)
-        self.offer(self.blobs.path(notes.update.digest))
+        self.offer(self.tensors.path(notes.update.digest))
         loss = float("nan") if notes.loss is None else notes.loss
         deliver = Deliver(self.digest, order.round, notes.update, loss)
         while isinstance(self.ask(deliver), Wait):
@@ -141,15 +145,15 @@ class SiteRun:
     def _train(self, site: Site, order: Train, state: State) -> Notes:
         """Train, and note it, so that a round that was begun again sends the same update."""
         part = site.take_part(order.round, state)
-        update = self.blobs.put({str(i): step for i, step in enumerate(part.steps)})
-        own = self.blobs.put(site.own)
+        update = self.tensors.put({str(i): step for i, step in enumerate(part.steps)})
+        own = self.tensors.put(site.own)
         loss = part.loss if part.loss == part.loss else None
         before, notes = self.notes, Notes(self.digest, order.round, update, loss, own)
         write(self.folder / _NOTES, msgspec.json.encode(notes))
         self.notes = notes
         if before is not None:
-            for blob in {before.update.digest, before.own.digest} - {update.digest, own.digest}:
-                self.blobs.drop(blob)
+            for digest in {before.update.digest, before.own.digest} - {update.digest, own.digest}:
+                self.tensors.drop(digest)
         return notes
 
     def _site(self, order: Train) -> Site:
@@ -160,15 +164,15 @@ class SiteRun:
             experiment = self.experiment.replace(data=told(self.experiment.data, order.rows))
             self.site = Site(experiment, self.data, self.node)
             if self.notes:
-                self.site.own = self.blobs.get(self.notes.own.digest)
+                self.site.own = self.tensors.get(self.notes.own.digest)
         return self.site
 
-    def _shared(self, blob: Blob) -> State:
-        path = self.blobs.path(blob.digest)
+    def _shared(self, offer: Offer) -> State:
+        path = self.tensors.path(offer.digest)
         if not path.exists():
-            self.pull(blob, path)
-        state = self.blobs.get(blob.digest)
-        self.blobs.drop(blob.digest)
+            self.pull(offer, path)
+        state = self.tensors.get(offer.digest)
+        self.tensors.drop(offer.digest)
         return state
 
     def _pay(self, round: int) -> None:

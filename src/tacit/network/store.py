@@ -10,17 +10,17 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from tacit.network.protocol import Blob
-from tacit.network.tensors import Blobs
+from tacit.network.blobs import Offer
+from tacit.network.tensors import Tensors
 
 _facts = sa.MetaData()
 _runs = sa.Table(
     "runs", _facts,
     sa.Column("experiment", sa.String(64), primary_key=True),
     sa.Column("round", sa.Integer, nullable=False),
-    sa.Column("state", sa.String(64), nullable=False),
+    sa.Column("state", sa.LargeBinary(32), nullable=False),
     sa.Column("state_size", sa.BigInteger, nullable=False),
-    sa.Column("memory", sa.String(64), nullable=False),
+    sa.Column("memory", sa.LargeBinary(32), nullable=False),
     sa.Column("outcome", sa.String(16)),
     sa.Column("reason", sa.Text),
 )  # fmt: skip
@@ -35,7 +35,7 @@ _updates = sa.Table(
     sa.Column("experiment", sa.String(64), primary_key=True),
     sa.Column("round", sa.Integer, primary_key=True),
     sa.Column("site", sa.String(63), primary_key=True),
-    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("digest", sa.LargeBinary(32), nullable=False),
     sa.Column("loss", sa.Float),
 )  # fmt: skip
 _metrics = sa.Table(
@@ -58,8 +58,8 @@ class Kept:
     """
 
     round: int
-    state: Blob
-    memory: str
+    state: Offer
+    memory: bytes
     outcome: str | None
     reason: str | None
 
@@ -72,7 +72,7 @@ class Store:
     """
 
     def __init__(self, folder: Path, experiment: str, url: str | None = None) -> None:
-        self.experiment, self.blobs = experiment, Blobs(folder / "blobs")
+        self.experiment, self.tensors = experiment, Tensors(folder / "tensors")
         self._engine = sa.create_engine(url or f"sqlite:///{folder / 'tacit.db'}")
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine, "connect", _durable)
@@ -88,10 +88,10 @@ class Store:
             row = database.execute(self._of(_runs)).one_or_none()
         if row is None:
             return None
-        state = Blob(row.state, row.state_size)
+        state = Offer(row.state, row.state_size)
         return Kept(row.round, state, row.memory, row.outcome, row.reason)
 
-    def begin(self, state: Blob, memory: str) -> None:
+    def begin(self, state: Offer, memory: bytes) -> None:
         """The first fact of a run; without effect if it has begun."""
         with self._engine.begin() as database:
             if database.execute(self._of(_runs)).one_or_none() is None:
@@ -119,7 +119,7 @@ class Store:
         with self._engine.begin() as database:
             return {row.site: row.rows for row in database.execute(self._of(_sites))}
 
-    def accept(self, round: int, site: str, digest: str, loss: float | None) -> None:
+    def accept(self, round: int, site: str, digest: bytes, loss: float | None) -> None:
         """An update whose bytes are here; a second one of the round is without effect."""
         with self._engine.begin() as database:
             here = self._of(_updates).where(_updates.c.round == round, _updates.c.site == site)
@@ -130,13 +130,13 @@ class Store:
                     )
                 )
 
-    def accepted(self, round: int) -> dict[str, tuple[str, float | None]]:
+    def accepted(self, round: int) -> dict[str, tuple[bytes, float | None]]:
         """Digest and loss of each site's update in a round."""
         wanted = self._of(_updates).where(_updates.c.round == round)
         with self._engine.begin() as database:
             return {row.site: (row.digest, row.loss) for row in database.execute(wanted)}
 
-    def advance(self, round: int, state: Blob, memory: str, row: Mapping[str, object]) -> None:
+    def advance(self, round: int, state: Offer, memory: bytes, row: Mapping[str, object]) -> None:
         """A round is closed: the state after it, and what is worth reporting."""
         with self._engine.begin() as database:
             database.execute(
@@ -148,7 +148,7 @@ class Store:
                 _metrics.insert().values(experiment=self.experiment, round=round, row=dict(row))
             )
         for site in self.accepted(round).values():
-            self.blobs.drop(site[0])
+            self.tensors.drop(site[0])
 
     def describe(self, round: int, row: Mapping[str, object]) -> None:
         """What a closed round is reported with, now that more is known."""

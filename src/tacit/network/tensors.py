@@ -10,29 +10,29 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from tacit.errors import CheckpointError, MessageError
-from tacit.network.protocol import Blob
+from tacit.network.blobs import Offer
 
 
-class Blobs:
+class Tensors:
     """A folder of safetensors files, each called by its SHA-256."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def path(self, digest: str) -> Path:
+    def path(self, digest: bytes) -> Path:
         """Where the bytes of a digest lie, or would."""
-        return self.folder / digest
+        return self.folder / digest.hex()
 
-    def put(self, tensors: Mapping[str, Tensor]) -> Blob:
+    def put(self, tensors: Mapping[str, Tensor]) -> Offer:
         """Tensors as a file, which is on the disk when this returns.
 
         Raises:
             CheckpointError: the disk is full, or the folder cannot be written.
         """
         raw = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-        blob = Blob(hashlib.sha256(raw).hexdigest(), len(raw))
-        path = self.path(blob.digest)
+        offer = Offer(hashlib.sha256(raw).digest(), len(raw))
+        path = self.path(offer.digest)
         part = path.with_suffix(".part")
         try:
             with part.open("wb") as file:
@@ -46,10 +46,10 @@ class Blobs:
                 f"{self.folder}: it cannot be written ({error}); make room and start again: the run"
                 " goes on from its last round"
             ) from error
-        return blob
+        return offer
 
-    def get(self, digest: str) -> dict[str, Tensor]:
-        """The tensors of a blob that is here.
+    def get(self, digest: bytes) -> dict[str, Tensor]:
+        """The tensors of a file that is here.
 
         Raises:
             MessageError: its bytes are no tensors.
@@ -57,8 +57,8 @@ class Blobs:
         try:
             return load_file(self.path(digest))
         except SafetensorError as error:
-            raise MessageError(f"blob {digest[:12]} cannot be read ({error})") from None
+            raise MessageError(f"{digest.hex()[:12]} cannot be read ({error})") from None
 
-    def drop(self, digest: str) -> None:
-        """Forget a blob, if it is here."""
+    def drop(self, digest: bytes) -> None:
+        """Forget a file, if it is here."""
         self.path(digest).unlink(missing_ok=True)
