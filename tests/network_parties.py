@@ -6,20 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-from cryptography.hazmat.primitives import serialization
 
 from tacit.network import certificates
-from tacit.network.authority import Application, Authority
+from tacit.network.admission import Application, Token
+from tacit.network.authority import Authority
 from tacit.network.identity import (
     CA,
     FEDERATION,
     MEMBERS,
-    SIGN,
     TLS,
     Federation,
     Identity,
     make_folder,
-    new_sign_key,
+    public_hex,
+    sign_key,
     write,
 )
 from tacit.network.messages import Message
@@ -34,19 +34,17 @@ class Pong(Message, frozen=True):
     number: int
 
 
-def application(folder: Path, name: str, nonce: bytes) -> tuple[Application, bytes]:
+def application(folder: Path, token: Token) -> tuple[Application, bytes]:
     """What a site sends that joins with a new key, and its TLS key."""
     make_folder(folder)
-    public, key = new_sign_key(folder), certificates.new_key()
-    asked = Application(name, nonce, certificates.request(key, name), public)
-    pair = serialization.load_pem_private_key((folder / SIGN).read_bytes(), None)
-    signature = pair.sign(asked.signed_bytes())
-    return msgspec.structs.replace(asked, signature=signature), certificates.key_bytes(key)
+    own, key = sign_key(folder), certificates.new_key()
+    asked = Application(token.name, certificates.request(key, token.name), public_hex(own))
+    return asked.proven(token.nonce, own.sign), certificates.key_bytes(key)
 
 
 def joined(authority: Authority, folder: Path, name: str, hosts: tuple[str, ...] = ()) -> Identity:
     """A member that joined by hand, without a network."""
-    asked, key = application(folder, name, authority.invite(name, hosts))
+    asked, key = application(folder, authority.invite(name, hosts))
     admission = authority.admit(asked)
     write(folder / TLS, key + admission.certificate, secret=True)
     write(folder / MEMBERS, admission.members)

@@ -6,9 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
-import pytest
-
 import msgspec
+import pytest
 from cryptography import x509
 
 from network_parties import application, joined
@@ -16,12 +15,12 @@ from tacit.errors import InputError, MessageError
 from tacit.network import authority as authorities
 from tacit.network import certificates, members
 from tacit.network.authority import Authority
-from tacit.network.identity import CA, FEDERATION, MEMBERS, SIGN, TLS, Identity, write
+from tacit.network.identity import CA, FEDERATION, MEMBERS, SIGN, TLS, Identity, sign_key, write
 
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
-    return Authority.init("hearts", tmp_path / "coordinator", ["127.0.0.1"])
+    return Authority.init("hearts", tmp_path / "coordinator", ["127.0.0.1:7447"])
 
 
 def test_a_member_signs_and_the_others_check_it(authority: Authority, tmp_path: Path) -> None:
@@ -87,32 +86,37 @@ def test_files_of_another_federation_are_refused(authority: Authority, tmp_path:
 
 
 def test_an_invitation_admits_once(authority: Authority, tmp_path: Path) -> None:
-    nonce = authority.invite("zurich")
-    asked, _ = application(tmp_path / "site", "zurich", nonce)
+    token = authority.invite("zurich")
+    asked, _ = application(tmp_path / "site", token)
     authority.admit(asked)
     authority.admit(asked)  # the reply was lost: asked again by the same key
-    another, _ = application(tmp_path / "thief", "zurich", nonce)
+    another, _ = application(tmp_path / "thief", token)
     with pytest.raises(MessageError, match="used already"):
         authority.admit(another)
     # The member's public key is known to all; without its private half the token is of no use.
+    claimed = msgspec.structs.replace(another, key=asked.key)
     with pytest.raises(MessageError, match="not signed by the key"):
-        authority.admit(msgspec.structs.replace(another, key=asked.key))
+        authority.admit(claimed.proven(token.nonce, sign_key(tmp_path / "thief").sign))
 
 
 def test_wrong_expired_and_withdrawn_invitations(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, _ = application(tmp_path / "site", "zurich", authority.invite("zurich"))
-    guess, _ = application(tmp_path / "guess", "zurich", os.urandom(16))
-    elsewhere, _ = application(tmp_path / "bern", "bern", asked.nonce)
-    for wrong in (guess, elsewhere):
+    asked, _ = application(tmp_path / "site", token := authority.invite("zurich"))
+    guessed = msgspec.structs.replace(token, nonce=os.urandom(16))
+    guess, _ = application(tmp_path / "guess", guessed)
+    elsewhere, _ = application(tmp_path / "bern", msgspec.structs.replace(token, name="bern"))
+    # A relay sees the application and puts its own request for a certificate into it.
+    mine = certificates.request(certificates.new_key(), "zurich")
+    stolen = msgspec.structs.replace(asked, csr=mine)
+    for wrong in (guess, elsewhere, stolen):
         with pytest.raises(MessageError, match="not one of this federation"):
             authority.admit(wrong)
     authority.revoke("zurich")
     with pytest.raises(MessageError, match="revoked"):
         authority.admit(asked)
     monkeypatch.setattr(authorities, "INVITATION", timedelta(seconds=-1))
-    late, _ = application(tmp_path / "late", "bern", authority.invite("bern"))
+    late, _ = application(tmp_path / "late", authority.invite("bern"))
     with pytest.raises(MessageError, match="has expired"):
         authority.admit(late)
     assert authority.members.by_name["bern"].state == "invited"
@@ -121,7 +125,7 @@ def test_wrong_expired_and_withdrawn_invitations(
 def test_a_certificate_is_for_the_name_that_was_invited(
     authority: Authority, tmp_path: Path
 ) -> None:
-    asked, key = application(tmp_path / "site", "zurich", authority.invite("zurich", ["10.0.0.7"]))
+    asked, key = application(tmp_path / "site", authority.invite("zurich", ["10.0.0.7"]))
     certificate = x509.load_pem_x509_certificate(authority.admit(asked).certificate)
     assert certificates.common_name(certificate.subject) == "zurich"
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)

@@ -23,7 +23,9 @@ class Federation:
     """A coordinator that listens, and sites that connect to it, each with the newest roll."""
 
     def __init__(self, folder: Path, *sites: str) -> None:
-        self.authority = Authority.init("hearts", folder / "coordinator", ["127.0.0.1", "::1"])
+        self.authority = Authority.init(
+            "hearts", folder / "coordinator", ["127.0.0.1:0", "[::1]:0"]
+        )
         for name in sites:
             joined(self.authority, folder / name, name)
         self.folder = folder
@@ -230,7 +232,7 @@ def test_a_flood_of_one_member_does_not_keep_out_another(hearts: Federation) -> 
 
 
 def test_outsiders_cannot_connect(hearts: Federation, tmp_path: Path) -> None:
-    other = Authority.init("hearts", tmp_path / "other", ["127.0.0.1"])
+    other = Authority.init("hearts", tmp_path / "other", ["127.0.0.1:0"])
     stranger = joined(other, tmp_path / "stranger", "zurich")
     address = hearts.address
     with pytest.raises(Unreachable, match="'zurich' cannot connect"):
@@ -247,7 +249,7 @@ def test_outsiders_cannot_connect(hearts: Federation, tmp_path: Path) -> None:
 
 
 def test_a_member_does_not_talk_to_a_false_coordinator(hearts: Federation, tmp_path: Path) -> None:
-    other = Authority.init("hearts", tmp_path / "other", ["127.0.0.1"])
+    other = Authority.init("hearts", tmp_path / "other", ["127.0.0.1:0"])
     with listening(Identity.load(other.home)) as false, pytest.raises(Unreachable):
         Endpoint(hearts.identity("zurich"), connect=[false.address], wait=1)
     # A member's certificate is good for no host but those it was invited with.
@@ -285,7 +287,7 @@ def test_a_new_member_is_let_in_and_known_to_all(hearts: Federation) -> None:
 
 
 def test_peers_find_each_other_from_one_address(tmp_path: Path) -> None:
-    authority = Authority.init("hearts", tmp_path / "coordinator", ["coordinator.example"])
+    authority = Authority.init("hearts", tmp_path / "coordinator", ["coordinator.example:7447"])
     names, hosts = ("a", "b", "c"), ("127.0.0.1", "127.0.0.2", "127.0.0.3")
     for name, host in zip(names, hosts, strict=True):
         joined(authority, tmp_path / name, name, (host,))

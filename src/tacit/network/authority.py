@@ -7,23 +7,21 @@ It lives in the folder ``authority`` of its coordinator's own folder:
 """
 
 import fcntl
-import hmac
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 from cryptography import x509
-from msgspec.structs import replace
 
 from tacit.errors import InputError, MessageError, require
 from tacit.network import certificates, members
+from tacit.network.admission import Admission, Application, Token
 from tacit.network.certificates import Key
+from tacit.network.configuration import JOINING, host
 from tacit.network.identity import (
     CA,
     FEDERATION,
@@ -31,22 +29,22 @@ from tacit.network.identity import (
     TLS,
     Federation,
     make_folder,
-    new_sign_key,
+    public_hex,
+    sign_key,
     write,
 )
-from tacit.network.members import Member, Members, Role, is_signed, require_name
+from tacit.network.members import Member, Members, Role, require_name
 
 # How long each is valid.
 AUTHORITY = timedelta(days=20 * 365)
 CERTIFICATE = timedelta(days=90)
 INVITATION = timedelta(days=7)
-JOINING = "joining"  # common name of the certificates that can only ask to join
 
 
 class _Invitation(msgspec.Struct, frozen=True):
-    """``secret``: SHA-256 of the token's nonce; ``until``: seconds since 1970."""
+    """``nonce``: hexadecimal, shared with who holds the token; ``until``: seconds since 1970."""
 
-    secret: str
+    nonce: str
     until: float
 
 
@@ -55,37 +53,6 @@ class Admissions(msgspec.Struct):
 
     invitations: dict[str, _Invitation] = {}
     certificates: dict[str, float] = {}
-
-
-class Application(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A request to join.
-
-    Attributes:
-        nonce: the token's.
-        csr: certificate signing request for the name, PEM.
-        key: the applicant's Ed25519 public key, 64 hexadecimal digits.
-        signature: its Ed25519 signature of the rest. Without it, whoever finds a used token could
-            ask again with the public key of the member, and get a certificate in its name.
-    """
-
-    name: Annotated[str, msgspec.Meta(max_length=63)]
-    nonce: Annotated[bytes, msgspec.Meta(max_length=16)]
-    csr: Annotated[bytes, msgspec.Meta(max_length=4096)]
-    key: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-    signature: Annotated[bytes, msgspec.Meta(max_length=64)] = b""
-
-    def signed_bytes(self) -> bytes:
-        return b"tacit/v1/join\0" + msgspec.msgpack.encode(replace(self, signature=b""))
-
-    def proves_key(self) -> bool:
-        return is_signed(self.key, self.signed_bytes(), self.signature)
-
-
-class Admission(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a member gets when it has joined; nothing of it is secret."""
-
-    certificate: Annotated[bytes, msgspec.Meta(max_length=4096)]
-    members: bytes
 
 
 @dataclass(frozen=True)
@@ -98,12 +65,12 @@ class Authority:
 
     @classmethod
     def init(
-        cls, federation: str, home: Path, hosts: Sequence[str] = (), name: str = "coordinator"
+        cls, federation: str, home: Path, addresses: Sequence[str] = (), name: str = "coordinator"
     ) -> "Authority":
         """A new federation, with its coordinator in this folder.
 
         Args:
-            hosts: DNS names and IP addresses by which members reach the coordinator.
+            addresses: ``host:port`` each, where members reach the coordinator.
         """
         require_name("federation", federation)
         require_name("name", name)
@@ -114,10 +81,10 @@ class Authority:
         certificate = certificates.self_signed(key, federation, AUTHORITY)
         write(home / "authority" / "ca.key", certificates.key_bytes(key), secret=True)
         write(home / CA, certificates.pem(certificate))
-        named = Federation(federation, name)
+        named = Federation(federation, name, tuple(addresses))
         write(home / FEDERATION, msgspec.json.encode(named))
         authority = cls(home, certificate, key)
-        coordinator = Member("coordinator", new_sign_key(home), tuple(hosts))
+        coordinator = Member("coordinator", public_hex(sign_key(home)), tuple(map(host, addresses)))
         authority._write(Members(federation, 1, {name: coordinator}))
         authority.rotate()
         return authority
@@ -151,8 +118,12 @@ class Authority:
             issued = self._issue(roll, admissions, name, certificates.request(key, name))
             write(self.home / TLS, certificates.key_bytes(key) + issued, secret=True)
 
-    def invite(self, name: str, hosts: Sequence[str] = (), role: Role = "site") -> bytes:
-        """16 random bytes that let whoever has them join once under this name.
+    def invite(self, name: str, hosts: Sequence[str] = (), role: Role = "site") -> Token:
+        """A token that lets whoever has it join once under this name.
+
+        Args:
+            hosts: DNS names and IP addresses where it will listen to others; none: it only
+                connects.
 
         Raises:
             InputError: a name that is taken, or was revoked and its certificate is still valid; a
@@ -181,8 +152,15 @@ class Authority:
                     raise InputError(f"host {host!r} is another member's")
             roll.by_name[name] = Member(role, hosts=tuple(hosts))
             until = (now + INVITATION).timestamp()
-            admissions.invitations[name] = _Invitation(sha256(nonce).hexdigest(), until)
-        return nonce
+            admissions.invitations[name] = _Invitation(nonce.hex(), until)
+        key, here = certificates.new_key(), self.coordinator
+        knock = certificates.issue(
+            self.certificate, self._key, JOINING, key.public_key(), (), INVITATION
+        )
+        return Token(
+            here.federation, here.member, name, here.connect, certificates.pem(self.certificate),
+            certificates.key_bytes(key) + certificates.pem(knock), nonce,
+        )  # fmt: skip
 
     def admit(self, asked: "Application") -> Admission:
         """Makes an invited name a member; uses the invitation up.
@@ -195,8 +173,7 @@ class Authority:
         with self._change() as (roll, admissions):
             name = asked.name
             invitation = admissions.invitations.get(name)
-            secret = sha256(asked.nonce).hexdigest()
-            if invitation is None or not hmac.compare_digest(invitation.secret, secret):
+            if invitation is None or not asked.proves_token(bytes.fromhex(invitation.nonce)):
                 raise MessageError("the token is not one of this federation, or was withdrawn")
             known = roll.by_name[name]
             if known.revoked:
@@ -228,6 +205,11 @@ class Authority:
             if known.role == "coordinator":
                 raise InputError(f"{name!r} is the coordinator; it cannot be revoked")
             roll.by_name[name] = Member(known.role, known.key, known.hosts, revoked=True)
+
+    @property
+    def coordinator(self) -> Federation:
+        """The names and addresses of the federation's coordinator."""
+        return msgspec.json.decode((self.home / FEDERATION).read_bytes(), type=Federation)
 
     def _issue(self, roll: Members, admissions: Admissions, name: str, csr: bytes) -> bytes:
         public = certificates.requested_key(csr, name)

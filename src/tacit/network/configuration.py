@@ -25,6 +25,11 @@ def key(federation: str, to: str, *rest: str) -> str:
     return "/".join(("tacit", federation, to, *rest))
 
 
+def host(address: str) -> str:
+    """Of ``host:port``; without the brackets of an IPv6 address."""
+    return address.rpartition(":")[0].strip("[]")
+
+
 def configuration(
     identity: Identity,
     listen: Sequence[str],
@@ -42,7 +47,7 @@ def configuration(
     """
     if insecure:
         for address in (*listen, *connect):
-            if address.rpartition(":")[0] not in ("127.0.0.1", "[::1]", "localhost"):
+            if host(address) not in ("127.0.0.1", "::1", "localhost"):
                 raise InputError(f"insecure: {address!r} is not a loopback address")
     protocol = "tcp" if insecure else "tls"
     if not insecure:

@@ -75,17 +75,14 @@ class Identity:
             authority = x509.load_pem_x509_certificate(_read(folder / CA))
             tls = _read(folder / TLS, secret=True)
             certificate, tls_key = x509.load_pem_x509_certificate(tls), certificates.read_key(tls)
-            sign_key = serialization.load_pem_private_key(_read(folder / SIGN, secret=True), None)
+            key = _read_sign_key(folder / SIGN)
         except (ValueError, TypeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{folder}: a file there is damaged ({error})") from None
-        if not isinstance(sign_key, Ed25519PrivateKey):
-            raise InputError(f"{folder / SIGN}: it does not hold an Ed25519 key")
         roll = _roll(folder, authority)
         identity = cls(
-            named.member, named.federation, folder, named.connect, roll, authority, certificate,
-            sign_key,
+            named.member, named.federation, folder, named.connect, roll, authority, certificate, key
         )  # fmt: skip
         identity._check(tls_key)
         return identity
@@ -137,7 +134,7 @@ class Identity:
                 f" {self.certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on; check the clock"
             )
         mine = self.members.by_name.get(self.name)
-        if mine is None or mine.key != self._key.public_key().public_bytes_raw().hex():
+        if mine is None or mine.key != public_hex(self._key):
             raise InputError(f"{where / MEMBERS}: it does not list {self.name!r} with this key")
 
 
@@ -149,15 +146,23 @@ def make_folder(folder: Path) -> None:
     folder.chmod(0o700)
 
 
-def new_sign_key(folder: Path) -> str:
-    """Makes a member's Ed25519 key, which stays in its folder; its public half in hexadecimal."""
+def sign_key(folder: Path) -> Ed25519PrivateKey:
+    """A member's Ed25519 key, made in its folder when it is first asked for."""
+    path = folder / SIGN
+    if path.exists():
+        return _read_sign_key(path)
     key = Ed25519PrivateKey.generate()
     pem = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    write(folder / SIGN, pem, secret=True)
+    write(path, pem, secret=True)
+    return key
+
+
+def public_hex(key: Ed25519PrivateKey) -> str:
+    """64 digits."""
     return key.public_key().public_bytes_raw().hex()
 
 
@@ -180,6 +185,13 @@ def _read(path: Path, *, secret: bool = False) -> bytes:
     if secret and mode & 0o077:
         raise InputError(f"{path}: others may read it (mode {mode:04o}); run `chmod 600 {path}`")
     return path.read_bytes()
+
+
+def _read_sign_key(path: Path) -> Ed25519PrivateKey:
+    key = serialization.load_pem_private_key(_read(path, secret=True), None)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise InputError(f"{path}: it does not hold an Ed25519 key")
+    return key
 
 
 def _roll(folder: Path, authority: x509.Certificate) -> Members:

@@ -169,7 +169,8 @@ class Endpoint:
                 changed(name, True)
 
     def fetch_members(self) -> None:
-        """Takes over the coordinator's list of members, or a relay's, if it is newer."""
+        """Takes over the newest list of members: of the folder, the coordinator, or a relay."""
+        self.identity = self.identity.accept_members((self.identity.folder / MEMBERS).read_bytes())
         for hub in self.identity.members.those("coordinator", "relay"):
             with suppress(Unreachable):
                 if hub != self.identity.name:
