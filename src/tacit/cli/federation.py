@@ -125,13 +125,16 @@ def _day(seconds: float | None) -> str | None:
     return None if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
 
 
+def federation_home() -> Path:
+    """The only coordinator's folder under ~/.tacit."""
+    found = sorted(path.parent.parent for path in FOLDERS.glob("*/*/authority/ca.key"))
+    if len(found) != 1:
+        folders = ", ".join(map(str, found)) or "none"
+        raise InputError(f"--home: which federation? Under {FOLDERS} there are: {folders}")
+    return found[0]
+
+
 def _authority(home: Path | None) -> "Authority":
     from tacit.network.authority import Authority
 
-    if home is None:
-        found = sorted(path.parent.parent for path in FOLDERS.glob("*/*/authority/ca.key"))
-        if len(found) != 1:
-            folders = ", ".join(map(str, found)) or "none"
-            raise InputError(f"--home: which federation? Under {FOLDERS} there are: {folders}")
-        (home,) = found
-    return Authority.load(home)
+    return Authority.load(home or federation_home())

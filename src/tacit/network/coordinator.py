@@ -33,14 +33,13 @@ from tacit.network.protocol import (
 )
 from tacit.network.rounds import Server, check
 from tacit.network.store import Kept, Store
+from tacit.network.tensors import HEADER
 from tacit.topology import Star
 from tacit.training.metrics import HIGHER_IS_BETTER, summary
 
 _log = logging.getLogger("tacit.network")
 
 Row = dict[str, Any]
-# What safetensors may add to the numbers of an update.
-_HEADER = 4096
 _TICK = 0.02
 # Seconds that sites have to come back to a coordinator that was killed.
 _RETURN = 10.0
@@ -54,6 +53,7 @@ class Coordinator:
         store: of this experiment; a run that it holds goes on.
         pull: brings what a site offers to a path, or raises ``TacitError``; may take long.
         offer: lets sites pull a file.
+        tell: lets a site know that there are news for it; may fail in silence.
         quorum: the fewest updates that close a round; None: half of the cohort.
         deadline: seconds after which a round with a quorum closes without those who are late and
             send nothing; None: it waits for all that are there.
@@ -71,6 +71,7 @@ class Coordinator:
         store: Store,
         pull: Callable[[str, Offer, Path], object],
         offer: Callable[[Path], object],
+        tell: Callable[[str], object] = lambda site: None,
         *,
         quorum: int | None = None,
         deadline: float | None = None,
@@ -82,7 +83,7 @@ class Coordinator:
         self.experiment, self.store, self.pull, self.offer = experiment, store, pull, offer
         self.digest, self.names = experiment.digest(), experiment.data.names
         self.deadline, self.patience, self.grace = deadline, patience, grace
-        self.quorum = quorum
+        self.quorum, self.tell = quorum, tell
         self.on_round = on_round or (lambda row: None)
         self.software = version("tacit")
         self.server: Server | None = None
@@ -97,6 +98,7 @@ class Coordinator:
         self._declined: dict[str, str] = {}
         self._scores: dict[str, tuple[int, dict[str, float]]] = {}
         self._pulling: set[str] = set()
+        self._told: set[str] = set()
         self._progress = self._opened = time.monotonic()
 
     # What sites ask
@@ -121,6 +123,7 @@ class Coordinator:
                 case Join():
                     return self._join(site, request)
                 case Ask():
+                    self._progress = time.monotonic()
                     return self._order(site)
                 case Deliver():
                     return self._deliver(site, request)
@@ -163,6 +166,7 @@ class Coordinator:
             return Wait(self.digest, f"waiting for {', '.join(absent) or 'the start'}"[:2000])
         if kept.outcome is not None:
             state = kept.state if kept.outcome == "finished" else None
+            self._told.add(site)
             return Done(self.digest, kept.outcome, (kept.reason or "")[:2000], state)
         if site not in self._rows:
             raise MessageError(f"{site!r} has not joined yet")
@@ -180,7 +184,7 @@ class Coordinator:
             return Taken(self.digest, False)
         if site in self._updates:
             return Taken(self.digest, True)
-        most = 4 * sum(self.experiment.algorithm.sends(self.experiment.layout).values()) + _HEADER
+        most = 4 * sum(self.experiment.algorithm.sends(self.experiment.layout).values()) + HEADER
         if request.update.size > most:
             raise MessageError(
                 f"{site!r} offers an update of {request.update.size} bytes; {most} is the most"
@@ -263,6 +267,15 @@ class Coordinator:
             kept = self._finish(kept) if kept.round == self.experiment.rounds else self._round(kept)
         return kept
 
+    def farewell(self, most: float) -> None:
+        """Wait until all sites that are here know of the end, at most so many seconds."""
+        until = time.monotonic() + most
+        while time.monotonic() < until:
+            with self._changed:
+                if self._told | self._away.keys() >= set(self.names):
+                    return
+                self._changed.wait(_TICK)
+
     def stop(self) -> None:
         """Take no more; what is kept stays."""
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -302,6 +315,8 @@ class Coordinator:
             self._cohort = tuple(self.names[int(node)] for node in nodes)
             self._opened = time.monotonic()
             self._news()
+        for name in self.names:
+            self.tell(name)
 
     def _round(self, kept: Kept) -> Kept:
         """Wait for the round to be complete, or complete enough, and close it."""
@@ -405,6 +420,8 @@ class Coordinator:
         with self._changed:
             kept = self._kept = self.store.read()
             assert kept is not None
+        for name in self.names:
+            self.tell(name)
         return kept
 
 

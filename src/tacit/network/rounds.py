@@ -133,12 +133,16 @@ class Site:
         protector = Protector(guard, now, bytes(32), np.empty(0, np.int64))
         return protector.steps(step.unsqueeze(0), np.array([self.node]))[0]
 
-    def measure(self, shared: State) -> tuple[int, dict[str, float]]:
-        """This node's test rows, and its own model's scores on them (or the shared one's)."""
+    def model(self, shared: State) -> Tensor:
+        """(d,) this node's own model, or the one that all share."""
         algorithm, state = self.experiment.algorithm, shared | self.own
         train = SiteTrain(LocalTrain(self.trainer, np.array([self.node]), self.experiment.rounds))
         models = algorithm.models(state, train)
-        scores = self.evaluator(algorithm.model(state) if models is None else models)
+        return algorithm.model(state) if models is None else models[0]
+
+    def measure(self, shared: State) -> tuple[int, dict[str, float]]:
+        """This node's test rows, and the scores of ``model`` on them."""
+        scores = self.evaluator(self.model(shared))
         return int(scores.rows[0]), {name: float(v[0]) for name, v in scores.nodes.items()}
 
 

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+from torch import Tensor
 
 from tacit.algorithms.base import State
 from tacit.data import Federation
@@ -25,10 +26,10 @@ from tacit.network.protocol import (
     Reply,
     Request,
     Train,
-    Wait,
 )
-from tacit.network.rounds import Site
-from tacit.network.tensors import Tensors
+from tacit.network.rounds import Site, own_entries
+from tacit.network.tensors import HEADER, Tensors
+from tacit.network.transport import Unreachable
 from tacit.protection.budget import PrivacyBudget
 
 _log = logging.getLogger("tacit.network")
@@ -94,6 +95,9 @@ class SiteRun:
         self.ask, self.pull, self.offer, self.wake = ask, pull, offer, wake
         self.ledger = ledger
         self.site: Site | None = None
+        first = experiment.algorithm.init(experiment.start(), 1, experiment.layout)
+        own = own_entries(experiment)
+        self._most = HEADER + sum(4 * t.numel() for name, t in first.items() if name not in own)
         self.notes = self._read_notes()
         self._measured = -1
 
@@ -102,18 +106,28 @@ class SiteRun:
         reply = self.ask(Join(self.digest, version("tacit"), self.rows))
         while not isinstance(reply, Done):
             if isinstance(reply, Train):
-                self._take_part(reply)
+                try:
+                    self._take_part(reply)
+                except Unreachable as error:  # the coordinator is away, or is at another round
+                    _log.info("%s", error)
+                    self.wake(_PAUSE)
             else:
                 self.wake(_PAUSE)
             reply = self.ask(Ask(self.digest))
         _log.info("the run is over: %s", reply.reason)
         return reply
 
-    def model(self, done: Done) -> tuple[Site, State] | None:
-        """This site's part and the server's last state; None after a failure, or without rounds."""
+    def outcome(self, done: Done) -> tuple[Tensor, dict[str, float]] | None:
+        """(d,) the model that this site goes home with, and its scores; None after a failure.
+
+        Raises:
+            Unreachable: the coordinator was gone before the model came.
+        """
         if done.state is None or self.site is None:
             return None
-        return self.site, self._shared(done.state)
+        state = self._shared(done.state)
+        _, scores = self.site.measure(state)
+        return self.site.model(state), scores
 
     def _take_part(self, order: Train) -> None:
         site = self._site(order)
@@ -124,7 +138,8 @@ class SiteRun:
             self.ask(Measured(self.digest, order.round, rows, scores))
             self._measured = order.round
         if not order.train:
-            return self.wake(_PAUSE)
+            self.wake(_PAUSE)
+            return
         notes = self.notes
         if notes is None or notes.round != order.round:
             try:
@@ -134,13 +149,12 @@ class SiteRun:
                 _log.warning("%s", error)
                 code = type(error).__name__
                 self.ask(Decline(self.digest, order.round, code, "it could not train"))
-                return self.wake(_PAUSE)
+                self.wake(_PAUSE)
+                return
         self.offer(self.tensors.path(notes.update.digest))
         loss = float("nan") if notes.loss is None else notes.loss
-        deliver = Deliver(self.digest, order.round, notes.update, loss)
-        while isinstance(self.ask(deliver), Wait):
-            self.wake(_PAUSE / 10)
-        return None
+        self.ask(Deliver(self.digest, order.round, notes.update, loss))
+        self.wake(_PAUSE)
 
     def _train(self, site: Site, order: Train, state: State) -> Notes:
         """Train, and note it, so that a round that was begun again sends the same update."""
@@ -168,6 +182,8 @@ class SiteRun:
         return self.site
 
     def _shared(self, offer: Offer) -> State:
+        if offer.size > (most := self._most):
+            raise MessageError(f"the coordinator offers {offer.size} bytes; {most} is the most")
         path = self.tensors.path(offer.digest)
         if not path.exists():
             self.pull(offer, path)

@@ -12,6 +12,9 @@ from torch import Tensor
 from tacit.errors import CheckpointError, MessageError
 from tacit.network.blobs import Offer
 
+# What safetensors may add to the numbers.
+HEADER = 8192
+
 
 class Tensors:
     """A folder of safetensors files, each called by its SHA-256."""
