@@ -50,26 +50,25 @@ class Blobs:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._held: dict[bytes, tuple[Callable[[int], bytes], frozenset[str] | None]] = {}
+        self._held: dict[bytes, tuple[Path | bytes, frozenset[str] | None]] = {}
         # A pool of its own: those who answer messages may be waiting for chunks themselves.
         pool = ThreadPoolExecutor(THREADS, "tacit-chunk")
         endpoint.serve_bytes(TOPIC, self._chunk, pool)
 
     def offer(self, source: Path | bytes, to: Collection[str] | None = None) -> Offer:
-        """Lets members pull a file, which must not change, or bytes.
+        """Lets members pull bytes, or a file, which must stay as it is until it is withdrawn.
 
         Args:
             to: who may; all members where it is None.
         """
         allowed = None if to is None else frozenset(to)
         if isinstance(source, bytes):
-            data, digest = source, sha256(source).digest()
-            self._held[digest] = lambda at: data[at : at + CHUNK], allowed
-            return Offer(digest, len(data))
-        file = source.open("rb")  # stays readable when the file is replaced or removed
-        digest = file_digest(file, "sha256").digest()
-        self._held[digest] = lambda at: os.pread(file.fileno(), CHUNK, at), allowed
-        return Offer(digest, os.fstat(file.fileno()).st_size)
+            digest, size = sha256(source).digest(), len(source)
+        else:
+            with source.open("rb") as file:
+                digest, size = file_digest(file, "sha256").digest(), os.fstat(file.fileno()).st_size
+        self._held[digest] = source, allowed
+        return Offer(digest, size)
 
     def withdraw(self, offer: Offer) -> None:
         """Ends an offer; who has not pulled all of it gets no more."""
@@ -154,7 +153,12 @@ class Blobs:
     def _chunk(self, sender: str, payload: bytes) -> bytes:
         """A chunk of what was offered to the sender; there is no reply to any other request."""
         request = msgspec.msgpack.decode(payload, type=_Request)
-        read, allowed = self._held.get(request.digest, (None, None))
-        if read is None or (allowed is not None and sender not in allowed):
+        source, allowed = self._held.get(request.digest, (None, None))
+        if source is None or (allowed is not None and sender not in allowed):
             raise MessageError("a blob was asked for that is not offered to it")
-        return read(request.chunk * CHUNK)
+        at = request.chunk * CHUNK
+        if isinstance(source, bytes):
+            return source[at : at + CHUNK]
+        with source.open("rb", buffering=0) as file:
+            file.seek(at)
+            return file.read(CHUNK)
