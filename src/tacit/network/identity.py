@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tacit.errors import InputError, MessageError
 from tacit.network import certificates, members
+from tacit.network.malformed import MALFORMED
 from tacit.network.members import Members, Role
 
 CA, TLS, SIGN, MEMBERS, FEDERATION = (
@@ -76,7 +77,7 @@ class Identity:
             tls = _read(folder / TLS, secret=True)
             certificate, tls_key = x509.load_pem_x509_certificate(tls), certificates.read_key(tls)
             key = _read_sign_key(folder / SIGN)
-        except (ValueError, TypeError) as error:
+        except (*MALFORMED, ValueError, TypeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{folder}: a file there is damaged ({error})") from None
