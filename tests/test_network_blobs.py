@@ -6,11 +6,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 import pytest
+from blake3 import blake3
 
 import network_process
 from network_parties import joined, listening, until
@@ -49,7 +49,7 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 
 
 def offer_of(data: bytes) -> Offer:
-    return Offer(sha256(data).digest(), len(data))
+    return Offer(blake3(data).digest(), len(data))
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 9 * CHUNK + 7])
@@ -126,7 +126,7 @@ def test_only_what_is_missing_is_asked_for(pair: Pair) -> None:
 
 def test_requests_that_make_no_sense_get_no_chunk(pair: Pair) -> None:
     pair.holder.offer(b"x" * 100)
-    digest = sha256(b"x" * 100).digest()
+    digest = blake3(b"x" * 100).digest()
     for payload in (
         b"", b"\xc1", b"\xff" * 500, msgspec.msgpack.encode([digest, -1]),
         msgspec.msgpack.encode([digest, 2**40]), msgspec.msgpack.encode([digest[:31], 0]),

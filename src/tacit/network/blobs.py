@@ -1,8 +1,11 @@
 """Large values, pulled in chunks by those to whom they were offered.
 
 A holder announces ``Offer(digest, size)`` in a message; a taker asks for one chunk after the other,
-a few at a time, and checks the digest (SHA-256) at the end. A chunk is its own acknowledgement:
-each taker has its own pace, and after a restart of either end only what is missing is sent again.
+a few at a time, and checks the digest at the end. A chunk is its own acknowledgement: each taker
+has its own pace, and after a restart of either end only what is missing is sent again.
+
+Digests are BLAKE3 (O'Connor et al., 2020): on a processor without SHA instructions SHA-256 takes
+fifteen times as long, and more than encrypting and sending do.
 """
 
 import os
@@ -10,12 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
-from hashlib import file_digest, sha256
 from io import BufferedRandom
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
+from blake3 import blake3
 
 from tacit.errors import MessageError
 from tacit.network.configuration import CHUNK
@@ -32,7 +35,7 @@ class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a holder has; part of a message.
 
     Attributes:
-        digest: SHA-256 of the whole, 32 bytes.
+        digest: BLAKE3 of the whole, 32 bytes.
         size: bytes.
     """
 
@@ -63,10 +66,9 @@ class Blobs:
         """
         allowed = None if to is None else frozenset(to)
         if isinstance(source, bytes):
-            digest, size = sha256(source).digest(), len(source)
+            digest, size = blake3(source).digest(), len(source)
         else:
-            with source.open("rb") as file:
-                digest, size = file_digest(file, "sha256").digest(), os.fstat(file.fileno()).st_size
+            digest, size = blake3().update_mmap(source).digest(), source.stat().st_size
         self._held[digest] = source, allowed
         return Offer(digest, size)
 
@@ -119,7 +121,9 @@ class Blobs:
         done = min(os.fstat(file.fileno()).st_size, offer.size) // CHUNK
         file.truncate(done * CHUNK)
         file.seek(0)
-        digest = file_digest(file, sha256)
+        digest = blake3()
+        for _ in range(done):
+            digest.update(file.read(CHUNK))
         chunks = -(-offer.size // CHUNK)
         asked, last = done, time.monotonic()
         window: deque[Future[bytes]] = deque()
