@@ -145,11 +145,6 @@ def test_names_that_could_be_mistaken_are_refused(authority: Authority, name: st
         authority.invite(name)
 
 
-def test_no_two_members_have_a_host(authority: Authority) -> None:
-    with pytest.raises(InputError, match="another member's"):
-        authority.invite("zurich", ["127.0.0.1"])
-
-
 def test_a_revoked_member_is_out_and_its_name_is_not_given_again(
     authority: Authority, tmp_path: Path
 ) -> None:

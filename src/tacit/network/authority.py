@@ -126,8 +126,7 @@ class Authority:
                 connects.
 
         Raises:
-            InputError: a name that is taken, or was revoked and its certificate is still valid; a
-                host of another member.
+            InputError: a name that is taken, or was revoked and its certificate is still valid.
         """
         require_name("name", name)
         require(name != JOINING, "name", name, f"any name but {JOINING!r}")
@@ -141,15 +140,6 @@ class Authority:
                 raise InputError(
                     f"{name!r} was revoked and its certificate is still valid; take another name"
                 )
-            held = {
-                host
-                for other, each in roll.listed().items()
-                if other != name
-                for host in each.hosts
-            }
-            for host in hosts:
-                if host in held:
-                    raise InputError(f"host {host!r} is another member's")
             roll.by_name[name] = Member(role, hosts=tuple(hosts))
             until = (now + INVITATION).timestamp()
             admissions.invitations[name] = _Invitation(nonce.hex(), until)

@@ -3,7 +3,8 @@
 Every key is ``tacit/<federation>/<to>/<topic>/<from>``: who is asked, for what, by whom. A member
 is alive while its token ``tacit/<federation>/<name>/alive`` is. Names are those in certificates,
 and access control (default: deny) holds each end to its own: it may answer as itself, ask as
-itself, and say that itself is alive. Nothing is ever published.
+itself, and say that itself is alive. Nothing is ever published. A client needs it, too: zenoh
+accepts a server with a certificate of any public authority for that host, beside the federation's.
 """
 
 import json
