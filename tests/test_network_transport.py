@@ -153,11 +153,15 @@ def test_a_site_cannot_answer_as_another(hearts: Federation) -> None:
 def test_a_site_cannot_ask_as_another_nor_publish(hearts: Federation) -> None:
     bern, rogue = hearts.site("bern"), hearts.rogue("zurich")
     asked = [echo(hearts.coordinator), echo(bern)]
+    unsigned: list[str] = []
+    for endpoint in (hearts.coordinator, bern):
+        endpoint.serve_bytes("raw", lambda sender, _: unsigned.append(sender) or b"")  # type: ignore[func-returns-value]
     sealed = seal(hearts.identity("zurich"), "coordinator", Ping(1))
     for key in ("coordinator/Ping/bern", "coordinator/Ping/*", "bern/Ping/coordinator", "**"):
         assert replies(rogue, f"tacit/hearts/{key}", sealed) == []
+        assert replies(rogue, f"tacit/hearts/{key}".replace("Ping", "raw")) == []
     assert replies(rogue, "tacit/hearts/coordinator/*/zurich", sealed) == []
-    assert asked == [[], []]
+    assert (asked, unsigned) == ([[], []], [])
     assert len(replies(rogue, "tacit/hearts/coordinator/Ping/zurich", sealed)) == 1
     assert asked == [["zurich"], []]
     published: list[str] = []

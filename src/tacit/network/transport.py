@@ -215,14 +215,13 @@ class Endpoint:
         try:
             session = zenoh.open(zenoh.Config.from_json5(text))
         except zenoh.ZError as error:
+            where = ", ".join(self._listen or self._connect)
             if self._listen:
                 reason = str(error).split(" at ")[0]
-                raise Unreachable(
-                    f"{me!r} cannot listen on {_text(self._listen)}: {reason}"
-                ) from None
+                raise Unreachable(f"{me!r} cannot listen on {where}: {reason}") from None
             raise Unreachable(
-                f"{me!r} found nobody at {_text(self._connect)} within {self._wait:g} s: nobody"
-                " listens there, or its certificate or ours is not accepted"
+                f"{me!r} found nobody at {where} within {self._wait:g} s: nobody listens there, or"
+                " its certificate or ours is not accepted"
             ) from None
         for name in self.alive():
             self._change(name, False)
