@@ -21,7 +21,7 @@ from tacit.errors import InputError, MessageError, require
 from tacit.network import certificates, members
 from tacit.network.admission import Admission, Application, Token
 from tacit.network.certificates import Key
-from tacit.network.configuration import JOINING, host
+from tacit.network.configuration import JOINING, host, require_address, require_host
 from tacit.network.identity import (
     CA,
     FEDERATION,
@@ -75,6 +75,8 @@ class Authority:
         require_name("federation", federation)
         require_name("name", name)
         require(name != JOINING, "name", name, f"any name but {JOINING!r}")
+        for address in addresses:
+            require_address("address", address)
         make_folder(home)
         make_folder(home / "authority")
         key = certificates.new_key()
@@ -111,9 +113,7 @@ class Authority:
     def rotate(self) -> None:
         """Gives the coordinator a new TLS key and certificate; takes effect without a restart."""
         with self._change() as (roll, admissions):
-            name = msgspec.json.decode(
-                (self.home / FEDERATION).read_bytes(), type=Federation
-            ).member
+            name = self.coordinator.member
             key = certificates.new_key()
             issued = self._issue(roll, admissions, name, certificates.request(key, name))
             write(self.home / TLS, certificates.key_bytes(key) + issued, secret=True)
@@ -130,6 +130,8 @@ class Authority:
         """
         require_name("name", name)
         require(name != JOINING, "name", name, f"any name but {JOINING!r}")
+        for each in hosts:
+            require_host("host", each)
         nonce = secrets.token_bytes(16)
         with self._change() as (roll, admissions):
             now = datetime.now(UTC)
@@ -152,7 +154,7 @@ class Authority:
             certificates.key_bytes(key) + certificates.pem(knock), nonce,
         )  # fmt: skip
 
-    def admit(self, asked: "Application") -> Admission:
+    def admit(self, asked: Application) -> Admission:
         """Makes an invited name a member; uses the invitation up.
 
         Asked again by the holder of the same key, as after a lost reply, it answers again.

@@ -9,6 +9,7 @@ federation.json  names, and the addresses to connect to
 """
 
 import os
+import secrets
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -169,9 +170,9 @@ def public_hex(key: Ed25519PrivateKey) -> str:
 
 def write(path: Path, content: bytes, *, secret: bool = False) -> None:
     """Replaces a file at once: after a crash there is the old one or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     mode = 0o600 if secret else 0o644
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with open(handle, "wb") as file:
         file.write(content)
         file.flush()
