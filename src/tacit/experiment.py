@@ -308,6 +308,7 @@ class Experiment:
         fields["data"] = {
             "name": self.data.name,
             "nodes": list(self.data.names),
+            "table": describe(self.data.table),
             "digest": digest(
                 *(t for s in (self.data.train, self.data.test) for t in (s.x, s.y)),
                 torch.from_numpy(self.data.train.offsets),

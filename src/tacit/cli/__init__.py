@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from tacit.cli import data, federation, node
 from tacit.cli.arena import arena
-from tacit.cli.arguments import File, Settings, experiment_of
+from tacit.cli.arguments import File, Settings, Tables, experiment_of
 from tacit.cli.audit import audit
 from tacit.cli.output import Json, print_json, stdout_kept_clean
 from tacit.errors import TacitError
@@ -149,6 +149,7 @@ def demo(
 def run(
     file: File,
     settings: Settings = [],  # noqa: B006
+    tables: Tables = [],  # noqa: B006
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an earlier run was stopped, if one was.")
     ] = False,
@@ -175,7 +176,7 @@ def run(
     from tacit.engine.run import run as carry_out
 
     with stdout_kept_clean(as_json):
-        experiment = experiment_of(file, settings)
+        experiment = experiment_of(file, settings, tables)
         kept = Folder(folder or Path("runs") / file.stem)
         kept.begin(resume)
         done = kept.rounds_done() if resume else 0

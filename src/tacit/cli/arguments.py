@@ -22,9 +22,31 @@ Settings = Annotated[
 ]
 
 
-def experiment_of(file: Path, settings: list[str]) -> "Experiment":
-    """The experiment that a file defines, with some fields changed."""
+Tables = Annotated[
+    list[str],
+    typer.Option(
+        "--data",
+        metavar="SITE=PATH",
+        help="The table of a site, where the experiment's data are at_sites. Can be given several"
+        " times.",
+    ),
+]
+
+
+def experiment_of(file: Path, settings: list[str], tables: list[str] | None = None) -> "Experiment":
+    """The experiment that a file defines, with some fields changed and some sites' rows."""
     from tacit.cli.source import load
+    from tacit.data import fill
+    from tacit.errors import InputError
     from tacit.settings import apply
 
-    return apply(load(file), settings)
+    experiment = apply(load(file), settings)
+    if not tables:
+        return experiment
+    files = {}
+    for text in tables:
+        site, equals, path = text.partition("=")
+        if not equals:
+            raise InputError(f"--data: {text!r} was given; allowed is SITE=PATH")
+        files[site] = path
+    return experiment.replace(data=fill(experiment.data, files))

@@ -7,6 +7,7 @@ from tacit.data.own import from_arrays, from_datasets
 from tacit.data.partition import IID, ByKey, Dirichlet, Partition, QuantitySkew, Shards
 from tacit.data.rows import Rows
 from tacit.data.scaling import Scaling, Statistics, combine, node_statistics, standardise
+from tacit.data.sites import at_sites, fill
 from tacit.data.source import Source
 from tacit.data.summary import describe, node_table
 from tacit.data.tables import from_csv
@@ -26,10 +27,12 @@ __all__ = [
     "Split",
     "Statistics",
     "Task",
+    "at_sites",
     "check",
     "combine",
     "describe",
     "fetch",
+    "fill",
     "from_arrays",
     "from_csv",
     "from_datasets",

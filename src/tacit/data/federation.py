@@ -1,6 +1,6 @@
 """What each node holds: packed tensors and, for every node, the rows that are its own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -12,6 +12,29 @@ from torch import Tensor
 from tacit.errors import InputError
 
 Task = Literal["classification", "regression", "sequence"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What the table at every site looks like, agreed on before a row is read.
+
+    Attributes:
+        target: the column to predict.
+        columns: the input columns.
+        categories: for a column of words or codes, all its values.
+        labels: the target's values in the order of their codes; None: a regression.
+        scaling: of the inputs, by each site's own statistics ("node") or not at all ("none").
+        test_fraction: share of a site's rows to test on.
+        seed: of the rows held out.
+    """
+
+    target: str
+    columns: tuple[str, ...]
+    categories: Mapping[str, tuple[object, ...]]
+    labels: tuple[object, ...] | None
+    scaling: Literal["node", "none"]
+    test_fraction: float
+    seed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +95,8 @@ class Federation:
         classes: number of labels or tokens; 0 for regression.
         columns: names of the input columns, where they have any.
         name: what to call this data set.
+        table: what a site's table must look like, where rows are read at the sites alone; some or
+            all nodes then have no rows here.
     """
 
     train: Split
@@ -81,9 +106,10 @@ class Federation:
     classes: int
     columns: tuple[str, ...] = ()
     name: str = "data"
+    table: Table | None = None
 
     def __post_init__(self) -> None:
-        if not self.names or len(self.train.y) == 0:
+        if not self.names or (len(self.train.y) == 0 and self.table is None):
             raise InputError("data: the federation is empty; give at least one node with one row")
         if len(self.names) != self.train.nodes:
             raise InputError(

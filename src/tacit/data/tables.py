@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,18 @@ from tacit.errors import ContractError, InputError
 
 if TYPE_CHECKING:
     import polars as pl
+
+
+class Options(TypedDict):
+    """What ``from_csv`` hands on to ``from_arrays``."""
+
+    task: Task | None
+    scaling: Scaling
+    test_fraction: float
+    contract: Contract | None
+    seed: int
+    name: str
+
 
 Files = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 Categories = Mapping[str, Sequence[object]]
@@ -65,7 +77,31 @@ def from_csv(
         ContractError: nodes whose columns or values do not fit together.
         InputError: a file, a column or a field that cannot be used.
     """
-    tables = _tables(files, node_column)
+    return federation(
+        _tables(files, node_column),
+        target=target,
+        columns=columns,
+        categories=categories,
+        labels=labels,
+        task=task,
+        scaling=scaling,
+        test_fraction=test_fraction,
+        contract=contract,
+        seed=seed,
+        name=name,
+    )
+
+
+def federation(
+    tables: Mapping[str, "pl.DataFrame"],
+    *,
+    target: str,
+    columns: Sequence[str] | None,
+    categories: Categories | None,
+    labels: Sequence[object] | None,
+    **options: Unpack[Options],
+) -> Federation:
+    """``from_csv`` of tables that are read, by node."""
     categories = categories or {}
     first = next(iter(tables.values()))
     for wanted in (target, *(columns or ()), *categories):
@@ -95,14 +131,9 @@ def from_csv(
             for table in tables.values()
         ],
         names=list(tables),
-        columns=_input_names(columns, categories),
-        task=task,
+        columns=input_names(columns, categories),
         classes=None if labels is None else len(labels),
-        scaling=scaling,
-        test_fraction=test_fraction,
-        contract=contract,
-        seed=seed,
-        name=name,
+        **options,
     )
 
 
@@ -111,7 +142,7 @@ def _tables(files: Files, node_column: str | None) -> dict[str, "pl.DataFrame"]:
     if node_column is not None:
         if not isinstance(files, str | Path):
             raise InputError("files: several were given; node_column needs a single one")
-        return _by_node(_read(Path(files)), node_column)
+        return _by_node(read(Path(files)), node_column)
     if isinstance(files, Mapping):
         paths = {node: Path(path) for node, path in files.items()}
     else:
@@ -127,7 +158,7 @@ def _tables(files: Files, node_column: str | None) -> dict[str, "pl.DataFrame"]:
             paths[node] = path
     if not paths:
         raise InputError("files: none was given; at least one is needed")
-    return {node: _read(path) for node, path in paths.items()}
+    return {node: read(path) for node, path in paths.items()}
 
 
 def _folder(path: Path) -> list[Path]:
@@ -145,7 +176,7 @@ def _node_name(path: Path) -> str:
     return next((path.name.removesuffix(s) for s in _SUFFIXES if path.name.endswith(s)), path.name)
 
 
-def _read(path: Path) -> "pl.DataFrame":
+def read(path: Path) -> "pl.DataFrame":
     import polars as pl
 
     if not path.is_file():
@@ -252,7 +283,7 @@ def _inputs(
     return np.column_stack(parts).astype(np.float32)
 
 
-def _input_names(columns: Sequence[str], categories: Categories) -> list[str]:
+def input_names(columns: Sequence[str], categories: Categories) -> list[str]:
     names = []
     for column in columns:
         known = categories.get(column)
