@@ -257,8 +257,10 @@ def test_a_member_does_not_talk_to_a_false_coordinator(hearts: Federation, tmp_p
     with listening(Identity.load(other.home)) as false, pytest.raises(Unreachable):
         Endpoint(hearts.identity("zurich"), connect=[false.address], wait=1)
     # A member's certificate is good for no host but those it was invited with.
-    with listening(hearts.identity("bern")) as site, pytest.raises(Unreachable):
-        Endpoint(hearts.identity("zurich"), connect=[site.address], wait=1)
+    joined(hearts.authority, hearts.folder / "geneva", "geneva", ("geneva.example", "127.0.0.9"))
+    for name in ("bern", "geneva"):
+        with listening(hearts.identity(name)) as site, pytest.raises(Unreachable):
+            Endpoint(hearts.identity("zurich"), connect=[site.address], wait=1)
 
 
 @pytest.mark.parametrize("mode", ["router", "peer"])
