@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from tacit.network import certificates
-from tacit.network.admission import Application, Token
+from tacit.network.admission import Admission, Application, Token
 from tacit.network.authority import Authority
 from tacit.network.identity import (
     CA,
@@ -45,7 +45,13 @@ def application(folder: Path, token: Token) -> tuple[Application, bytes]:
 def joined(authority: Authority, folder: Path, name: str, hosts: tuple[str, ...] = ()) -> Identity:
     """A member that joined by hand, without a network."""
     asked, key = application(folder, authority.invite(name, hosts))
-    admission = authority.admit(asked)
+    return admitted(authority, folder, name, key, authority.admit(asked))
+
+
+def admitted(
+    authority: Authority, folder: Path, name: str, key: bytes, admission: Admission
+) -> Identity:
+    """A member whose folder has been filled with what it was given."""
     write(folder / TLS, key + admission.certificate, secret=True)
     write(folder / MEMBERS, admission.members)
     write(folder / CA, certificates.pem(authority.certificate))

@@ -153,7 +153,8 @@ ledger.execute("PRAGMA cache_size = 1")
 ledger.execute("BEGIN IMMEDIATE")
 ledger.execute("DELETE FROM spending")
 for k in range(500):
-    ledger.execute("INSERT INTO spending VALUES ('wards', ?, 'x', 0, 'x', 1)", (str(k) * 99,))
+    paid = ("wards", str(k) * 99, "x", 0, "x", 1, "row")
+    ledger.execute("INSERT INTO spending VALUES (?, ?, ?, ?, ?, ?, ?)", paid)
 os.kill(os.getpid(), 9)
 """
     ledger.spend("wards", "first", 0, NOISY)

@@ -82,7 +82,7 @@ def test_without_coincurve_one_sentence_says_what_to_install() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith(
-        "commitments need the package coincurve: pip install coincurve"
+        "protection: commitments need coincurve: pip install 'tacit[commitments]'"
     )
 
 

@@ -305,3 +305,41 @@ def test_a_module_may_stand_for_the_function_and_is_not_changed():
     before = module.weight.clone()
     tacit.run(experiment(model=module, rounds=2))
     assert torch.equal(module.weight, before)
+
+
+def written(text: str, name: str):
+    """What a program that is no file defines, as at a prompt."""
+    names = {"nn": nn, "F": nn.functional, "torch": torch}
+    exec(text, names)
+    return names[name]
+
+
+def test_the_digest_knows_functions_written_at_a_prompt():
+    # A ledger counts two experiments of one digest as one.
+    plain, halved = (
+        written(f"def loss(o, y):\n    return {half} * F.cross_entropy(o, y)", "loss")
+        for half in ("1.0", "0.5")
+    )
+    assert experiment(loss=plain).digest() == experiment(loss=plain).digest()
+    assert experiment(loss=plain).digest() != experiment(loss=halved).digest()
+
+
+def test_the_digest_knows_what_a_function_calls():
+    text = """def scaled(x):
+    return {} * x
+def loss(o, y):
+    return scaled(F.cross_entropy(o, y))"""
+    plain, halved = (written(text.format(half), "loss") for half in ("1.0", "0.5"))
+    assert experiment(loss=plain).digest() != experiment(loss=halved).digest()
+
+
+def test_the_digest_knows_how_a_model_computes():
+    text = """class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+    def forward(self, x):
+        return torch.{}(self.layer(x))"""
+    one, two = (written(text.format(word), "Net") for word in ("tanh", "sigmoid"))
+    assert experiment(model=one).digest() == experiment(model=one).digest()
+    assert experiment(model=one).digest() != experiment(model=two).digest()

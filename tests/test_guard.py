@@ -16,13 +16,19 @@ from tacit import (
     FedAvg,
     GaussianNoise,
     Gossip,
+    HomomorphicEncryption,
     LaplaceNoise,
+    NormProof,
+    SecretSharing,
     SecureAggregation,
     SkellamNoise,
     Star,
+    ThresholdEncryption,
+    VerifiableSum,
 )
 from tacit.errors import InputError
 from tacit.protection.accounting import multiplier_for, spent
+from tacit.protection.guard import Guard, Setting
 from tacit.protection.release import Poisson, Release, WithoutReplacement
 
 DELTA = 1e-5
@@ -42,6 +48,10 @@ ROWS = DPSGD(norm=1.0, multiplier=1.0, delta=DELTA)
 GRAPH = {"algorithm": Gossip(), "topology": tacit.RandomRegular(4)}
 CLIP = Clip(1.0)
 SECURE = SecureAggregation()
+SHARED = SecretSharing()
+PROOF = NormProof()
+ONE_KEY = HomomorphicEncryption()
+VERIFIED = VerifiableSum()
 NORMED = lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))  # noqa: E731
 
 
@@ -80,6 +90,30 @@ NORMED = lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 
         ((CLIP, CENTRAL, LOCAL), "allowed is one of the two", (CLIP, LOCAL)),
         ((SECURE, SecureAggregation(4)), "allowed is one of the two", (SECURE,)),
         ((ROWS, ROWS), "allowed is one of the two", (ROWS,)),
+        ((SECURE, SHARED), "allowed is one of the two", (SHARED,)),
+        ((SecretSharing(7),), "allowed is 3 to 6, the smallest cohort", (SecretSharing(6),)),
+        ((CLIP, DISTRIBUTED), "add SecureAggregation()", (CLIP, DISTRIBUTED, SHARED)),
+        ((CLIP, PROOF), "add SecretSharing()", (CLIP, SHARED, PROOF)),
+        ((VERIFIED,), "add SecureAggregation()", (VERIFIED, SECURE)),
+        ((VERIFIED, VERIFIED, ONE_KEY), "allowed is one of the two", (VERIFIED, ONE_KEY)),
+        ((PROOF, SECURE), "add Clip(1.0)", (CLIP, SECURE, PROOF)),
+        ((SHARED, PROOF), "add Clip(1.0)", (CLIP, SHARED, PROOF)),
+        (
+            (Clip(2.0, order=1), SHARED, PROOF),
+            "use Clip(2.0, order=2)",
+            (Clip(2.0, order=2), SHARED, PROOF),
+        ),
+        (
+            (CLIP, SHARED, PROOF, DISTRIBUTED),
+            'use GaussianNoise(where="central")',
+            (CLIP, SHARED, PROOF, CENTRAL),
+        ),
+        ((CLIP, ONE_KEY, CENTRAL), 'use GaussianNoise(where="local")', (CLIP, ONE_KEY, LOCAL)),
+        ((CLIP, ONE_KEY, DISTRIBUTED), "or SecureAggregation()", (CLIP, SECURE, DISTRIBUTED)),
+        ((CLIP, ONE_KEY, PROOF), "use SecretSharing() instead", (CLIP, SHARED, PROOF)),
+        ((ONE_KEY, SHARED), "allowed is one of the two", (ONE_KEY,)),
+        ((ThresholdEncryption(7),), "allowed is 3 to 6, the smallest cohort", (SECURE,)),
+        ((CLIP, SHARED, PROOF, LOCAL), "or leave the proof out", (CLIP, SHARED, LOCAL)),
         (
             (CLIP, gauss(epsilon=0.1)),
             "not even one round; give a larger epsilon or multiplier",
@@ -104,6 +138,29 @@ def test_protections_that_do_not_hold_together_are_refused(refused, says, named)
         ((CLIP, DISTRIBUTED, SECURE), GRAPH, "is distributed, but there is no", (CLIP, LOCAL)),
         ((AdaptiveClip(0.5),), GRAPH, "use Clip(0.5) without a server", (Clip(0.5),)),
         ((SECURE,), {"algorithm": Gossip()}, "a sum of 2, as in the smallest neighbourhood", GRAPH),
+        ((ONE_KEY,), GRAPH, "use SecureAggregation() without", (SECURE,)),
+        ((ThresholdEncryption(),), GRAPH, "use SecureAggregation() without", (SECURE,)),
+        ((ONE_KEY,), {"aggregation": tacit.Krum(1)}, "use Mean()", {}),
+        ((CLIP, SECURE, PROOF), GRAPH, "or leave it out", (CLIP, SECURE)),
+        ((SECURE, VERIFIED), GRAPH, "use FedAvg()", {"algorithm": FedAvg()}),
+        (
+            (CLIP, SECURE, PROOF),
+            {"model": lambda: nn.Sequential(nn.Linear(4, 15_000), nn.Linear(15_000, 2))},
+            "takes minutes for 105,002 numbers; use SecretSharing()",
+            (CLIP, SHARED, PROOF),
+        ),
+        ((ONE_KEY,), {"topology": Star(4)}, "use Star()", {"topology": Star()}),
+        ((SHARED,), GRAPH, "use SecureAggregation() without", (SECURE,)),
+        ((SHARED,), {"aggregation": tacit.Krum(1)}, "use Mean()", {}),
+        ((CLIP, SHARED, PROOF), {"aggregation": tacit.Median()}, "use Mean()", {}),
+        ((SHARED,), {"topology": Star(cohort=2)}, "in the smallest cohort", {"topology": Star()}),
+        ((SHARED,), {"topology": tacit.Hierarchical(2)}, "use Star()", {"topology": Star()}),
+        (
+            (CLIP, SHARED, PROOF),
+            {"algorithm": tacit.FedNova()},
+            "use FedAvg()",
+            {"algorithm": FedAvg()},
+        ),
         ((SECURE,), {"topology": Star(cohort=2)}, "in the smallest cohort", {"topology": Star()}),
         ((SECURE,), {"aggregation": tacit.Krum(1)}, "use Mean()", {}),
         ((SECURE,), {"aggregation": tacit.Krum(1)}, "or leave that protection out", ()),
@@ -184,6 +241,28 @@ def test_noise_that_no_bound_is_known_for_is_refused_before_the_run():
         experiment(CLIP, gauss(where="distributed", multiplier=1e-9), SECURE).check()
 
 
+def test_noise_that_does_not_fit_into_the_sum_is_refused_before_the_run():
+    # In steps of 1/128 of the norm, which Skellam tables for 30 norms of noise end at, rounding a
+    # million numbers adds up to sqrt(10^6 / 4) / 128 = 3.9 norms.
+    setting = Setting(10, 3, 3, 3, None, False, 10**6, ((1.0, 1),))
+    for noise, fits in ((SkellamNoise, False), (GaussianNoise, True)):
+        parts = (CLIP, noise(multiplier=30.0, delta=DELTA), SECURE)
+        if fits:
+            assert Guard.of(parts, setting).multiplier == 30
+        else:
+            with pytest.raises(InputError, match=r"SkellamNoise.*use GaussianNoise"):
+                Guard.of(parts, setting)
+
+
+@pytest.mark.parametrize("kind", [GaussianNoise, SkellamNoise])
+@pytest.mark.parametrize("epsilon", [0.1, 3.0, 30.0, 300.0])
+def test_the_sum_has_room_for_the_noise_of_any_budget(kind, epsilon):
+    guard = experiment(CLIP, kind(epsilon=epsilon, delta=DELTA), SECURE).guard
+    codec = guard.codec(10)
+    most = guard.release.std * math.sqrt(guard.setting.most / guard.threshold)
+    assert most <= codec.noise_std * codec.scale
+
+
 # what is accounted for
 def gaussian_epsilon(mu, delta):
     """Balle, Wang 2018, theorem 8: the Gaussian mechanism of sensitivity / deviation mu."""
@@ -195,12 +274,19 @@ def gaussian_epsilon(mu, delta):
     return brentq(excess, 0, 200)
 
 
-@pytest.mark.parametrize("where", ["central", "local"])
-def test_epsilon_is_that_of_the_gaussian_mechanism(where):
+# What a node sends is seen by itself: its update is hidden among all that it could be, up to two
+# norms away. Of a sum's, by a server that everybody trusts, one norm is a node's whole share.
+@pytest.mark.parametrize(("where", "sensitivity"), [("central", 1), ("local", 2)])
+def test_epsilon_is_that_of_the_gaussian_mechanism(where, sensitivity):
     guard = experiment(CLIP, gauss(where=where, multiplier=1.5)).guard
     for rounds in (1, 3, 4):  # T releases are one with mu sqrt(T)
-        expected = gaussian_epsilon(math.sqrt(rounds) / 1.5, DELTA)
+        expected = gaussian_epsilon(sensitivity * math.sqrt(rounds) / 1.5, DELTA)
         assert guard.epsilon(rounds) == pytest.approx(expected, rel=1e-6)
+
+
+def test_local_laplace_noise_hides_any_update_behind_any_other():
+    guard = experiment(Clip(1.0, order=1), LaplaceNoise(multiplier=4.0, delta=DELTA)).guard
+    assert guard.epsilon(1) == pytest.approx(2 / 4, rel=1e-3)  # pure: 2 norms / scale
 
 
 @pytest.mark.parametrize("kind", [GaussianNoise, SkellamNoise])
@@ -313,6 +399,15 @@ def test_losses_on_own_rows_would_leak_past_noise() -> None:
         with pytest.raises(tacit.InputError, match="chooses by losses on the receiver's own rows"):
             plan.replace(protection=parts).check()
         plan.replace(protection=parts, aggregation=tacit.Median()).check()
+
+
+def test_a_sum_of_two_is_refused_with_the_graph_that_has_more() -> None:
+    with pytest.raises(InputError, match=r"use RandomRegular\(4\) or Complete\(\)"):
+        experiment(SECURE, algorithm=Gossip(), topology=tacit.Ring()).check()
+    experiment(SECURE, **GRAPH).check()
+    with pytest.raises(InputError, match=r"use Star\(cohort=3\)"):
+        experiment(SECURE, topology=Star(2)).check()
+    experiment(SECURE, topology=Star(3)).check()
 
 
 def test_nodes_without_rows_hide_nobody() -> None:

@@ -44,6 +44,18 @@ def test_a_round_that_is_not_allowed_is_not_carried_out(tmp_path: Path) -> None:
         tacit.run(experiment(), ledger=ledger)
 
 
+def test_rows_and_nodes_do_not_share_an_account(tmp_path: Path) -> None:
+    # An update without one of its rows may be two norms away, and noise for nodes counts on one.
+    ledger, rows = tmp_path / "ledger", tacit.DPSGD(norm=1.0, multiplier=9.0, delta=1e-5)
+    plan = noisy(rounds=1)
+    PrivacyBudget(ledger).grant(plan.data.name, 100.0, 1e-5)
+    tacit.run(plan.replace(protection=[rows]), ledger=ledger)
+    before = PrivacyBudget(ledger).spent(plan.data.name)
+    with pytest.raises(tacit.InputError, match="earlier ones protect a row, and the two do not"):
+        tacit.run(plan, ledger=ledger)
+    assert PrivacyBudget(ledger).spent(plan.data.name) == before
+
+
 def test_the_command_grants_and_tells(tmp_path: Path) -> None:
     call = lambda *words: CliRunner().invoke(app, ["budget", str(tmp_path / "l"), *words])  # noqa: E731
     assert "epsilon 0 is spent" in call("digits", "--epsilon", "3").stdout

@@ -145,9 +145,19 @@ def test_names_that_could_be_mistaken_are_refused(authority: Authority, name: st
         authority.invite(name)
 
 
-def test_no_two_members_have_a_host(authority: Authority) -> None:
-    with pytest.raises(InputError, match="another member's"):
-        authority.invite("zurich", ["127.0.0.1"])
+@pytest.mark.parametrize(
+    "address", ["", "a", "a:", ":1", "a:b", "a b:1", "a:1#bind=x", "::1:7", "ä:1"]
+)
+def test_addresses_that_are_none_are_refused(tmp_path: Path, address: str) -> None:
+    with pytest.raises(InputError, match="allowed is host:port"):
+        Authority.init("lungs", tmp_path / "new", [address])
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("host", ["", "a b", "a:7447", "[::1]", "ä", "*"])
+def test_hosts_that_are_none_are_refused(authority: Authority, host: str) -> None:
+    with pytest.raises(InputError, match="a DNS name or an IP address"):
+        authority.invite("zurich", [host])
 
 
 def test_a_revoked_member_is_out_and_its_name_is_not_given_again(

@@ -1,6 +1,7 @@
 """Who can say what to whom, over real sockets: members, rogue members, outsiders."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import zenoh
 
-from network_parties import Ping, Pong, joined, listening, until
+from network_parties import Ping, Pong, admitted, application, joined, listening, until
 from tacit.errors import InputError, MessageError
 from tacit.network.authority import Authority
 from tacit.network.configuration import configuration
@@ -43,12 +44,11 @@ class Federation:
         until(lambda: "coordinator" in endpoint.alive() and name in self.coordinator.alive())
         return endpoint
 
-    def rogue(self, name: str) -> zenoh.Session:
+    def rogue(self, name: str, **changed: object) -> zenoh.Session:
         """A session with a member's certificate that does what it likes."""
-        text = configuration(self.identity(name), [], [self.address], wait=10)
-        settings = json.loads(text)
+        settings = json.loads(configuration(self.identity(name), [], [self.address], wait=10))
         del settings["access_control"], settings["low_pass_filter"]
-        return zenoh.open(zenoh.Config.from_json5(json.dumps(settings)))
+        return zenoh.open(zenoh.Config.from_json5(json.dumps(settings | changed)))
 
 
 @pytest.fixture
@@ -153,11 +153,15 @@ def test_a_site_cannot_answer_as_another(hearts: Federation) -> None:
 def test_a_site_cannot_ask_as_another_nor_publish(hearts: Federation) -> None:
     bern, rogue = hearts.site("bern"), hearts.rogue("zurich")
     asked = [echo(hearts.coordinator), echo(bern)]
+    unsigned: list[str] = []
+    for endpoint in (hearts.coordinator, bern):
+        endpoint.serve_bytes("raw", lambda sender, _: unsigned.append(sender) or b"")  # type: ignore[func-returns-value]
     sealed = seal(hearts.identity("zurich"), "coordinator", Ping(1))
     for key in ("coordinator/Ping/bern", "coordinator/Ping/*", "bern/Ping/coordinator", "**"):
         assert replies(rogue, f"tacit/hearts/{key}", sealed) == []
+        assert replies(rogue, f"tacit/hearts/{key}".replace("Ping", "raw")) == []
     assert replies(rogue, "tacit/hearts/coordinator/*/zurich", sealed) == []
-    assert asked == [[], []]
+    assert (asked, unsigned) == ([[], []], [])
     assert len(replies(rogue, "tacit/hearts/coordinator/Ping/zurich", sealed)) == 1
     assert asked == [["zurich"], []]
     published: list[str] = []
@@ -235,7 +239,7 @@ def test_outsiders_cannot_connect(hearts: Federation, tmp_path: Path) -> None:
     other = Authority.init("hearts", tmp_path / "other", ["127.0.0.1:0"])
     stranger = joined(other, tmp_path / "stranger", "zurich")
     address = hearts.address
-    with pytest.raises(Unreachable, match="'zurich' cannot connect"):
+    with pytest.raises(Unreachable, match="'zurich' found nobody at 127"):
         Endpoint(stranger, connect=[address], wait=1)
     with pytest.raises(Unreachable):
         Endpoint(hearts.identity("zurich"), connect=[address], wait=1, insecure=True)
@@ -253,8 +257,57 @@ def test_a_member_does_not_talk_to_a_false_coordinator(hearts: Federation, tmp_p
     with listening(Identity.load(other.home)) as false, pytest.raises(Unreachable):
         Endpoint(hearts.identity("zurich"), connect=[false.address], wait=1)
     # A member's certificate is good for no host but those it was invited with.
-    with listening(hearts.identity("bern")) as site, pytest.raises(Unreachable):
-        Endpoint(hearts.identity("zurich"), connect=[site.address], wait=1)
+    joined(hearts.authority, hearts.folder / "geneva", "geneva", ("geneva.example", "127.0.0.9"))
+    for name in ("bern", "geneva"):
+        with listening(hearts.identity(name)) as site, pytest.raises(Unreachable):
+            Endpoint(hearts.identity("zurich"), connect=[site.address], wait=1)
+
+
+@pytest.mark.parametrize("mode", ["router", "peer"])
+def test_a_member_whose_host_is_reached_instead_cannot_pose_as_the_coordinator(
+    hearts: Federation, mode: str
+) -> None:
+    joined(hearts.authority, hearts.folder / "geneva", "geneva", ("127.0.0.1",))
+    hearts.coordinator.close()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    heard: list[str] = []
+    listen = {"endpoints": [f"tls/{address}"]}
+    rogue = hearts.rogue("geneva", mode=mode, listen=listen, connect={"endpoints": []})
+    remote = zenoh.Locality.REMOTE
+    for key in ("**", "tacit/hearts/coordinator/*/*", "tacit/hearts/*/*/*"):
+        rogue.declare_queryable(key, lambda q: heard.append(q.key_expr), allowed_origin=remote)
+    token = rogue.liveliness().declare_token("tacit/hearts/coordinator/alive")
+    roll = (hearts.authority.home / "members.json").read_bytes()
+    zurich = hearts.identity("zurich").accept_members(roll)
+    with Endpoint(zurich, connect=[address]) as lured:
+        for _ in range(20):
+            with pytest.raises(Unreachable):
+                lured.ask("coordinator", Ping(1), Pong, timeout=0.1)
+        assert lured.alive() == frozenset()
+    assert heard == []
+    del token
+    rogue.close()
+
+
+def test_a_relay_passes_on_what_all_send(hearts: Federation) -> None:
+    token = hearts.authority.invite("relay", ["127.0.0.1"], role="relay")
+    asked, key = application(hearts.folder / "relay", token)
+    admission = hearts.authority.admit(asked)
+    admitted(hearts.authority, hearts.folder / "relay", "relay", key, admission)
+    roll = (hearts.authority.home / "members.json").read_bytes()
+    with listening(hearts.identity("relay")) as relay:
+        ends = [
+            Endpoint(hearts.identity(name).accept_members(roll), connect=[relay.address])  # type: ignore[attr-defined]
+            for name in ("coordinator", "zurich")
+        ]
+        echo(ends[0]), echo(ends[1])
+        until(lambda: "zurich" in ends[0].alive() and "coordinator" in ends[1].alive())
+        assert ends[0].ask("zurich", Ping(1), Pong, timeout=10) == Pong(2)
+        assert ends[1].ask("coordinator", Ping(1), Pong, timeout=10) == Pong(2)
+        for end in ends:
+            end.close()
 
 
 def test_a_revoked_member_is_shut_out(hearts: Federation) -> None:

@@ -11,7 +11,18 @@ from torch import nn
 
 import small
 import tacit
-from tacit import AdaptiveClip, Clip, GaussianNoise, LaplaceNoise, SecureAggregation, SkellamNoise
+from tacit import (
+    AdaptiveClip,
+    Clip,
+    GaussianNoise,
+    HomomorphicEncryption,
+    LaplaceNoise,
+    NormProof,
+    SecretSharing,
+    SecureAggregation,
+    SkellamNoise,
+    VerifiableSum,
+)
 from tacit.aggregation.rule import Round
 from tacit.engine.protect import Protector
 from tacit.protection.guard import Guard, Setting
@@ -57,11 +68,30 @@ def mean(part, updates):
         {"algorithm": tacit.Gossip(), "topology": tacit.Complete()},
     ],
 )
-def test_a_secure_sum_gives_the_model_of_the_unprotected_run(changes):
+def test_masks_give_the_model_of_the_unprotected_run(changes):
     # Numbers to 16 among 6 nodes have steps of 2^-24; a mean of 6 is off by less than 2^-22.
     plain, masked = run(**changes), run(SecureAggregation(), **changes)
     assert torch.allclose(vector(masked), vector(plain), rtol=0, atol=5e-6)
     assert not torch.equal(vector(masked), vector(plain))  # the rounding shows
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"algorithm": tacit.FedAvg(uniform=True)}, {"algorithm": tacit.Scaffold()}]
+)
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (SecretSharing(),),
+        (HomomorphicEncryption(),),
+        (SecureAggregation(), VerifiableSum()),
+        (SecretSharing(), VerifiableSum()),
+        (HomomorphicEncryption(), VerifiableSum()),
+    ],
+)
+def test_other_sums_give_the_model_of_the_unprotected_run(parts, changes):
+    plain, shared = run(**changes), run(*parts, **changes)
+    assert torch.allclose(vector(shared), vector(plain), rtol=0, atol=5e-6)
+    assert not torch.equal(vector(shared), vector(plain))
 
 
 @pytest.mark.parametrize(
@@ -74,6 +104,10 @@ def test_a_secure_sum_gives_the_model_of_the_unprotected_run(changes):
         (Clip(1e6), gauss(multiplier=0.0, where="local")),
         (AdaptiveClip(1e6), gauss(multiplier=0.0)),
         (Clip(1e1), gauss(multiplier=0.0, where="distributed"), SecureAggregation()),
+        (Clip(1e1), gauss(multiplier=0.0, where="distributed"), SecretSharing()),
+        (AdaptiveClip(1e1), SecretSharing(), NormProof()),
+        (Clip(1e1), gauss(multiplier=0.0, where="local"), HomomorphicEncryption()),
+        (Clip(1e1), gauss(multiplier=0.0), SecretSharing(), NormProof()),
         (Clip(1e1), gauss(multiplier=0.0, where="local"), SecureAggregation()),
     ],
 )
@@ -81,7 +115,7 @@ def test_no_noise_and_a_wide_clip_give_the_model_of_the_unprotected_run(parts):
     # With noise every node counts alike.
     plain = run(algorithm=tacit.FedAvg(uniform=True))
     guarded = run(*parts, algorithm=tacit.FedAvg(uniform=True))
-    atol = 1e-3 if isinstance(parts[-1], SecureAggregation) else 1e-6
+    atol = 1e-3 if guarded.experiment.guard.secure else 1e-6
     assert torch.allclose(vector(guarded), vector(plain), rtol=0, atol=atol)
 
 
@@ -99,6 +133,8 @@ def bounds(std, d):
         ((Clip(0.5), gauss(multiplier=2.0, where="distributed"), SecureAggregation(4)),
          2 * 0.5 / 6 * math.sqrt(6 / 4)),
         ((Clip(0.5), SkellamNoise(multiplier=2.0, delta=DELTA), SecureAggregation(6)), 2 * 0.5 / 6),
+        ((Clip(0.5), gauss(multiplier=2.0, where="distributed"), SecretSharing(4)),
+         2 * 0.5 / 6 * math.sqrt(6 / 4)),
         ((Clip(0.5), gauss(multiplier=2.0, where="local")), 2 * 0.5 / math.sqrt(6)),
         ((Clip(0.5), gauss(multiplier=2.0, where="local"), SecureAggregation()),
          2 * 0.5 / math.sqrt(6)),
@@ -145,6 +181,24 @@ def test_noise_differs_between_nodes_and_rounds(where):
         assert (where == "local") == (not torch.equal(steps[0], steps[1]))
         found.append(steps if where == "local" else mean(part, torch.zeros(4, 3)))
     assert not torch.allclose(found[0], found[1], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (Clip(1e-3), gauss()),
+        (Clip(1e-3), gauss(where="local")),
+        (Clip(1e-3), gauss(where="distributed"), SecureAggregation()),
+        (tacit.DPSGD(norm=1e-3, multiplier=30.0, delta=DELTA),),
+    ],
+)
+def test_two_experiments_of_one_seed_do_not_share_their_noise(parts):
+    # Else the difference of their models would have none. Independent
+    # noise leaves models about sqrt(2) of their distance to the start apart.
+    one = experiment(*parts, rounds=1)
+    other = one.replace(evaluate_every=2)  # which changes no update
+    models = [vector(tacit.run(e, workers=1)) - one.start() for e in (one, other)]
+    assert (models[0] - models[1]).norm() > 0.5 * models[0].norm()
 
 
 def test_an_empty_cohort_gets_the_noise_as_well():

@@ -68,6 +68,23 @@ def test_two_survivor_lists_are_caught() -> None:
             drill.call("unmask", me, request(made, me, told, signatures, {}))
 
 
+def test_no_part_of_the_cohort_can_be_split_off() -> None:
+    """A receiver that shows four of six nodes each other's keys alone.
+
+    Everybody is named alive and a survivor, and signs it; but the four mask with one another only,
+    so that their masks cancel in their own sum, which is of fewer than all nodes ask for.
+    """
+    made, part = session(minimum=6), (1, 2, 3, 4)
+    drill = Drill(made).before("share")
+    for me in part:
+        reader = Reader(made, Kind.KEYS, me, drill.inbox[me])
+        adverts = reader.table(advert_size(made))
+        shown = {peer: adverts[peer] for peer in part}
+        drill.inbox[me] = header(made, Kind.KEYS, me) + write_table(shown)
+    with pytest.raises(Aborted, match="4 holders of this node's shares are left; it takes 6"):
+        drill.answer("share")
+
+
 def test_a_quorum_is_of_signatures_that_are_the_signers_own() -> None:
     made = session()
     drill = Drill(made).before("unmask")

@@ -510,7 +510,7 @@ def test_rounds_and_seeds_have_noise_of_their_own():
     def end(seed, round):
         trainer = Trainer(
             e.data.train, e.data.names, layout, e.training, lowering, None,
-            seed=seed, rounds=2, least=1, private=Private(1e-9, 1e8),
+            seed=seed, rounds=2, least=1, private=Private(1e-9, 1e8), noise_seed=seed,
         )  # fmt: skip
         return LocalTrain(trainer, np.arange(e.data.nodes), round)(start).matrix() - start
 

@@ -13,7 +13,7 @@ from tacit.algorithms import LEARN, FedDyn, FedNova, FedOpt, FedRep, Gossip, Pus
 from tacit.attacks.base import DataAttack, UpdateAttack
 from tacit.data import Federation
 from tacit.errors import InputError
-from tacit.protection import DPSGD, AdaptiveClip
+from tacit.protection import DPSGD, AdaptiveClip, HomomorphicEncryption
 from tacit.topology import Complete, Graph, Hierarchical, Star
 from tacit.training.losses import Loss
 
@@ -123,10 +123,10 @@ def check_protection(e: "Experiment") -> None:
             f"protection: {beyond[0]!r} was given, but {name} sends {' and '.join(sends)}, each"
             " of which would need a bound of its own; use FedAvg() as the algorithm"
         )
-    if guard.noise and isinstance(e.algorithm, FedNova):
+    if guard.even and isinstance(e.algorithm, FedNova):
         raise InputError(
-            f"protection: {guard.noise!r} was given, but FedNova scales its step by every"
-            " node's rows, which have no noise; use FedAvg() as the algorithm"
+            f"protection: {guard.noise or guard.proof!r} was given, but FedNova scales its step by"
+            " every node's rows, for which it promises nothing; use FedAvg() as the algorithm"
         )
     if guard.example and isinstance(e.algorithm, FedRep):
         raise InputError(
@@ -139,7 +139,8 @@ def check_protection(e: "Experiment") -> None:
     if sums and not rule.streams:
         raise InputError(
             f"protection: {sums!r} was given, but {rule!r} needs single updates, which nobody"
-            " sees; use Mean() as the aggregation, or leave that protection out"
+            " sees; use Mean() as the aggregation (SecretSharing() with Clip and NormProof() bounds"
+            " what a liar adds to it), or leave that protection out"
         )
     if guard.budget and "loss" in rule.uses:
         raise InputError(
@@ -154,6 +155,11 @@ def check_protection(e: "Experiment") -> None:
         )
     if not isinstance(plan, Star):
         return
+    if isinstance(guard.secure, HomomorphicEncryption) and plan.cohort is not None:
+        raise InputError(
+            f"protection: {guard.secure!r} was given, under which the server does not know the"
+            " model that a node would need which was not drawn before; use Star()"
+        )
     if (guard.noise or guard.secure) and plan.sampling == "with-replacement":
         raise InputError(
             "topology.sampling: 'with-replacement' was given, where a node may count twice in a"

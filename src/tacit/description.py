@@ -6,20 +6,22 @@ import hashlib
 import inspect
 import json
 from functools import cached_property
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+_PLAIN = bool | int | float | str | list | tuple | dict | set | frozenset | Tensor | np.ndarray
+
 
 def describe(value: Any, above: tuple[int, ...] = ()) -> Any:
     """A part of an experiment as plain JSON values.
 
     Args:
-        value: a function counts by its source, its defaults and what it has captured; any other
-            object by its class and its attributes.
+        value: a function counts by its source, its defaults, what it has captured and what it names
+            in its own package; any other object by its class and its attributes.
         above: ids of what the value is part of, where it ends.
     """
     if value is None or isinstance(value, str | int | float | bool):
@@ -45,7 +47,8 @@ def describe(value: Any, above: tuple[int, ...] = ()) -> Any:
         return digest(torch.from_numpy(value.copy())) if plain else each(value.tolist())
     if isinstance(value, nn.Module):
         settings = {k: v for k, v in vars(value).items() if k[0] != "_" and k != "training"}
-        return [repr(value), each(settings), each(dict(value.state_dict()))]
+        kinds = {type(module).__qualname__: type(module) for module in value.modules()}
+        return [repr(value), each(kinds), each(settings), each(dict(value.state_dict()))]
     if inspect.ismodule(value):
         return value.__name__
     if inspect.ismethod(value):
@@ -56,7 +59,7 @@ def describe(value: Any, above: tuple[int, ...] = ()) -> Any:
             return [each(type(value)), each(fields)]
         shown = repr(value)  # it may hold an address
         return type(value).__qualname__ if " at 0x" in shown else shown
-    home = str(value.__module__).split(".")[0]
+    home = _home(value)
     if home == "torch":
         return value.__qualname__
     described = {"name": value.__qualname__, "source": "" if home == "tacit" else _source(value)}
@@ -75,14 +78,40 @@ def _source(value: Any) -> str:
     try:
         return hashlib.sha256(inspect.getsource(value).encode()).hexdigest()
     except (OSError, TypeError):  # written at a prompt
-        return ""
+        methods = vars(value).values() if isinstance(value, type) else [value]
+        codes = [_code(f.__code__) for f in methods if isinstance(f, FunctionType)]
+        return hashlib.sha256(repr(codes).encode()).hexdigest()
+
+
+def _code(code: CodeType) -> list[Any]:
+    """What is computed, without the file and the lines where it is written."""
+    constants: list[Any] = []
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            constants.append(_code(constant))
+        else:  # a set's order is another in every process
+            sets = isinstance(constant, frozenset)
+            constants.append(sorted(map(repr, constant)) if sets else repr(constant))
+    return [code.co_code, code.co_names, code.co_varnames, constants]
 
 
 def _captured(function: FunctionType) -> dict[str, Any]:
     try:
-        return dict(inspect.getclosurevars(function).nonlocals)
+        found = inspect.getclosurevars(function)
     except ValueError:  # a name that has no value yet
         return {}
+    home = _home(function)
+    own = {
+        name: value
+        for name, value in found.globals.items()
+        if home != "tacit" and (_home(value) == home or isinstance(value, _PLAIN))
+    }
+    return own | dict(found.nonlocals)
+
+
+def _home(value: Any) -> str:
+    """The package of a function, of a class, or of an object's class."""
+    return str(getattr(value, "__module__", None)).split(".")[0]
 
 
 def digest(*tensors: Tensor) -> str:

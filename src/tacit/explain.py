@@ -1,7 +1,7 @@
 """What an experiment discloses: who receives which bytes in which form, before anything runs."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,9 @@ from tacit.attacks.base import UpdateAttack
 from tacit.attacks.view import Knowledge
 from tacit.data import Federation
 from tacit.experiment import Experiment
-from tacit.parties import form, guarantee, parties
+from tacit.parties import carried, form, guarantee, parties
+from tacit.protection import HomomorphicEncryption, SecretSharing
+from tacit.protection.guard import Guard
 from tacit.topology import Graph, Hierarchical, Neighbours, Star
 
 _FLOAT_BYTES = 4  # numbers travel as float32
@@ -141,7 +143,7 @@ def explain(experiment: Experiment) -> Disclosure:
         seen += _at_home(experiment)
     disclosed = Disclosure(_title(experiment), tuple(rows), ())
     total = (
-        f"In all: {readable(disclosed.bytes)} in {experiment.rounds:,} rounds, from all parties."
+        f"In all: {readable(disclosed.bytes)} in {_rounds(experiment):,} rounds, from all parties."
     )
     return replace(disclosed, sentences=(*seen, total))
 
@@ -193,7 +195,7 @@ def _messages(
     experiment: Experiment, sender: str, receiver: str, when: str, count: int, whose: str
 ) -> list[Message]:
     """What the algorithm sends, over one kind of link that ``count`` models travel over in all."""
-    algorithm, rounds = experiment.algorithm, experiment.rounds
+    algorithm, rounds = experiment.algorithm, _rounds(experiment)
     messages = []
     for name, numbers in algorithm.sends(experiment.layout).items():
         often, times = when, count
@@ -209,7 +211,7 @@ def _message(
     experiment: Experiment, sender: str, receiver: str, what: str, when: str, size: int, count: int
 ) -> Message:
     size *= _FLOAT_BYTES
-    return Message(sender, receiver, what, when, size, count, count * size / experiment.rounds)
+    return Message(sender, receiver, what, when, size, count, count * size / _rounds(experiment))
 
 
 def _uploads(experiment: Experiment, receiver: str, when: str, count: int) -> list[Message]:
@@ -218,9 +220,14 @@ def _uploads(experiment: Experiment, receiver: str, when: str, count: int) -> li
     if (compression := experiment.compression) is None:
         return rows
     size = compression.upload_bytes(experiment.layout)
-    numbers, total = _numbers(experiment.layout.size), count * size / experiment.rounds
+    numbers, total = _numbers(experiment.layout.size), count * size / _rounds(experiment)
     what = f"its model's difference to the server's ({numbers}), compressed by {compression}"
     return [replace(row, what=what, message_bytes=size, round_bytes=total) for row in rows]
+
+
+def _rounds(experiment: Experiment) -> int:
+    """Those of the run: as many as a privacy budget allows."""
+    return experiment.guard.rounds if experiment.guard else experiment.rounds
 
 
 def _numbers(count: int) -> str:
@@ -228,7 +235,7 @@ def _numbers(count: int) -> str:
 
 
 def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Message], list[str]]:
-    n, rounds = experiment.data.nodes, experiment.rounds
+    n, rounds = experiment.data.nodes, _rounds(experiment)
     cohorts = [plan.sample(n, experiment.seed, round) for round in range(rounds)]
     count = sum(map(len, cohorts))
     if plan.cohort is None:
@@ -238,7 +245,18 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
         when = f"each time that it is drawn ({about}{plan.cohort:,} of {n:,} nodes a round)"
     if isinstance(plan, Star):
         rows = _protected(experiment, _uploads(experiment, "the server", when, count))
-        rows += _messages(experiment, "the server", "each node", when, count, "the new")
+        rows += _helped(experiment, rows, sum(len(nodes) > 0 for nodes in cohorts))
+        if experiment.guard and isinstance(experiment.guard.secure, HomomorphicEncryption):
+            rows += [
+                replace(row, sender="the server", receiver="each node", what=f"the sum of {what}")
+                for row in rows
+                for what in [row.what.replace("its", "each node's", 1)]
+            ]
+        else:
+            rows += _released(
+                experiment,
+                _messages(experiment, "the server", "each node", when, count, "the new"),
+            )
         sees = [
             *_clear("The server sees every update in the clear, and knows its node.", experiment),
             "A node sees what the server makes of a round's updates, and no other node's update.",
@@ -248,13 +266,17 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
         used = sum(map(len, groups))
         head, top = "its group's aggregator", "the top server"
         often = "every round in which its group has a node"
-        rows = _uploads(experiment, head, when, count)
-        rows += _messages(experiment, "each aggregator", top, often, used, "the group's")
-        rows += _messages(experiment, top, "each aggregator", often, used, "the new")
-        rows += _messages(experiment, "each aggregator", "its nodes", when, count, "the new")
+        above = _messages(experiment, "each aggregator", top, often, used, "the group's")
+        above += _messages(experiment, top, "each aggregator", often, used, "the new")
+        above += _messages(experiment, "each aggregator", "its nodes", when, count, "the new")
+        rows = _protected(experiment, _uploads(experiment, head, when, count))
+        rows += _released(experiment, above)
         sees = [
-            f"A group's aggregator ({plan.groups:,} of them) sees every update of its own nodes in"
-            f" the clear. No protection: from an update it {_ATTACKS}.",
+            *_clear(
+                f"A group's aggregator ({plan.groups:,} of them) sees every update of its own nodes"
+                " in the clear.",
+                experiment,
+            ),
             "The top server sees one aggregate per group, and no single node's update.",
             "A node sees what comes down from the top, and no other node's update.",
         ]
@@ -269,7 +291,8 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
         )
         if compression.memory_size(experiment.layout.parameters):
             sees[-1] += " What it leaves out waits at its node for the next update."
-    if any(0 < len(np.unique(nodes)) <= 2 for nodes in cohorts):
+    noised = experiment.guard is not None and experiment.guard.multiplier > 0
+    if not noised and any(0 < len(np.unique(nodes)) <= 2 for nodes in cohorts):
         sees.append(
             "Some rounds have one or two nodes: what the server makes of one update gives it away"
             " to whoever receives it, and of two, each can take its own out to see the other's."
@@ -278,7 +301,7 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
 
 
 def _graph(experiment: Experiment, plan: Graph) -> tuple[list[Message], list[str]]:
-    n, seed, rounds = experiment.data.nodes, experiment.seed, experiment.rounds
+    n, seed, rounds = experiment.data.nodes, experiment.seed, _rounds(experiment)
     first = plan.graph(n, seed, 0)
     if plan.static:
         count = first.edges * rounds
@@ -295,9 +318,11 @@ def _graph(experiment: Experiment, plan: Graph) -> tuple[list[Message], list[str
         span += f" to {degree.max()} (on average {degree.mean():.3g})"
     then = "" if plan.static else " in the first round"
     neighbours = f"A node's neighbours are {span} of the {n - 1:,} other nodes{then}"
+    masked = experiment.guard is not None and experiment.guard.secure is not None
     sees = [
         *_clear(f"{neighbours}, and see its model in the clear.", experiment),
-        "There is no server: only whoever has all others as neighbours sees all models.",
+        "There is no server"
+        + ("." if masked else ": only whoever has all others as neighbours sees all models."),
     ]
     if not plan.static:
         reach = Neighbours.of(n, *plan.union(n, seed)).out_degree
@@ -326,8 +351,39 @@ def _graph(experiment: Experiment, plan: Graph) -> tuple[list[Message], list[str
 
 def _protected(experiment: Experiment, rows: list[Message]) -> list[Message]:
     """The messages in the form and with the guarantee that protections give them."""
-    given = form(experiment), guarantee(experiment)
+    guard, given = experiment.guard, (form(experiment), guarantee(experiment))
+    if guard and guard.secure:
+        rows = [message for row in rows for message in _carried(guard, row, experiment.rounds)]
     return [replace(row, form=given[0], guarantee=given[1]) for row in rows]
+
+
+def _released(experiment: Experiment, rows: list[Message]) -> list[Message]:
+    """The messages that pass on what a server made of many, with what noise promises of it."""
+    return [replace(row, guarantee=guarantee(experiment, released=True)) for row in rows]
+
+
+def _carried(guard: Guard, row: Message, rounds: int) -> Iterator[Message]:
+    """What becomes of a message that is summed with others."""
+    for receiver, of, size in carried(guard, row.message_bytes // _FLOAT_BYTES):
+        yield replace(
+            row, receiver=receiver or row.receiver, what=f"{of} {row.what}".strip(),
+            message_bytes=size, round_bytes=size * row.messages / rounds,
+        )  # fmt: skip
+
+
+def _helped(experiment: Experiment, rows: list[Message], sums: int) -> list[Message]:
+    """What a helper adds to each sum: as much as one node."""
+    guard = experiment.guard
+    if guard is None or not isinstance(guard.secure, SecretSharing):
+        return []
+    return [
+        replace(
+            row, sender="the helper", what=f"its share of the sum of {row.what}",
+            when="every round", messages=sums,
+            round_bytes=sums * row.message_bytes / experiment.rounds,
+        )
+        for row in rows if row.what.startswith("its")
+    ]  # fmt: skip
 
 
 def _clear(sentence: str, experiment: Experiment) -> list[str]:
@@ -335,7 +391,8 @@ def _clear(sentence: str, experiment: Experiment) -> list[str]:
     guard = experiment.guard
     if guard and guard.secure:
         return []
-    if guard and (guard.example or (guard.noise and guard.noise.where == "local")):
+    alone = guard and (guard.example or (guard.noise and guard.noise.where == "local"))
+    if guard and alone and guard.multiplier:
         return [sentence]
     return [f"{sentence} No protection of single updates: from one the receiver {_ATTACKS}."]
 
@@ -343,6 +400,8 @@ def _clear(sentence: str, experiment: Experiment) -> list[str]:
 def _defended(experiment: Experiment) -> str:
     """What the rule withstands where it receives the fewest vectors."""
     rule = experiment.aggregation
+    if experiment.guard and experiment.guard.proof:
+        return f"Aggregation: {rule} withstands no liar, but a proved norm bounds how far one gets."
     if isinstance(rule, Mean):
         return (
             "Aggregation: Mean() withstands no liar: a single malicious node can move the result"
@@ -391,9 +450,12 @@ def _at_home(experiment: Experiment) -> list[str]:
     ]
     if not data.train.x.is_floating_point():
         told = []
-    return [
+    said = [
         f"Never leaves a node: its rows, its {targets[data.task]}{kept}.",
         *told,
         "For the report, whoever runs the experiment also learns each node's number of rows,"
         " training loss and test scores; a deployment that must hide these has to leave them out.",
     ]
+    if experiment.guard and experiment.guard.multiplier:
+        said.append("The noise covers neither the report nor what was told before the first round.")
+    return said

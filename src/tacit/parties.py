@@ -4,7 +4,13 @@ import math
 from dataclasses import replace
 
 from tacit.experiment import Experiment
-from tacit.protection import AdaptiveClip
+from tacit.protection import (
+    AdaptiveClip,
+    HomomorphicEncryption,
+    SecretSharing,
+    SecureAggregation,
+    ThresholdEncryption,
+)
 from tacit.protection.accounting import spent
 from tacit.protection.guard import COMPLETE, Guard
 from tacit.protection.release import Poisson
@@ -12,17 +18,74 @@ from tacit.protection.release import Poisson
 
 def form(experiment: Experiment) -> str:
     """How an update travels."""
-    guard = experiment.guard
-    return "masked integers" if guard and guard.secure else "in the clear"
+    match experiment.guard and experiment.guard.secure:
+        case SecureAggregation():
+            return "masked integers"
+        case SecretSharing():
+            return "shares of integers"
+        case ThresholdEncryption() | HomomorphicEncryption():
+            return "ciphertexts"
+    return "in the clear"
 
 
-def guarantee(experiment: Experiment) -> str:
-    """What a single message promises about the rows behind it."""
+_PROOF = "the proof of the norm of"
+
+
+def carried(guard: Guard, numbers: int) -> list[tuple[str, str, int]]:
+    """What a node sends for a secure sum of vectors of so many numbers.
+
+    Returns:
+        For each message whom it goes to ("" is the receiver of the sum), what it is beside the
+        vector, and its bytes.
+    """
+    codec = guard.codec(numbers + _adapts(guard))
+    length, extra = codec.length, []
+    if guard.commits:
+        from tacit.protection.proof.commitment import LIMBS
+        from tacit.protection.proof.group import SIZE
+
+        length += LIMBS
+        extra = [("", "the commitment to", SIZE)]
+    size = length * codec.dtype.itemsize
+    match guard.secure:
+        case SecretSharing():
+            from tacit.protection.proof.node import Layout
+            from tacit.protection.sharing import SEED, TAG
+
+            size += TAG
+            extra.append(("the helper", "the seed of its share of", TAG + SEED))
+            if guard.proof:
+                size = TAG + 8 * length
+                extra.append(("", _PROOF, TAG + 8 * Layout(guard.claim(codec)).proof))
+        case SecureAggregation() if guard.proof:
+            from tacit.protection.proof.message import proof_size
+
+            extra.append(("", _PROOF, proof_size(guard.claim(codec), codec.length)))
+        case ThresholdEncryption():
+            from tacit.protection.encryption.bfv import Scheme
+
+            size = Scheme(guard.setting.most).ciphertext_bytes(length)
+        case HomomorphicEncryption():
+            from tacit.protection.encryption.ckks import ciphertext_bytes
+
+            size = ciphertext_bytes(length)
+    return [("", "", size), *extra]
+
+
+def guarantee(experiment: Experiment, released: bool = False) -> str:
+    """What a single message promises about the rows behind it.
+
+    Args:
+        released: whether a server made it of what many nodes sent.
+    """
     guard = experiment.guard
     if guard is None:
         return "none"
-    if guard.example or (guard.noise and guard.noise.where == "local"):
+    alone = guard.example or (guard.noise and guard.noise.where == "local")
+    if guard.multiplier and (alone or released):
         return f"{_epsilon(guard)} for one {'row' if guard.example else 'node'}"
+    if released:
+        return "none"
     if guard.secure:
         return f"hidden in a sum of {guard.threshold} or more"
     return "its length is bounded" if guard.clip and not _clips_later(experiment) else "none"
@@ -34,27 +97,27 @@ def parties(experiment: Experiment) -> list[str]:
     if guard is None:
         return []
     receiver = "A neighbour" if guard.setting.peers else "The server"
-    said = _masks(guard, receiver) if guard.secure else []
-    said += _noise(guard, receiver)
+    said = _secure_sum(guard, receiver) + _checks(guard)
+    said += _noise(experiment, guard, receiver)
     if guard.clip:
+        unchecked = guard.secure and not guard.proof
         where = "counts, decompressed," if _clips_later(experiment) else "leaves a node"
         said.append(
             f"Clipping: no update that {where} is longer than {guard.clip.norm:g}"
             + (" at first; the norm follows a quantile." if _adapts(guard) else ".")
-            + (" Behind masks nobody can check it: a liar may send more." if guard.secure else "")
+            + (" Nobody can check it: a liar may send more." if unchecked else "")
         )
     if not (guard.noise or guard.example):
         said.append(
             "No differential privacy: whoever sees the models of two rounds, or what is released at"
             " the end, may still find out about single nodes and rows. Add GaussianNoise or DPSGD."
         )
-    elif not (guard.secure and guard.noise):
-        said.append("Noise in this process is drawn from the seed: repeatable, and no secret.")
     else:
-        said.append(
-            "Noise in this process is drawn from the seed, repeatable and no secret; keys and masks"
-            " come from the operating system."
-        )
+        drawn = "Noise in this process is"
+        if guard.multiplier and guard.release.sampler:
+            drawn = f"Noise and {'batches' if guard.example else 'cohorts'} in this process are"
+        keys = "; keys and masks come from the operating system" if guard.secure else ""
+        said.append(f"{drawn} drawn from the seed: repeatable, and no secret{keys}.")
     return said
 
 
@@ -63,57 +126,173 @@ def _clips_later(experiment: Experiment) -> bool:
     return experiment.compression is not None and not experiment.compression.linear
 
 
+def _secure_sum(guard: Guard, receiver: str) -> list[str]:
+    match guard.secure:
+        case SecureAggregation():
+            return _masks(guard, receiver)
+        case SecretSharing():
+            return _shares(guard)
+        case ThresholdEncryption():
+            return _joint_key(guard)
+        case HomomorphicEncryption():
+            return _one_key()
+    return []
+
+
+def _shares(guard: Guard) -> list[str]:
+    return [
+        "The server: receives one share of each update, integers that look random, and learns the"
+        f" sum of {guard.threshold} nodes or more with the help of the helper (Corrigan-Gibbs and"
+        " Boneh, NSDI 2017).",
+        "The helper: receives the seed of the other share, which says nothing about the update, and"
+        " learns who takes part.",
+        "Server and helper together: see every update. They must not collude, so that two parties"
+        " have to run them; neither notices if the other falsifies the sum.",
+        "Colluding nodes: c of them learn the sum of the rest, one update where the rest is one"
+        " node; with one of server and helper they learn no more.",
+        "An outsider on the wire: reads the update of a node whose messages to both it hears, so"
+        " that the connections must be encrypted; of one of them, integers that look random.",
+    ]
+
+
+def _joint_key(guard: Guard) -> list[str]:
+    threshold, most = max(guard.threshold, guard.setting.most // 2 + 1), guard.setting.most
+    alone = max(0, 2 * threshold - most)
+    return [
+        "The server: adds up ciphertexts under a key that nobody holds (Asharov et al., EUROCRYPT"
+        f" 2012) and learns the sum of {guard.threshold} nodes or more, which"
+        f" {threshold} open for it, and no single update.",
+        "The nodes, each of which holds a share of the key: receive every ciphertext of the round,"
+        " from which none of them learns anything, and see before they help that the sum is of"
+        f" {guard.threshold} nodes or more.",
+        f"Colluding nodes: {threshold} of them open any update of the largest round, and {alone}"
+        " that help a lying server; c of them learn the sum of the rest, one update where the rest"
+        " is one node.",
+        "An outsider on the wire: sees ciphertexts, who takes part, and when. Bytes are those of"
+        " the uploads; keys, partial decryptions, and the copy of all ciphertexts that every node"
+        " checks come on top.",
+    ]
+
+
+def _one_key() -> list[str]:
+    return [
+        "The server: adds up ciphertexts, and learns neither an update nor the sum, but only if no"
+        " node colludes with it: whoever holds the one key opens whatever it is given.",
+        "The nodes, all of which hold the key: open the sum of a round's updates and take its step"
+        " themselves. A sum, or the model, that reaches the server gives the key away (Li and"
+        " Micciancio, EUROCRYPT 2021), and with it each update.",
+        "Colluding nodes: c of them learn the sum of the rest, one update where the rest is one"
+        " node; with the server or the wire, one is enough to see every update.",
+        "An outsider on the wire: sees ciphertexts, who takes part, and when. The public keys of a"
+        " round come on top of the bytes.",
+    ]
+
+
+def _checks(guard: Guard) -> list[str]:
+    said = _proofs(guard) if guard.proof else []
+    if guard.commits:
+        said.append(
+            "Everybody: can check a sum against the nodes' commitments, which hide what they bind"
+            " (Guo et al., IEEE TIFS 2021). A server that opens another sum, or a node that sends"
+            " another vector than it committed to, ends the run; which node, nobody learns."
+        )
+    return said
+
+
+def _proofs(guard: Guard) -> list[str]:
+    two = isinstance(guard.secure, SecretSharing)
+    who = "Server and helper: leave" if two else "The server: leaves"
+    claim = guard.claim(guard.codec(guard.setting.dimension + _adapts(guard)))
+    return [
+        f"{who} out of the sum, and know{'' if two else 's'} of, whoever cannot prove that its"
+        f" update is short; one that is {claim.slack(claim.error):.3g} times as long as the norm"
+        f" passes with probability {claim.error:g}, and an honest one is left out with as much."
+        " Shorter ones may still be lies. Where fewer than"
+        f" {guard.threshold} nodes are left, a round ends without a step. Nodes count alike.",
+    ]
+
+
 def _masks(guard: Guard, receiver: str) -> list[str]:
-    threshold, most = guard.threshold, guard.setting.most
-    whose = "its neighbours' models" if guard.setting.peers else "a round's updates"
+    setting, threshold = guard.setting, guard.threshold
+    whose = "its neighbours' models" if setting.peers else "a round's updates"
     said = [
         f"{receiver}: learns the sum of {whose}, of {threshold} nodes or more, and none of them by"
         " itself; the masks are those of Bonawitz et al., CCS 2017.",
     ]
-    if most <= COMPLETE:
-        colluders = max(0, 2 * max(threshold, most // 2 + 1) - most - 1)
+    liar = "neighbour" if setting.peers else "server"
+    if setting.most <= COMPLETE:
+        sizes = range(setting.fewest, setting.most + 1)
+        colluders = min(2 * max(threshold, n // 2 + 1) - n - 1 for n in sizes)
+        undo = (
+            f"up to {colluders} that help a lying {liar} cannot undo the masks of others"
+            if colluders
+            else f"a lying {liar} alone cannot undo the masks of others, with the help of one node"
+            " it can; a higher threshold takes more"
+        )
         said.append(
-            f"Colluding nodes: in the largest sum up to {colluders} that help a lying"
-            f" {'neighbour' if guard.setting.peers else 'server'} cannot undo the masks of"
-            " others; c of them learn the sum of the rest, one update where the rest is one node."
+            f"Colluding nodes: {undo}. c of them learn the sum of the rest, one update where the"
+            " rest is one node."
         )
     else:
         said.append(
             "Colluding nodes: with a tenth of the nodes lying and another tenth lost, the masks of"
-            " a node are undone with probability below 2^-40 (Bell et al., CCS 2020)."
+            " a node are undone with probability below 2^-40 (Bell et al., CCS 2020). A server that"
+            " lies about who is lost may open the sum of a part of the cohort."
         )
+    if setting.peers:
+        said[-1] += (
+            " They also subtract their sums: two neighbourhoods that differ in one node give its"
+            " model away."
+        )
+    models = "" if setting.peers else "every new model that the server sends, in the clear, "
     said.append(
-        "An outsider on the wire: sees integers that look random, who takes part, and when. Bytes"
-        " are those of the vectors; the keys and shares of a secure sum come on top."
+        f"An outsider on the wire: sees integers that look random, {models}who takes part, and"
+        " when. Bytes are those of the vectors; the keys and shares of a secure sum come on top."
     )
     return said
 
 
-def _noise(guard: Guard, receiver: str) -> list[str]:
-    noise, example = guard.noise, guard.example
+def _noise(experiment: Experiment, guard: Guard, receiver: str) -> list[str]:
+    noise, example, data = guard.noise, guard.example, experiment.data
     if guard.budget and not guard.multiplier:
         return ["Everybody: noise with multiplier 0 promises nothing."]
     if example:
         sampler, steps = guard.release.sampler, guard.releases
         rate = sampler.q if isinstance(sampler, Poisson) else 1.0
+        what, sizes, pools = (
+            "Everybody: what a node sends is",
+            data.train.sizes,
+            experiment.algorithm.pools,
+        )
+        if pools:
+            what = "Everybody but whoever pools: the model is"
+        elif experiment.algorithm.exchanges == "nobody":
+            what = "Whoever is shown a node's model: it is"
         return [
-            f"Everybody: what a node sends is {_epsilon(guard)} for one of its rows, added or"
+            f"{what} {_epsilon(guard)} for one of its rows, added or"
             f" removed, over all {guard.rounds:,} rounds: DP-SGD with noise multiplier"
             f" {guard.multiplier:.3g}, {steps:,} Poisson batches a round, and rate {rate:.3g} in"
-            " the node whose rows have the least protection.",
+            " the node whose rows have the least protection. How many rows a node has is not"
+            " hidden.",
+            *_delta(example.delta, int(sizes.sum() if pools else sizes.max()), "rows"),
         ]
     if noise is None:
         return []
     rounds = f"over {guard.rounds:,} rounds"
     if guard.rounds < guard.setting.rounds:
         rounds += f" (of {guard.setting.rounds:,}: then the budget is spent, and the run ends)"
-    unit = "a node with all of its rows, which takes part or does not"
+    unit = "a node with all of its rows, "
     if guard.release.adjacency == "replace":
-        unit = "a node with all of its rows, which may be another's"
+        unit += "which may be any others"
+    elif noise.where == "distributed":
+        unit += "whose update counts or is zero"
+    else:
+        unit += "which takes part or does not"
     claim = f"{_epsilon(guard)} for {unit}, {rounds}, with noise multiplier"
     claim += f" {guard.multiplier:.3g}"
+    wide = _delta(noise.delta, data.nodes, "nodes")
     if noise.where == "local":
-        return [f"Everybody, {receiver.lower()} included: what a node sends is {claim}."]
+        return [f"Everybody, {receiver.lower()} included: what a node sends is {claim}.", *wide]
     if noise.where == "central":
         sampled = guard.release.sampler is not None
         sees = "the exact sum" if guard.secure else "every update"
@@ -125,15 +304,36 @@ def _noise(guard: Guard, receiver: str) -> list[str]:
                 if sampled
                 else "."
             ),
+            *wide,
         ]
-    left = 1 - 1 / guard.threshold
-    release = replace(guard.release, multiplier=guard.release.multiplier * math.sqrt(left))
-    worse = spent(release, guard.rounds, noise.delta)
+    half = guard.threshold // 2
     return [
         f"Everybody, the server included: the sum is {claim} (nodes add shares of which"
-        f" {guard.threshold} make it up). No amplification is counted: the server knows who takes"
-        " part.",
-        f"A node that colludes knows its own share: against one, epsilon is {worse:.3g}.",
+        f" {guard.threshold} make it up). Who takes part is not hidden, so that no amplification is"
+        " counted.",
+        "Nodes that collude know their own shares: against one epsilon is"
+        f" {_against(guard, 1):.3g}, against {half} it is {_against(guard, half):.3g}.",
+        *wide,
+    ]
+
+
+def _against(guard: Guard, colluders: int) -> float:
+    """Epsilon of the whole run where so many shares of the noise are known."""
+    release, noise = guard.release, guard.noise
+    assert release.grid is not None
+    assert noise is not None
+    left = release.grid.shares - colluders
+    multiplier = release.multiplier * math.sqrt(left / release.grid.shares)
+    rest = replace(release, multiplier=multiplier, grid=replace(release.grid, shares=left))
+    return spent(rest, guard.rounds, noise.delta)
+
+
+def _delta(delta: float, units: int, name: str) -> list[str]:
+    """A warning where the guarantee holds for a mechanism that draws a unit and tells it."""
+    if delta * units < 1:
+        return []
+    return [
+        f"No guarantee: delta {delta:g} allows to publish one of the {units:,} {name} as it is."
     ]
 
 

@@ -240,10 +240,12 @@ class _Listening(Protector):
         self._score(released[len(nodes) :] / self.norm)
         return released[: len(nodes)]
 
-    def mean(self, updates: Tensor, weight: Tensor, nodes: Ints) -> Tensor | None:
+    def mean(
+        self, updates: Tensor, weight: Tensor, nodes: Ints, start: Tensor | None = None
+    ) -> Tensor | None:
         (here, rows), norm = self._canaries(), self.norm
         weight = torch.cat([weight, torch.ones(len(here))])
-        released = super().mean(torch.cat([updates, rows]), weight, np.append(nodes, here))
+        released = super().mean(torch.cat([updates, rows]), weight, np.append(nodes, here), start)
         if released is not None:
             self._score(released * (self.guard.setting.cohort / norm))
         return released
@@ -258,7 +260,7 @@ class _Listening(Protector):
         everyone = np.arange(len(canaries.included))
         if self.guard.noise and self.guard.noise.where == "local":
             rows = canaries.vectors(everyone)
-            rows[torch.from_numpy(~canaries.included)] = 0
+            rows[torch.from_numpy(~canaries.included)] *= -1  # as far apart as two updates can be
             here = everyone
         else:
             source = generator(self.round.seed, "canary cohort", self.round.index)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tacit.compression.base import Compressor, Shared, expect_length, float_bytes, floats
-from tacit.errors import require
+from tacit.errors import require_whole
 from tacit.layout import Layout
 from tacit.randomness import generator
 
@@ -35,7 +35,7 @@ class PowerSGD(Compressor):
     rank: int = 2
 
     def __post_init__(self) -> None:
-        require(self.rank >= 1, "rank", self.rank, "1 or more")
+        require_whole(1, "compression.rank", self.rank)
 
     def memory_size(self, layout: Layout) -> int:
         return layout.size + self._right_size(layout)

@@ -17,7 +17,7 @@ from tacit.compression.base import (
     packed_length,
     unpack,
 )
-from tacit.errors import MessageError, require
+from tacit.errors import MessageError, require, require_whole
 from tacit.layout import Layout
 from tacit.randomness import generator
 
@@ -44,8 +44,9 @@ class QSGD(Compressor):
     bucket: int = 512
 
     def __post_init__(self) -> None:
-        require(1 <= self.levels <= 127, "levels", self.levels, "1 to 127")
-        require(self.bucket >= 1, "bucket", self.bucket, "1 or more")
+        require_whole(1, "compression.levels", self.levels)
+        require(self.levels <= 127, "compression.levels", self.levels, "1 to 127")
+        require_whole(1, "compression.bucket", self.bucket)
 
     def memory_size(self, layout: Layout) -> int:
         return 0

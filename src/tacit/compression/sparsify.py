@@ -18,7 +18,7 @@ from tacit.compression.base import (
     packed_length,
     unpack,
 )
-from tacit.errors import MessageError, require
+from tacit.errors import MessageError, require_number
 from tacit.layout import Layout
 from tacit.randomness import generator
 
@@ -28,7 +28,7 @@ class _Sparsifier(Compressor):
     share: float
 
     def __post_init__(self) -> None:
-        require(0 < self.share <= 1, "share", self.share, "a number above 0, up to 1")
+        require_number("compression.share", self.share, above=0, most=1)
 
     def count(self, size: int) -> int:
         """Coordinates sent of ``size``: at least 1."""

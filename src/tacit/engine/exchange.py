@@ -15,6 +15,7 @@ from tacit.engine.adversary import Adversary, Sent
 from tacit.engine.local import LocalTrain
 from tacit.engine.protect import Protector
 from tacit.engine.uplink import Uplink
+from tacit.protection import HomomorphicEncryption
 from tacit.topology import Hierarchical, Neighbours, Star
 from tacit.training.plan import Ints
 
@@ -83,17 +84,26 @@ class StarExchange:
             if self.adversary is None or result.isfinite().all():
                 return result
         matrix = received if isinstance(received, Tensor) else received.matrix()
+        up = FLOAT_BYTES * matrix.numel()
         if self.uplink is not None and len(self.nodes):
             arrived, sent = self.uplink(matrix - own, self.nodes)
             matrix = own + arrived
-            self.bytes += sent - FLOAT_BYTES * arrived.numel()
+            self.bytes += sent - up
+            up = sent
         if self.adversary is not None:
             matrix = self._lied(self.adversary, own, matrix, weight)
         if self.protector is not None:
             at = self.uplink.coordinates if self.uplink else torch.arange(own.shape[-1])
             steps = (matrix - own)[:, at]
             if self.protector.sums_up:
-                step = self.protector.mean(steps, weight, self.nodes)
+                step = self.protector.mean(steps, weight, self.nodes, own)
+                if self.protector.guard.secure:
+                    self.bytes += self.protector.sent - up
+                if isinstance(self.protector.guard.secure, HomomorphicEncryption):
+                    self.bytes -= FLOAT_BYTES * matrix.numel()  # nodes receive the sum instead
+                if self.protector.guard.proof and self.verdict is None:
+                    let = torch.from_numpy(np.isin(self.nodes, self.protector.counted)).float()
+                    self.verdict = Verdict(self.nodes, np.full(len(self.nodes), SERVER), let)
                 return own if step is None else own.index_add(0, at, step)
             guarded = self.protector.steps(steps, self.nodes)
             matrix = own.expand_as(matrix).index_add(1, at, guarded)
@@ -195,7 +205,6 @@ class GraphExchange:
         if self.adversary is not None:
             sent = self._lied(self.adversary, models, weight)
         if self.protector is not None and self.protector.guard.secure:
-            self.bytes += links.edges * FLOAT_BYTES * size
             return self._masked(self.protector, models, sent, weight)
         everyone = np.arange(links.nodes)
         result, accepted = self._aggregate(models, sent, weight, everyone, self.round)
@@ -217,6 +226,7 @@ class GraphExchange:
             mean = protector.mean(
                 sent.rows[torch.from_numpy(sent.index[at])], share, links.senders[at]
             )
+            self.bytes += protector.sent
             if mean is None:
                 result[node] = models[node]
             else:

@@ -27,6 +27,7 @@ class Trainer:
         workers: processes that train, or None to train in this one.
         honest: nodes whose losses must stay finite; None: all.
         private: how each row's gradient is clipped and noised, if it is.
+        noise_seed: of that noise.
     """
 
     def __init__(
@@ -43,11 +44,12 @@ class Trainer:
         least: int,
         honest: Ints | None = None,
         private: Private | None = None,
+        noise_seed: int = 0,
     ) -> None:
         self.split, self.names, self.layout, self.training = split, names, layout, training
         self.lowering, self.workers = lowering, workers
         self.seed, self.rounds, self.least = seed, rounds, least
-        self.honest, self.private = honest, private
+        self.honest, self.private, self.noise_seed = honest, private, noise_seed
 
     def run(
         self, job: Job, weight: Tensor | None, memory: Tensor | None = None
@@ -114,7 +116,8 @@ class LocalTrain:
         self.start = start.clone() if self.keeps_start and overwrite else start
         seed, private = self.trainer.seed, self.trainer.private
         stream = key(seed, "dropout", self.round)
-        noise = AddressedNoise(key(seed, "dp-sgd", self.round)) if private else None
+        noise_key = key(self.trainer.noise_seed, "dp-sgd", self.round)
+        noise = AddressedNoise(noise_key) if private else None
         job = Job(
             self.trainer.split, self.plan, self.training, self.lr, stream, start,
             prox, anchor, correction, frozen, private, noise,

@@ -1,8 +1,7 @@
 """What an experiment's protections do to the vectors of a round, in this process."""
 
-import hashlib
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -10,16 +9,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tacit.aggregation.rule import Round
+from tacit.engine.secure_sum import Binding, secure_sum
 from tacit.protection import AdaptiveClip, LaplaceNoise, SkellamNoise
 from tacit.protection.clip import clipped
 from tacit.protection.codec import Codec
-from tacit.protection.guard import COMPLETE, Guard
+from tacit.protection.guard import Guard
 from tacit.protection.sampling import discrete_gaussian, gaussian, laplace, seeded, skellam
-from tacit.randomness import generator
+from tacit.randomness import generator, key
 from tacit.training.plan import Ints
 
 _NORM = "protection.norm"
 _LARGEST = torch.finfo(torch.float32).max
+
+
+def noise_seed(seed: int, experiment: bytes) -> int:
+    """The seed of an experiment's noise: its own, since two models with one noise differ without.
+
+    Args:
+        experiment: its 32-byte digest.
+    """
+    return key(seed, "noise", int.from_bytes(experiment, "little"))
 
 
 @dataclass
@@ -27,9 +36,11 @@ class Protector:
     """Carries a guard out in one round.
 
     Attributes:
-        experiment: its 32-byte digest, to which masks are bound.
+        experiment: its 32-byte digest, to which masks and noise are bound.
         malicious: ids of nodes that, where nobody can check it, do not clip.
         sums: secure sums so far in this round.
+        counted: ids of the nodes in the last sum.
+        sent: bytes that the last secure sum took.
     """
 
     guard: Guard
@@ -37,6 +48,8 @@ class Protector:
     experiment: bytes
     malicious: Ints
     sums: int = 0
+    sent: int = 0
+    counted: Ints = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def norm(self) -> float:
@@ -69,12 +82,17 @@ class Protector:
             return updates
         return updates.where(updates.isfinite().all(-1, keepdim=True), 0)
 
-    def mean(self, updates: Tensor, weight: Tensor, nodes: Ints) -> Tensor | None:
+    def mean(
+        self, updates: Tensor, weight: Tensor, nodes: Ints, start: Tensor | None = None
+    ) -> Tensor | None:
         """(d,) the mean of (k, d) updates as a server learns it; None where no sum is opened.
 
-        With noise every node counts alike, over all that a round expects: a weight would be one
-        more number to protect.
+        With noise every node counts alike, over all that a round expects.
+
+        Args:
+            start: (d,) what the nodes received from a server in this round.
         """
+        self.counted, self.sent = nodes[:0], 0
         guard, noise, clip = self.guard, self.guard.noise, self.guard.clip
         if not guard.setting.peers:
             updates = self._numbers(updates)
@@ -84,8 +102,8 @@ class Protector:
         if len(nodes) < least or not (noise or weight.any()):
             return None
         if guard.setting.peers:  # whole models of neighbours, whose steps are clipped and noised
-            total, count = self._summed(updates, weight / weight.max(), nodes)
-            return (total / count).float()
+            summed = self._summed(updates, weight / weight.max(), nodes, start)
+            return None if summed is None else (summed[0] / summed[1]).float()
         units, fits = self._clipped(updates)
         if guard.secure:  # behind masks nobody sees who does not clip
             wild = torch.from_numpy(np.isin(nodes, self.malicious))
@@ -95,10 +113,14 @@ class Protector:
             shrink = 1 / math.hypot(1, bit / 2)
             units = torch.cat([units, bit * (fits.float().unsqueeze(-1) - 0.5)], -1) * shrink
         units = self._local(units, nodes)
-        share = torch.ones_like(weight) if noise else weight / weight.max()
+        share = torch.ones_like(weight) if guard.even else weight / weight.max()
         if guard.secure:
-            total, count = self._summed(units, share, nodes)
+            summed = self._summed(units, share, nodes, start)
+            if summed is None:
+                return None
+            total, count = summed
         else:
+            self.counted = nodes
             total, count = (share.double() @ units.double()), float(share.sum())
         if self.adds_noise and guard.multiplier:
             total = total + self._drawn(tuple(total.shape), "central-noise").double()
@@ -147,11 +169,15 @@ class Protector:
     def _drawn(self, shape: tuple[int, ...], purpose: str, *node: int) -> Tensor:
         """Noise on real numbers, in units of the norm."""
         draw = laplace if isinstance(self.guard.noise, LaplaceNoise) else gaussian
-        source = seeded(self.round.seed, purpose, self.round.index, *node)
+        source = seeded(
+            noise_seed(self.round.seed, self.experiment), purpose, self.round.index, *node
+        )
         return draw(source, self.guard.multiplier, shape)
 
-    def _summed(self, units: Tensor, share: Tensor, nodes: Ints) -> tuple[Tensor, float]:
-        """Sum of share x units and of the shares, as the receiver of a secure sum learns them."""
+    def _summed(
+        self, units: Tensor, share: Tensor, nodes: Ints, start: Tensor | None
+    ) -> tuple[Tensor, float] | None:
+        """Sum of share x units and of the shares, as a secure sum opens them, if it does."""
         guard, codec = self.guard, self.guard.codec(units.shape[1])
         weighted = codec.max_weight is not None
         # What nobody notices: each number as large as one may be.
@@ -166,40 +192,24 @@ class Protector:
             vectors[node] = its.encode(units[i].numpy(), rounding, weight)
             if guard.noise and guard.noise.where == "distributed" and guard.multiplier:
                 vectors[node] = vectors[node] + self._share(node, codec)
-        total = self._masked(vectors, codec)
-        codec.check(total, len(vectors))
-        values, count = codec.decode(total)
-        return torch.from_numpy(values), count if weighted else float(len(vectors))
+        model = b"" if start is None else start.numpy().tobytes()
+        binding = Binding(self.experiment, self.round.index, model, self.sums)
+        self.sums += 1
+        opened = secure_sum(guard, codec, binding, vectors)
+        self.counted = np.array(opened.nodes, np.int64)
+        self.sent = opened.bytes
+        if opened.total is None:
+            return None
+        codec.check(opened.total, len(opened.nodes))
+        values, count = codec.decode(opened.total)
+        return torch.from_numpy(values), count if weighted else float(len(opened.nodes))
 
     def _share(self, node: int, codec: Codec) -> NDArray[np.unsignedinteger]:
         """A node's part of the noise: enough in sum if no more than the threshold stay."""
         release = self.guard.release
         draw = skellam if isinstance(self.guard.noise, SkellamNoise) else discrete_gaussian
-        source = seeded(self.round.seed, "noise-share", self.round.index, node)
+        seed = noise_seed(self.round.seed, self.experiment)
+        source = seeded(seed, "noise-share", self.round.index, node)
         std = release.std / math.sqrt(self.guard.threshold)
         drawn = draw(source, std, (codec.length,))
         return drawn.astype(f"int{codec.bits}").view(codec.dtype)
-
-    def _masked(
-        self, vectors: dict[int, NDArray[np.unsignedinteger]], codec: Codec
-    ) -> NDArray[np.unsignedinteger]:
-        """The sum by the nodes' and the receiver's protocol, with keys from the system."""
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-        from tacit.protection.secagg.neighbours import degree
-        from tacit.protection.secagg.session import Session
-        from tacit.protection.secagg.simulate import simulate
-
-        n = len(vectors)
-        neighbours, threshold = None, max(self.guard.threshold, n // 2 + 1)
-        if n > COMPLETE:
-            neighbours, threshold = degree(n)
-        model = hashlib.sha256(self.sums.to_bytes(8, "little")).digest()
-        session = Session(
-            self.experiment, model, self.round.index, tuple(sorted(vectors)), threshold,
-            codec.length, codec.dtype, self.guard.threshold, neighbours,
-        )  # fmt: skip
-        self.sums += 1
-        identities = {node: Ed25519PrivateKey.generate() for node in vectors}
-        total, _ = simulate(session, identities, vectors)
-        return total

@@ -21,7 +21,7 @@ from tacit.engine.adversary import Adversary
 from tacit.engine.checkpoint import Checkpoint
 from tacit.engine.exchange import GraphExchange, StarExchange, Verdict
 from tacit.engine.local import LocalTrain, Trainer
-from tacit.engine.protect import Protector
+from tacit.engine.protect import Protector, noise_seed
 from tacit.engine.uplink import Uplink
 from tacit.engine.workers import Workers
 from tacit.errors import InputError
@@ -202,6 +202,7 @@ class Session:
             layout, self.training, self.choice.lowering, self.workers,
             seed=experiment.seed, rounds=experiment.rounds, least=least_batch(template),
             honest=self.honest if experiment.attacks and not pools else None, private=private,
+            noise_seed=noise_seed(experiment.seed, self.digest),
         )  # fmt: skip
         measured = _honest(experiment.data, self.honest)
         self.evaluator = self._evaluator(measured)
@@ -295,8 +296,9 @@ class Session:
         if self.ledger and self.guard:  # paid first, so that a crash loses budget and no privacy
             digest, name = self.digest.hex(), self.experiment.data.name
             self.ledger.spend(
-                name, digest, round, self.guard.release, self.guard.releases, f"{digest}:{round}"
-            )
+                name, digest, round, self.guard.release, self.guard.releases, f"{digest}:{round}",
+                unit="row" if self.guard.example else "node",
+            )  # fmt: skip
         if isinstance(topology, Star | Hierarchical):
             nodes = topology.sample(n, self.experiment.seed, round)
         else:
@@ -309,6 +311,8 @@ class Session:
         row |= reported
         if exchange and exchange.verdict is not None:
             row |= self._judge(exchange.verdict, round)
+            if self.guard and self.guard.proof:
+                row["refused"] = int((exchange.verdict.accepted == 0).sum())
         if self.guard and self.guard.budget:
             row["epsilon"] = self.guard.epsilon(round + 1)
         last = round + 1 == self.last

@@ -4,5 +4,5 @@ from importlib.util import find_spec
 
 from tacit.errors import InputError
 
-if any(find_spec(name) is None for name in ("msgspec", "zenoh")):
+if any(find_spec(name) is None for name in ("blake3", "msgspec", "zenoh")):
     raise InputError("the network needs more packages: pip install 'tacit[network]'")

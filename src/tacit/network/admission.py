@@ -15,6 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from tacit.errors import InputError
+from tacit.network.malformed import MALFORMED
 from tacit.network.members import is_signed
 from tacit.network.messages import Message
 
@@ -52,7 +53,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         try:
             packed = urlsafe_b64decode(body + "=" * (-len(body) % 4))
             return msgspec.msgpack.decode(packed, type=cls)
-        except (binascii.Error, ValueError):
+        except (*MALFORMED, binascii.Error, ValueError):
             raise InputError("this is no token, or not all of it; paste the whole line") from None
 
 

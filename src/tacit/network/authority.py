@@ -21,7 +21,7 @@ from tacit.errors import InputError, MessageError, require
 from tacit.network import certificates, members
 from tacit.network.admission import Admission, Application, Token
 from tacit.network.certificates import Key
-from tacit.network.configuration import JOINING, host
+from tacit.network.configuration import JOINING, host, require_address, require_host
 from tacit.network.identity import (
     CA,
     FEDERATION,
@@ -75,6 +75,8 @@ class Authority:
         require_name("federation", federation)
         require_name("name", name)
         require(name != JOINING, "name", name, f"any name but {JOINING!r}")
+        for address in addresses:
+            require_address("address", address)
         make_folder(home)
         make_folder(home / "authority")
         key = certificates.new_key()
@@ -111,9 +113,7 @@ class Authority:
     def rotate(self) -> None:
         """Gives the coordinator a new TLS key and certificate; takes effect without a restart."""
         with self._change() as (roll, admissions):
-            name = msgspec.json.decode(
-                (self.home / FEDERATION).read_bytes(), type=Federation
-            ).member
+            name = self.coordinator.member
             key = certificates.new_key()
             issued = self._issue(roll, admissions, name, certificates.request(key, name))
             write(self.home / TLS, certificates.key_bytes(key) + issued, secret=True)
@@ -126,11 +126,12 @@ class Authority:
                 connects.
 
         Raises:
-            InputError: a name that is taken, or was revoked and its certificate is still valid; a
-                host of another member.
+            InputError: a name that is taken, or was revoked and its certificate is still valid.
         """
         require_name("name", name)
         require(name != JOINING, "name", name, f"any name but {JOINING!r}")
+        for each in hosts:
+            require_host("host", each)
         nonce = secrets.token_bytes(16)
         with self._change() as (roll, admissions):
             now = datetime.now(UTC)
@@ -141,15 +142,6 @@ class Authority:
                 raise InputError(
                     f"{name!r} was revoked and its certificate is still valid; take another name"
                 )
-            held = {
-                host
-                for other, each in roll.listed().items()
-                if other != name
-                for host in each.hosts
-            }
-            for host in hosts:
-                if host in held:
-                    raise InputError(f"host {host!r} is another member's")
             roll.by_name[name] = Member(role, hosts=tuple(hosts))
             until = (now + INVITATION).timestamp()
             admissions.invitations[name] = _Invitation(nonce.hex(), until)
@@ -162,7 +154,7 @@ class Authority:
             certificates.key_bytes(key) + certificates.pem(knock), nonce,
         )  # fmt: skip
 
-    def admit(self, asked: "Application") -> Admission:
+    def admit(self, asked: Application) -> Admission:
         """Makes an invited name a member; uses the invitation up.
 
         Asked again by the holder of the same key, as after a lost reply, it answers again.

@@ -1,8 +1,11 @@
 """Large values, pulled in chunks by those to whom they were offered.
 
 A holder announces ``Offer(digest, size)`` in a message; a taker asks for one chunk after the other,
-a few at a time, and checks the digest (SHA-256) at the end. A chunk is its own acknowledgement:
-each taker has its own pace, and after a restart of either end only what is missing is sent again.
+a few at a time, and checks the digest at the end. A chunk is its own acknowledgement: each taker
+has its own pace, and after a restart of either end only what is missing is sent again.
+
+Digests are BLAKE3 (O'Connor et al., 2020): on a processor without SHA instructions SHA-256 takes
+fifteen times as long, and more than encrypting and sending do.
 """
 
 import os
@@ -10,12 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
-from hashlib import file_digest, sha256
 from io import BufferedRandom
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
+from blake3 import blake3
 
 from tacit.errors import MessageError
 from tacit.network.configuration import CHUNK
@@ -32,7 +35,7 @@ class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a holder has; part of a message.
 
     Attributes:
-        digest: SHA-256 of the whole, 32 bytes.
+        digest: BLAKE3 of the whole, 32 bytes.
         size: bytes.
     """
 
@@ -50,26 +53,24 @@ class Blobs:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._held: dict[bytes, tuple[Callable[[int], bytes], frozenset[str] | None]] = {}
+        self._held: dict[bytes, tuple[Path | bytes, frozenset[str] | None]] = {}
         # A pool of its own: those who answer messages may be waiting for chunks themselves.
         pool = ThreadPoolExecutor(THREADS, "tacit-chunk")
         endpoint.serve_bytes(TOPIC, self._chunk, pool)
 
     def offer(self, source: Path | bytes, to: Collection[str] | None = None) -> Offer:
-        """Lets members pull a file, which must not change, or bytes.
+        """Lets members pull bytes, or a file, which must stay as it is until it is withdrawn.
 
         Args:
             to: who may; all members where it is None.
         """
         allowed = None if to is None else frozenset(to)
         if isinstance(source, bytes):
-            data, digest = source, sha256(source).digest()
-            self._held[digest] = lambda at: data[at : at + CHUNK], allowed
-            return Offer(digest, len(data))
-        file = source.open("rb")  # stays readable when the file is replaced or removed
-        digest = file_digest(file, "sha256").digest()
-        self._held[digest] = lambda at: os.pread(file.fileno(), CHUNK, at), allowed
-        return Offer(digest, os.fstat(file.fileno()).st_size)
+            digest, size = blake3(source).digest(), len(source)
+        else:
+            digest, size = blake3().update_mmap(source).digest(), source.stat().st_size
+        self._held[digest] = source, allowed
+        return Offer(digest, size)
 
     def withdraw(self, offer: Offer) -> None:
         """Ends an offer; who has not pulled all of it gets no more."""
@@ -120,7 +121,9 @@ class Blobs:
         done = min(os.fstat(file.fileno()).st_size, offer.size) // CHUNK
         file.truncate(done * CHUNK)
         file.seek(0)
-        digest = file_digest(file, sha256)
+        digest = blake3()
+        for _ in range(done):
+            digest.update(file.read(CHUNK))
         chunks = -(-offer.size // CHUNK)
         asked, last = done, time.monotonic()
         window: deque[Future[bytes]] = deque()
@@ -154,7 +157,12 @@ class Blobs:
     def _chunk(self, sender: str, payload: bytes) -> bytes:
         """A chunk of what was offered to the sender; there is no reply to any other request."""
         request = msgspec.msgpack.decode(payload, type=_Request)
-        read, allowed = self._held.get(request.digest, (None, None))
-        if read is None or (allowed is not None and sender not in allowed):
+        source, allowed = self._held.get(request.digest, (None, None))
+        if source is None or (allowed is not None and sender not in allowed):
             raise MessageError("a blob was asked for that is not offered to it")
-        return read(request.chunk * CHUNK)
+        at = request.chunk * CHUNK
+        if isinstance(source, bytes):
+            return source[at : at + CHUNK]
+        with source.open("rb", buffering=0) as file:
+            file.seek(at)
+            return file.read(CHUNK)

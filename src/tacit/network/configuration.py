@@ -3,14 +3,18 @@
 Every key is ``tacit/<federation>/<to>/<topic>/<from>``: who is asked, for what, by whom. A member
 is alive while its token ``tacit/<federation>/<name>/alive`` is. Names are those in certificates,
 and access control (default: deny) holds each end to its own: it may answer as itself, ask as
-itself, and say that itself is alive. Nothing is ever published.
+itself, and say that itself is alive. Nothing is ever published. A client needs it, too: zenoh
+accepts a server with a certificate of any public authority for that host, beside the federation's.
 """
 
+import ipaddress
 import json
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-from tacit.errors import InputError
+from tacit.errors import InputError, require
 from tacit.network.identity import CA, TLS, Identity
 from tacit.network.messages import MOST
 
@@ -23,6 +27,23 @@ KEEP_ALIVE = 250  # milliseconds between signs of life
 
 def key(federation: str, to: str, *rest: str) -> str:
     return "/".join(("tacit", federation, to, *rest))
+
+
+_DNS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9][A-Za-z0-9._-]{0,252}):[0-9]{1,5}")
+
+
+def require_address(field: str, given: str) -> None:
+    allowed = "host:port, as in hospital.example:7447, 10.0.0.5:7447 or [fd00::5]:7447"
+    require(_ADDRESS.fullmatch(given) is not None, field, given, allowed)
+
+
+def require_host(field: str, given: str) -> None:
+    fits = _DNS.fullmatch(given) is not None
+    if not fits:
+        with suppress(ValueError):
+            fits = ipaddress.IPv6Address(given) is not None
+    require(fits, field, given, "a DNS name or an IP address")
 
 
 def host(address: str) -> str:
@@ -45,6 +66,8 @@ def configuration(
         wait: seconds that a client tries to reach one of the addresses before it gives up.
         insecure: no encryption and no access control; on loopback addresses only.
     """
+    for address in (*listen, *connect):
+        require_address("address", address)
     if insecure:
         for address in (*listen, *connect):
             if host(address) not in ("127.0.0.1", "::1", "localhost"):

@@ -9,6 +9,7 @@ federation.json  names, and the addresses to connect to
 """
 
 import os
+import secrets
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tacit.errors import InputError, MessageError
 from tacit.network import certificates, members
+from tacit.network.malformed import MALFORMED
 from tacit.network.members import Members, Role
 
 CA, TLS, SIGN, MEMBERS, FEDERATION = (
@@ -76,7 +78,7 @@ class Identity:
             tls = _read(folder / TLS, secret=True)
             certificate, tls_key = x509.load_pem_x509_certificate(tls), certificates.read_key(tls)
             key = _read_sign_key(folder / SIGN)
-        except (ValueError, TypeError) as error:
+        except (*MALFORMED, ValueError, TypeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{folder}: a file there is damaged ({error})") from None
@@ -168,9 +170,9 @@ def public_hex(key: Ed25519PrivateKey) -> str:
 
 def write(path: Path, content: bytes, *, secret: bool = False) -> None:
     """Replaces a file at once: after a crash there is the old one or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     mode = 0o600 if secret else 0o644
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with open(handle, "wb") as file:
         file.write(content)
         file.flush()

@@ -26,6 +26,7 @@ from tacit.network.identity import (
     sign_key,
     write,
 )
+from tacit.network.malformed import MALFORMED
 from tacit.network.members import Member, Members
 from tacit.network.messages import Message, Refusal
 from tacit.network.transport import Endpoint
@@ -53,7 +54,7 @@ def serve(endpoint: Endpoint, authority: Authority) -> None:
         answer: Message
         try:
             answer = authority.admit(msgspec.msgpack.decode(payload, type=Application))
-        except msgspec.MsgspecError:
+        except MALFORMED:
             answer = Refusal("message", "the request to join cannot be read")
         except MessageError as error:
             answer = Refusal("join", str(error))
@@ -105,7 +106,7 @@ def _ask(token: Token, application: Application) -> Admission:
             reply = endpoint.request(token.coordinator, JOIN, payload, TIMEOUT).result()
     try:
         answer = msgspec.msgpack.decode(reply, type=Admission | Refusal)
-    except msgspec.MsgspecError:
+    except MALFORMED:
         raise MessageError("the answer of the coordinator cannot be read") from None
     if isinstance(answer, Refusal):
         raise MessageError(answer.sentence)

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tacit.errors import MessageError, require
 from tacit.network.certificates import Key
+from tacit.network.malformed import MALFORMED
 
 Role = Literal["coordinator", "relay", "site"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -114,7 +115,7 @@ def read(text: bytes, authority: x509.Certificate) -> Members:
         signature = bytes.fromhex(signed.signature)
         key.verify(signature, _DOMAIN + bytes(signed.roll), ec.ECDSA(hashes.SHA256()))
         return msgspec.json.decode(signed.roll, type=Members)
-    except (msgspec.MsgspecError, ValueError):
+    except (*MALFORMED, ValueError):
         raise MessageError("the list of members cannot be read") from None
     except InvalidSignature:
         raise MessageError("the list of members is not signed by this authority") from None

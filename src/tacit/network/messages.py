@@ -12,6 +12,7 @@ import msgspec
 
 from tacit.errors import MessageError, TacitError
 from tacit.network.identity import Identity
+from tacit.network.malformed import MALFORMED
 
 MOST = 64 * 1024  # bytes of a sealed message
 
@@ -84,7 +85,7 @@ def unseal(
         raise MessageError(f"{sender!r} sent {len(sealed)} bytes; allowed are {MOST}")
     try:
         signed = msgspec.msgpack.decode(sealed, type=_Signed)
-    except (msgspec.MsgspecError, RecursionError):
+    except MALFORMED:
         raise MessageError(f"what {sender!r} sent is no message") from None
     if signed.sender != sender:
         raise MessageError(f"{sender!r} sent a message of {signed.sender!r}")
@@ -92,7 +93,7 @@ def unseal(
     identity.members.verify(sender, expected, signed.signature)
     try:
         return msgspec.msgpack.decode(signed.body, type=Union[kinds])  # noqa: UP007
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except MALFORMED as error:
         names = " or ".join(kind(each) for each in kinds)
         raise MessageError(f"what {sender!r} sent is no {names}: {error}") from None
 

@@ -68,7 +68,7 @@ class Endpoint:
         self._waiting: Counter[str] = Counter()
         self._alive: set[str] = set()
         self._watchers: list[Callable[[str, bool], None]] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a watcher may ask who is alive
         self._pool = ThreadPoolExecutor(THREADS, "tacit-answer")
         self.serve_bytes(MEMBERS, lambda _, __: (self.identity.folder / MEMBERS).read_bytes())
         self._session = self._open()
@@ -215,8 +215,14 @@ class Endpoint:
         try:
             session = zenoh.open(zenoh.Config.from_json5(text))
         except zenoh.ZError as error:
-            where = ", ".join((*self._listen, *self._connect))
-            raise Unreachable(f"{me!r} cannot connect or listen ({where}): {error}") from None
+            where = ", ".join(self._listen or self._connect)
+            if self._listen:
+                reason = str(error).split(" at ")[0]
+                raise Unreachable(f"{me!r} cannot listen on {where}: {reason}") from None
+            raise Unreachable(
+                f"{me!r} found nobody at {where} within {self._wait:g} s: nobody listens there, or"
+                " its certificate or ours is not accepted"
+            ) from None
         for name in self.alive():
             self._change(name, False)
 

@@ -10,7 +10,9 @@ the attempt's name again only if the noise is a function of that name.
 
 The total is composed over all recorded releases by ``accounting.filtered``, since the next one may
 be chosen after seeing the earlier ones; it is up to a tenth above what ``accounting.spent`` says of
-one run that was planned as a whole, and a budget is to be granted by it. The ledger holds against
+one run that was planned as a whole, and a budget is to be granted by it. An account is of rows or
+of nodes, whichever was paid for first: what hides a node's presence by epsilon hides a change of
+one of its rows by about twice as much, so that the two do not add up. The ledger holds against
 users and crashes; whoever can write the node's files can also put an older copy of it back.
 """
 
@@ -22,6 +24,7 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from tacit.errors import InputError, require
 from tacit.protection.accounting import filtered
@@ -42,6 +45,7 @@ CREATE TABLE spending (
     round INTEGER NOT NULL,
     release TEXT NOT NULL,
     times INTEGER NOT NULL CHECK (times > 0),
+    unit TEXT NOT NULL CHECK (unit IN ('row', 'node')),
     PRIMARY KEY (dataset, attempt)
 ) STRICT;
 """
@@ -90,26 +94,29 @@ class PrivacyBudget:
         release: Release,
         times: int = 1,
         attempt: str | None = None,
+        unit: Literal["row", "node"] = "node",
     ) -> str:
         """Pay for ``times`` releases; when this returns, the payment is on the disk.
 
         Args:
             attempt: the name of this draw of noise; None makes a new name, which always pays.
+            unit: whom the release protects.
 
         Returns:
             The attempt's name.
 
         Raises:
-            InputError: the total would pass the budget, the data set has none, or the attempt was
-                recorded with something else. Nothing is spent then.
+            InputError: the total would pass the budget, the data set has none or has paid for
+                another unit, or the attempt was recorded with something else. Nothing is spent
+                then.
         """
         require(times >= 1, "times", times, "a whole number from 1")
         name = secrets.token_hex(16) if attempt is None else attempt
-        entry = (experiment, round, _to_json(release), times)
+        entry = (experiment, round, _to_json(release), times, unit)
         with self._transaction() as ledger:
             epsilon, delta = _granted(ledger, dataset)
             paid = ledger.execute(
-                "SELECT experiment, round, release, times FROM spending"
+                "SELECT experiment, round, release, times, unit FROM spending"
                 " WHERE dataset = ? AND attempt = ?",
                 (dataset, name),
             ).fetchone()
@@ -118,6 +125,7 @@ class PrivacyBudget:
                 return name
             before = _releases(ledger, dataset)
             _check_adjacency(dataset, before, release)
+            _check_unit(ledger, dataset, unit)
             after = [*before, (release, times)]
             total = filtered(after, delta)
             if not total <= epsilon:  # refuses NaN too
@@ -127,7 +135,7 @@ class PrivacyBudget:
                     f" the budget is {epsilon:g} at delta {delta:g}"
                 )
             ledger.execute(
-                "INSERT INTO spending VALUES (?, ?, ?, ?, ?, ?)", (dataset, name, *entry)
+                "INSERT INTO spending VALUES (?, ?, ?, ?, ?, ?, ?)", (dataset, name, *entry)
             )
         return name
 
@@ -188,6 +196,15 @@ def _check_adjacency(dataset: str, before: list[tuple[Release, int]], release: R
         raise InputError(
             f"privacy budget of {dataset!r}: a release under {release.adjacency!r} was given; its"
             f" earlier ones are under {before[0][0].adjacency!r}, and the two do not add up"
+        )
+
+
+def _check_unit(ledger: sqlite3.Connection, dataset: str, unit: str) -> None:
+    row = ledger.execute("SELECT unit FROM spending WHERE dataset = ?", (dataset,)).fetchone()
+    if row is not None and row[0] != unit:
+        raise InputError(
+            f"privacy budget of {dataset!r}: a release that protects a {unit} was given; its"
+            f" earlier ones protect a {row[0]}, and the two do not add up"
         )
 
 

@@ -1,15 +1,18 @@
 """Clipping: no update is longer than a norm, so that one node moves a sum by no more than that."""
 
-import math
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from tacit.errors import require
+from tacit.errors import require, require_number
 
-_LARGEST = torch.finfo(torch.float32).max
+if TYPE_CHECKING:  # so that sums can be taken where there is no torch
+    from torch import Tensor
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,9 @@ class Clip:
     order: Literal[1, 2] = 2
 
     def __post_init__(self) -> None:
-        require(0 < self.norm <= _LARGEST, "protection.norm", self.norm, "a number above 0")
-        require(self.order in (1, 2), "protection.order", self.order, "1 or 2")
+        require_number("protection.norm", self.norm, above=0, most=_LARGEST)
+        whole = type(self.order) is int
+        require(whole and self.order in (1, 2), "protection.order", self.order, "1 or 2")
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,9 @@ class AdaptiveClip:
     lr: float = 0.2
 
     def __post_init__(self) -> None:
-        require(0 < self.norm <= _LARGEST, "protection.norm", self.norm, "a number above 0")
-        require(0 < self.quantile < 1, "protection.quantile", self.quantile, "between 0 and 1")
-        require(0 < self.lr < math.inf, "protection.lr", self.lr, "a number above 0")
+        require_number("protection.norm", self.norm, above=0, most=_LARGEST)
+        require_number("protection.quantile", self.quantile, above=0, below=1)
+        require_number("protection.lr", self.lr, above=0)
 
     order = 2
 
@@ -71,6 +75,8 @@ def clipped(updates: Tensor, norm: float, order: int = 2) -> tuple[Tensor, Tenso
 
     Rounding to float32 can lengthen a product, so longer rows end a little below the norm.
     """
+    import torch
+
     lengths = torch.linalg.vector_norm(updates, order, dim=-1, dtype=torch.float64)
     short = lengths <= norm
     # In two products: a factor below 1e-38 has few digits in float32, its root has all.

@@ -5,24 +5,35 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from tacit.errors import InputError
 from tacit.protection import (
     DPSGD,
     AdaptiveClip,
     Clip,
+    HomomorphicEncryption,
     LaplaceNoise,
     Noise,
+    NormProof,
     Protection,
+    SecretSharing,
     SecureAggregation,
+    SecureSum,
     SkellamNoise,
+    ThresholdEncryption,
+    VerifiableSum,
 )
 from tacit.protection.codec import Codec
 from tacit.protection.release import Grid, Poisson, Release, Sampler, WithoutReplacement
 
+if TYPE_CHECKING:
+    from tacit.protection.proof.projection import NormClaim
+
 # Up to so many nodes everybody masks with everybody.
 COMPLETE = 100
+# Numbers whose norm is proved about a commitment in some seconds.
+_MOST_COMMITTED = 100_000
 
 
 @dataclass(frozen=True)
@@ -57,8 +68,10 @@ class Guard:
     setting: Setting
     clip: Clip | AdaptiveClip | None = None
     noise: Noise | None = None
-    secure: SecureAggregation | None = None
+    secure: SecureSum | None = None
     example: DPSGD | None = None
+    proof: NormProof | None = None
+    verify: VerifiableSum | None = None
 
     @classmethod
     def of(cls, protections: Sequence[Protection], setting: Setting) -> "Guard":
@@ -69,12 +82,18 @@ class Guard:
         """
         clip = _only(protections, Clip, AdaptiveClip)
         noise = _only(protections, Noise)
-        secure = _only(protections, SecureAggregation)
-        guard = cls(setting, clip, noise, secure, _only(protections, DPSGD))
+        secure = _only(protections, *get_args(SecureSum))
+        proof = _only(protections, NormProof)
+        example, verify = _only(protections, DPSGD), _only(protections, VerifiableSum)
+        guard = cls(setting, clip, noise, secure, example, proof, verify)
         if noise is not None:
             guard._check_noise(noise)
         if secure is not None:
             guard._check_secure(secure)
+        if proof is not None:
+            guard._check_proof(proof)
+        if guard.commits:
+            guard._check_commitments()
         if guard.noise and guard.example:
             raise _refused(
                 guard.example, f"protects rows and {guard.noise!r} nodes; allowed is one of the two"
@@ -85,6 +104,8 @@ class Guard:
             )
         if guard.budget:
             guard.plans  # noqa: B018 (refuses noise that no bound is known for)
+        if noise is not None and noise.where == "distributed" and guard.multiplier:
+            guard._check_grid(noise)
         if guard.rounds < 1:
             raise _refused(
                 guard.budget, "allows not even one round; give a larger epsilon or multiplier"
@@ -120,19 +141,88 @@ class Guard:
                 ' where="central" if the server is trusted',
             )
 
-    def _check_secure(self, secure: SecureAggregation) -> None:
+        if isinstance(self.secure, HomomorphicEncryption) and noise.where != "local":
+            raise _refused(
+                noise,
+                f"is {noise.where}, but under {self.secure!r} the sum is neither exact nor the"
+                f' server\'s to see; use {name}(where="local"), or SecureAggregation() instead',
+            )
+
+    def _check_secure(self, secure: SecureSum) -> None:
         fewest = self.setting.fewest
         whose = "neighbourhood" if self.setting.peers else "cohort"
         if fewest < 3:
             raise _refused(
                 secure,
                 f"hides nothing in a sum of {fewest}, as in the smallest {whose}; 3 or more are"
-                " needed, so that no node finds out another's update",
+                " needed, so that no node finds out another's update; use"
+                f" {'RandomRegular(4) or Complete()' if self.setting.peers else 'Star(cohort=3)'}"
+                " where they have rows",
+            )
+        if self.setting.peers and not isinstance(secure, SecureAggregation):
+            raise _refused(
+                secure, "is between nodes and a server; use SecureAggregation() without one"
             )
         if self.threshold > fewest:
-            raise InputError(
-                f"protection.threshold: {secure.threshold} was given; allowed is 3 to {fewest},"
-                f" the smallest {whose}"
+            raise _refused(
+                secure,
+                f"opens no sum of fewer than {self.threshold} nodes; allowed is 3 to {fewest}, the"
+                f" smallest {whose}",
+            )
+        if isinstance(secure, ThresholdEncryption):
+            from tacit.protection.encryption import bfv
+
+            bfv.library()
+        if isinstance(secure, HomomorphicEncryption):
+            from tacit.protection.encryption import ckks
+
+            ckks.library()
+
+    def _check_proof(self, proof: NormProof) -> None:
+        if self.secure is None:
+            raise _refused(proof, "is about what a secure sum hides; add SecretSharing()")
+        if not isinstance(self.secure, SecretSharing | SecureAggregation):
+            raise _refused(proof, f"does not go with {self.secure!r}; use SecretSharing() instead")
+        if self.clip is None:
+            raise _refused(proof, "has no norm to prove; add Clip(1.0)")
+        if self.clip.order != 2:
+            raise _refused(
+                proof, f"is measured in the norm of order 2; use Clip({self.clip.norm}, order=2)"
+            )
+        if self.noise and self.noise.where != "central":
+            raise _refused(
+                proof,
+                f"would have to allow the length of a node's {self.noise.where} noise, which hides"
+                f' what a liar adds; use {type(self.noise).__name__}(where="central") if the server'
+                " is trusted, or leave the proof out",
+            )
+
+    def _check_commitments(self) -> None:
+        part = self.verify or self.proof
+        if self.secure is None:
+            raise _refused(part, "is about a secure sum; add SecureAggregation()")
+        if self.setting.peers:
+            raise _refused(
+                part, "is about what a server sums; use FedAvg() as the algorithm, or leave it out"
+            )
+        single = self.proof and isinstance(self.secure, SecureAggregation)
+        if single and (size := self.setting.dimension) > _MOST_COMMITTED:
+            raise _refused(
+                self.proof,
+                f"to a server alone takes minutes for {size:,} numbers; use SecretSharing()"
+                f" instead of {self.secure!r}",
+            )
+        from tacit.protection.proof import group  # noqa: F401 (says what to install)
+
+    def _check_grid(self, noise: Noise) -> None:
+        """That the sum has room for the noise which the rounding to the grid asks for."""
+        codec = self.codec(self._grid.dimension)
+        shares = math.sqrt(self.setting.most / self.threshold)
+        if self.release.std * shares > codec.noise_std * codec.scale:
+            raise _refused(
+                noise,
+                f"needs a grid so coarse that rounding {codec.dimension:,} numbers counts for more"
+                " than the norm; use GaussianNoise with the same settings",
             )
 
     @property
@@ -141,19 +231,43 @@ class Guard:
         return bool(self.clip or self.noise or self.secure)
 
     @property
+    def even(self) -> bool:
+        """Whether nodes count alike: a weight would be one more number to protect or to prove."""
+        return bool(self.noise or self.proof)
+
+    @property
     def budget(self) -> Noise | DPSGD | None:
         """Whichever makes something private."""
         return self.noise or self.example
 
     @property
+    def commits(self) -> bool:
+        """Whether nodes commit to what they hide."""
+        return bool(self.verify or (self.proof and not isinstance(self.secure, SecretSharing)))
+
+    @property
     def threshold(self) -> int:
         """The fewest nodes whose sum is opened."""
         assert self.secure is not None
-        return self.secure.threshold or max(3, math.ceil(2 * self.setting.fewest / 3))
+        return self.secure.fewest(self.setting.fewest)
+
+    def claim(self, codec: Codec) -> "NormClaim":
+        """What a norm proof shows of a node's integers."""
+        from tacit.protection.proof.projection import NormClaim
+
+        assert self.proof is not None
+        blinding = 4 * 2**16 if self.commits and isinstance(self.secure, SecretSharing) else 0
+        bound = math.hypot(codec.norm_bound * codec.scale, blinding)
+        return NormClaim(math.ceil(bound), self.proof.projections)
 
     def codec(self, dimension: int) -> Codec:
         """How vectors of so many numbers become integers: in units of the norm, if one is kept."""
         most, noise = self.setting.most, self.noise
+        if self.proof:
+            # tau of the claim is below k B^2 and its b^2 below 4 tau: k b^2 < 2^62.
+            finest = 30 - math.ceil(math.log2(self.proof.projections))
+            codec = Codec.for_sum(1.0, most, dimension)
+            return replace(codec, exponent=min(codec.exponent, finest))
         if self.secure and (self.setting.peers or not (self.clip or noise)):
             limit = self.secure.limit
             return Codec.for_sum(math.inf, most, dimension, coordinate_range=limit, max_weight=1.0)
@@ -182,6 +296,11 @@ class Guard:
         if noise.multiplier is not None:
             return noise.multiplier
         assert noise.epsilon is not None
+        if noise.where == "distributed":  # on integers, of a grid so fine that they are real
+            fine = Grid(1, 2.0**40, self.threshold)
+            return multiplier_for(
+                noise.epsilon, noise.delta, self.setting.rounds, None, self._integer, grid=fine
+            )
         return multiplier_for(
             noise.epsilon, noise.delta, self.setting.rounds, self._sampler,
             "laplace" if isinstance(noise, LaplaceNoise) else "gaussian", self._adjacency,
@@ -198,8 +317,10 @@ class Guard:
 
     @property
     def _adjacency(self) -> str:
+        # Who sends is seen where noise is local: what is sent may be any update, not one or none.
+        local = self.noise is not None and self.noise.where == "local"
         drawn = isinstance(self._sampler, WithoutReplacement)
-        return "replace" if drawn else "add-or-remove"
+        return "replace" if local or drawn else "add-or-remove"
 
     @property
     def _integer(self) -> str:

@@ -1,10 +1,9 @@
 """Differential privacy: where noise is added, how much, and what that promises to whom."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from tacit.errors import InputError, require
+from tacit.errors import InputError, require, require_number
 
 Where = Literal["central", "distributed", "local"]
 
@@ -35,12 +34,9 @@ class Budget:
                 f"protection.epsilon: {name} was given neither an epsilon nor a multiplier; allowed"
                 f" is one of them, such as {name}(epsilon=3, delta=1e-5)"
             )
-        if self.epsilon is not None:
-            require(self.epsilon > 0, "protection.epsilon", self.epsilon, "a number above 0")
-        if self.multiplier is not None:
-            good = self.multiplier >= 0
-            require(good, "protection.multiplier", self.multiplier, "a number, 0 or more")
-        require(0 < self.delta < 1, "protection.delta", self.delta, "between 0 and 1, such as 1e-5")
+        require_number("protection.epsilon", self.epsilon, above=0, none=True)
+        require_number("protection.multiplier", self.multiplier, least=0, none=True)
+        require_number("protection.delta", self.delta, above=0, below=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +48,9 @@ class Noise(Budget):
             "central": by the server to the sum, which it sees without noise: it must be trusted.
             "distributed": in shares, by the nodes. The sum has the guarantee, single updates have
             not, so that it needs ``SecureAggregation``.
-            "local": by each node alone to all of its update; nobody has to be trusted.
+            "local": by each node alone to all of its update; nobody has to be trusted. What one
+            node sends is then nearly the same for any two updates, which are up to two clipping
+            norms apart, and a sum under the other two with a node's update or without it, one norm.
 
     Raises:
         InputError: another ``where``, one that the mechanism does not know, or as ``Budget``.
@@ -122,4 +120,4 @@ class DPSGD(Budget):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.norm < math.inf, "protection.norm", self.norm, "a number above 0")
+        require_number("protection.norm", self.norm, above=0)

@@ -19,7 +19,7 @@ from tacit.errors import require
 from tacit.protection.proof import group
 from tacit.protection.proof.group import ORDER, Point
 
-_LIMBS = 16
+LIMBS = 16
 
 
 def blinding() -> int:
@@ -46,12 +46,12 @@ def point(values: NDArray[np.int64], blinding: int) -> Point:
 
 def coordinates(blinding: int) -> NDArray[np.uint32]:
     """(16,) limbs of 16 bits, to be summed with the values, mod 2^32 at least, by 65,536 nodes."""
-    return np.frombuffer(blinding.to_bytes(2 * _LIMBS, "little"), "<u2").astype(np.uint32)
+    return np.frombuffer(blinding.to_bytes(2 * LIMBS, "little"), "<u2").astype(np.uint32)
 
 
 def summed_blinding(limbs: NDArray[np.unsignedinteger]) -> int:
     """The blinding of the sum, of the summed (16,) coordinates."""
-    require(limbs.shape == (_LIMBS,), "limbs", limbs.shape, f"({_LIMBS},)")
+    require(limbs.shape == (LIMBS,), "limbs", limbs.shape, f"({LIMBS},)")
     return sum(int(limb) << 16 * i for i, limb in enumerate(limbs)) % ORDER
 
 

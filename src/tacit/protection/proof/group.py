@@ -14,7 +14,9 @@ from tacit.errors import InputError, MessageError
 try:
     from coincurve import PublicKey
 except ImportError as error:
-    raise InputError("commitments need the package coincurve: pip install coincurve") from error
+    raise InputError(
+        "protection: commitments need coincurve: pip install 'tacit[commitments]'"
+    ) from error
 
 Point = Any  # PublicKey or None; coincurve is not typed for a public union.
 

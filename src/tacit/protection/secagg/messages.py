@@ -46,7 +46,7 @@ class Kind(IntEnum):
     REVEAL = 9
 
 
-def header(session: Session, kind: Kind, party: int) -> bytes:
+def header(session: Session, kind: IntEnum, party: int) -> bytes:
     """Of a message from or to this node."""
     return _HEADER.pack(_VERSION, kind, session.context, party)
 
@@ -71,7 +71,7 @@ class Reader:
         Aborted: another version, kind, session or node than expected, or any byte too few or many.
     """
 
-    def __init__(self, session: Session, kind: Kind, party: int, message: bytes) -> None:
+    def __init__(self, session: Session, kind: IntEnum, party: int, message: bytes) -> None:
         self.session, self.view, self.at = session, memoryview(message), 0
         self._refuse(self.take(_HEADER.size) != header(session, kind, party))
 

@@ -194,11 +194,14 @@ class Node:
             )
 
     def _require_holders(self, left: Set[int]) -> None:
+        # In the complete graph whoever masks with me holds my shares: fewer than the sum is to have
+        # are a part that a lying receiver splits off.
+        complete = self.session.degree is None
+        least = self.session.fewest if complete else self.session.threshold
         self._holders &= left
-        if len(self._holders) < self.session.threshold:
+        if len(self._holders) < least:
             raise Aborted(
-                f"{len(self._holders)} holders of this node's shares are left;"
-                f" it takes {self.session.threshold}"
+                f"{len(self._holders)} holders of this node's shares are left; it takes {least}"
             )
 
     def _require_quorum(self, signatures: Mapping[int, bytes]) -> None:

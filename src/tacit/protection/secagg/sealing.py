@@ -4,16 +4,18 @@ A key is of one direction between two nodes in one session and seals one share o
 the kind can be the nonce.
 """
 
+from enum import IntEnum
+
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tacit.protection.secagg import masks
-from tacit.protection.secagg.messages import Kind, header
+from tacit.protection.secagg.messages import header
 from tacit.protection.secagg.session import Session
 
 
 def seal(
-    session: Session, channel: bytearray, kind: Kind, sender: int, to: int, share: bytes
+    session: Session, channel: bytearray, kind: IntEnum, sender: int, to: int, share: bytes
 ) -> bytes:
     """A share and its tag; the channel is what the two nodes agreed on."""
     aead, bound = _aead(session, channel, kind, sender, to)
@@ -21,7 +23,7 @@ def seal(
 
 
 def unseal(
-    session: Session, channel: bytearray, kind: Kind, sender: int, to: int, sealed: bytes
+    session: Session, channel: bytearray, kind: IntEnum, sender: int, to: int, sealed: bytes
 ) -> bytes | None:
     """The share, or None where it was not sealed for exactly this."""
     aead, bound = _aead(session, channel, kind, sender, to)
@@ -32,7 +34,7 @@ def unseal(
 
 
 def _aead(
-    session: Session, channel: bytearray, kind: Kind, sender: int, to: int
+    session: Session, channel: bytearray, kind: IntEnum, sender: int, to: int
 ) -> tuple[AESGCM, bytes]:
     """The cipher, and what it binds: version, kind, session (so experiment, round), both ends."""
     ends = sender.to_bytes(4, "little") + to.to_bytes(4, "little")
@@ -40,5 +42,5 @@ def _aead(
     return AESGCM(key), header(session, kind, sender) + ends
 
 
-def _nonce(kind: Kind) -> bytes:
+def _nonce(kind: IntEnum) -> bytes:
     return kind.to_bytes(12, "big")
