@@ -1,6 +1,6 @@
 """What secure aggregation costs a node and the receiver, in CPU seconds, and the bytes it sends.
 
-python benchmarks/secagg.py [--only NAME] [--json FILE]
+python benchmarks/secagg.py [--only NAME] [--peer] [--json FILE]
 
 One whole round in this process. Vectors are made, masked and added one by one, so that 1,000
 of them are never held. The run stops if the sum is not that of the survivors to the bit.
@@ -143,26 +143,40 @@ def measure(work: Work) -> Measured:
     )
 
 
+def line(work: Work, row: Measured) -> str:
+    return (
+        f"| {row.name}, {work.lost} lost | {row.degree or 'complete'} | {row.threshold}"
+        f" | {1e3 * row.node:.0f} ms | {row.receiver:.2f} s | {row.wall:.2f} s"
+        f" | {row.upload:.4f}x |"
+    )
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", choices=[work.name for work in WORKS])
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--peer", action="store_true", help="Flower's SecAgg+ on each sparse row")
     options = parser.parse_args(arguments)
     rows = []
     print("| round | degree | threshold | node | receiver | its wall time | upload |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for work in WORKS:
-        if options.only in (None, work.name):
-            row = measure(work)
-            rows.append(asdict(row))
-            print(
-                f"| {row.name}, {work.lost} lost | {row.degree or 'complete'} | {row.threshold}"
-                f" | {1e3 * row.node:.0f} ms | {row.receiver:.2f} s | {row.wall:.2f} s"
-                f" | {row.upload:.4f}x |",
-                flush=True,
-            )
+        if options.only not in (None, work.name):
+            continue
+        rows.append(measure(work))
+        print(line(work, rows[-1]), flush=True)
+        if options.peer and work.sparse:
+            try:
+                import flower
+            except ImportError as error:
+                print(f"| Flower's SecAgg+ is left out: {error} |")
+                continue
+            rows.append(flower.measure(work, *neighbours.degree(work.nodes)))
+            print(line(work, rows[-1]), flush=True)
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2))
+        options.json.write_text(
+            json.dumps({"machine": machine(), "rows": [asdict(row) for row in rows]}, indent=2)
+        )
 
 
 if __name__ == "__main__":

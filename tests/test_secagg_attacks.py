@@ -24,7 +24,7 @@ from tacit.protection.secagg.sealing import unseal
 from tacit.protection.secagg.session import Aborted, Session
 from tacit.protection.secagg.simulate import STAGES
 
-HEADER = 38  # bytes: version, kind, 32 of the session, 4 of the node
+HEADER = 40  # bytes: version, kind, 2 of padding, 32 of the session, 4 of the node
 RECEIVED = STAGES[1:]  # the stages at which a node is sent something
 
 

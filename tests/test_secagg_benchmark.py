@@ -1,6 +1,7 @@
 """The benchmark of secure aggregation runs, and notices a wrong sum."""
 
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -32,13 +33,33 @@ def test_the_script_prints_and_writes_every_row(
     for row in rows:
         assert row["node"] > 0
         assert row["receiver"] > 0
-        # By the layout: five headers of 38, keys of 64, 2 sets of 2 and signatures of 64, rows of
+        # By the layout: five headers of 40, keys of 64, 2 sets of 2 and signatures of 64, rows of
         # 52 to each of h holders twice and 4 for each of 4 tables; 36 for each of up to 11 shares
         # of others (12 with its own in the complete graph) that it reveals.
         h, others = (4, 11) if row["degree"] else (12, 12)
-        fixed = 5 * 38 + 64 + 2 * (2 + 64) + 2 * 52 * h + 4 * 4
+        fixed = 5 * 40 + 64 + 2 * (2 + 64) + 2 * 52 * h + 4 * 4
         assert 1 + fixed / 4_000 < row["upload"] <= 1 + (fixed + 36 * others) / 4_000
     assert "| complete, 2 lost | complete | 9 |" in capsys.readouterr().out
+
+
+def test_without_flower_its_row_is_left_out_and_says_why(
+    secagg: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "flwr", None)
+    monkeypatch.delitem(sys.modules, "flower", raising=False)
+    secagg.main(["--only", "sparse", "--peer"])
+    sparse = [row for row in secagg.WORKS if row.sparse]
+    assert capsys.readouterr().out.count("Flower's SecAgg+ is left out: ") == len(sparse)
+
+
+def test_flower_finds_the_mean_of_the_survivors(secagg: ModuleType) -> None:
+    pytest.importorskip("flwr")
+    import flower
+
+    row = flower.measure(secagg.WORKS[0], degree=8, threshold=4)
+    assert row.node > 0
+    assert row.receiver > 0
+    assert row.upload > 2  # int64 for float32
 
 
 def test_a_wrong_sum_is_noticed(secagg: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

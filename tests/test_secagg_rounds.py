@@ -61,11 +61,11 @@ def test_one_below_the_threshold_aborts_and_opens_nothing(stage: str) -> None:
 
 
 def test_a_node_whose_share_holders_are_lost_drops_out() -> None:
-    # All 7 share holders must be left. After the header of 38 bytes comes the set of those alive.
+    # All 7 share holders must be left. After the header of 40 bytes comes the set of those alive.
     made = session(n=16, threshold=7, degree=7)
     drill = Drill(made).before("mask")
     alive = made.members - {min(drill.nodes[1]._holders)}
-    message = drill.inbox[1][:38] + write_set(made, alive) + drill.inbox[1][40:]
+    message = drill.inbox[1][:40] + write_set(made, alive) + drill.inbox[1][42:]
     with pytest.raises(Aborted, match="6 holders of this node's shares are left; it takes 7"):
         drill.call("mask", 1, message)
 
@@ -99,8 +99,8 @@ def test_a_partys_minimum_is_its_own() -> None:
 def test_keys_are_fresh_and_wiped() -> None:
     first, second = Drill(session()).after("advertise"), Drill(session()).after("advertise")
     for me in first.nodes:
-        assert first.outbox[me][38:70] != second.outbox[me][38:70]
-        assert first.outbox[me][70:102] != second.outbox[me][70:102]
+        assert first.outbox[me][40:72] != second.outbox[me][40:72]
+        assert first.outbox[me][72:104] != second.outbox[me][72:104]
     drill = Drill(session()).before("mask")
     node = drill.nodes[1]
     assert any(node._mask_key)

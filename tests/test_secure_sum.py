@@ -1,6 +1,7 @@
 """Secure sums in a run: what they are bound to, and whom a norm proof leaves out of them."""
 
 import hashlib
+import math
 import sys
 from dataclasses import replace
 from typing import Any
@@ -109,6 +110,8 @@ def test_commitments_leave_room_for_their_blinding_in_a_proof() -> None:
     assert part.counted.tolist() == [0, 2, 3]
     found = mean(part, long(1.0, nodes=4))
     assert torch.allclose(found, long(1.0, nodes=4).mean(0), rtol=0, atol=2.0**-22)
+    claimed = part.guard.claim(part.guard.codec(D)).norm
+    assert math.hypot(2**23, 4 * (2**16 - 1)) <= claimed <= 1.001 * 2**23
 
 
 @pytest.mark.parametrize("part", [SecureAggregation(3), SecretSharing(3), HomomorphicEncryption()])
@@ -160,9 +163,9 @@ def watched(monkeypatch: pytest.MonkeyPatch, module: Any) -> list[Any]:
     """The sessions of the sums to come."""
     sessions, simulate = [], module.simulate
 
-    def watching(session: Any, *rest: Any) -> Any:
+    def watching(session: Any, *rest: Any, **heard: Any) -> Any:
         sessions.append(session)
-        return simulate(session, *rest)
+        return simulate(session, *rest, **heard)
 
     monkeypatch.setattr(module, "simulate", watching)
     return sessions

@@ -432,10 +432,16 @@ def test_noise_has_the_stated_deviation_and_empty_batches_get_it(kind):
     assert abs(correlation) <= 5
 
 
+def drawn(widths, nodes, steps, std=None, round=0):
+    """(C, w) noise for the addresses, drawn for blocks of these widths."""
+    parts = [torch.zeros(len(nodes), width) for width in widths]
+    std = torch.ones(len(nodes), 1) if std is None else torch.tensor(std).unsqueeze(1)
+    AddressedNoise(key(7, "dp-sgd", round))(parts, std, np.array(nodes), np.array(steps))
+    return torch.cat(parts, 1)
+
+
 def test_addressed_noise_is_normal():
-    nodes, steps = np.array([3, 4]), np.array([0, 1])
-    out = torch.empty(2, 200_000)
-    AddressedNoise(key(7, "dp-sgd", 0))(out, torch.tensor([[1.0], [3.0]]), nodes, steps, 0)
+    out = drawn([200_000], [3, 4], [0, 1], std=[1.0, 3.0])
     z = np.sort((out / torch.tensor([[1.0], [3.0]])).flatten().double().numpy())
     # Kolmogorov-Smirnov: P[sqrt(n) D > t] <= 2 exp(-2 t^2) (Massart 1990); 1e-6 at t = 2.694.
     normal = 0.5 * (1 + torch.erf(torch.from_numpy(z) / math.sqrt(2))).numpy()
@@ -446,28 +452,36 @@ def test_addressed_noise_is_normal():
     assert abs((z**4).mean() - 3) <= 5 * math.sqrt(96 / len(z))
 
 
-@pytest.mark.parametrize("first", [0, 1, 4, 7, 65_536])
-def test_noise_depends_on_its_address_alone(first):
-    noise = AddressedNoise(key(7, "dp-sgd", 0))
-    whole, std = torch.empty(3, 70_000), torch.ones(3, 1)
-    nodes, steps = np.array([3, 4, 3]), np.array([0, 0, 1])
-    noise(whole, std, nodes, steps, 0)
-    part = torch.empty(1, 1003)
-    noise(part, std[:1], nodes[1:2], steps[1:2], first)
-    assert torch.equal(part[0], whole[1, first : first + 1003])
+def test_numbers_near_in_any_way_are_uncorrelated():
+    # Next to each other, four apart (a block of the cipher), of neighbouring steps and nodes: each
+    # mean of n products has a standard error of 1/sqrt(n); past 5.3 of them 1.2e-7, 5e-7 in all.
+    out = drawn([100_000], [3, 3, 4], [0, 1, 0]).double()
+    for one, other in (
+        (out[0, 1:], out[0, :-1]), (out[0, 4:], out[0, :-4]), (out[0], out[1]), (out[0], out[2]),
+    ):  # fmt: skip
+        assert abs((one * other).mean()) <= 5.3 / math.sqrt(len(one))
+
+
+@pytest.mark.parametrize("block", [2**20, 60_000, 1])
+def test_noise_depends_on_its_address_alone(block, monkeypatch):
+    monkeypatch.setattr("tacit.training.private._BLOCK", block)
+    nodes, steps = [3, 4, 3], [0, 0, 1]
+    whole = drawn([20_011], nodes, steps)
+    assert torch.equal(whole, drawn([1, 3, 0, 20_000, 7], nodes, steps))
+    assert torch.equal(whole[1:], drawn([20_011], nodes[1:], steps[1:]))
+    assert torch.equal(whole[:, :1003], drawn([1003], nodes, steps))
     assert whole.flatten().unique().numel() > 0.95 * whole.numel()  # nothing is drawn twice
-    other = torch.empty(1, 1003)
-    AddressedNoise(key(7, "dp-sgd", 1))(other, std[:1], nodes[1:2], steps[1:2], first)
-    assert not torch.equal(part, other)
+    assert not torch.equal(whole, drawn([20_011], nodes, steps, round=1))
 
 
 def test_a_jobs_own_source_of_noise_is_asked():
     module, loss, split = setting("mlp")
     asked = []
 
-    def ones(out, std, nodes, steps, first):
-        asked.append((nodes.tolist(), steps.tolist(), first, out.shape[1]))
-        out.copy_(std.expand_as(out))
+    def ones(parts, std, nodes, steps):
+        asked.append((nodes.tolist(), steps.tolist(), sum(part.shape[1] for part in parts)))
+        for part in parts:
+            part.add_(std)
 
     training = SGD(lr=1.0, batch_size=4, steps=1)
     private = Private(0.3, 2.0)
@@ -479,7 +493,7 @@ def test_a_jobs_own_source_of_noise_is_asked():
         torch.testing.assert_close(ends[node] - silent[node], expected, atol=1e-6, rtol=1e-5)
     assert plan.batch_size[1] == 1
     width = Layout.of(module).trained
-    assert sum(part[3] for part in asked if 0 in part[0]) == width
+    assert sum(columns for nodes, _, columns in asked if 0 in nodes) == width
 
 
 @pytest.mark.parametrize("training", [SGD(lr=0.2, batch_size=4), Adam(lr=0.01, batch_size=4)])

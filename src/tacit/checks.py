@@ -16,6 +16,7 @@ from tacit.errors import InputError
 from tacit.protection import DPSGD, AdaptiveClip, HomomorphicEncryption
 from tacit.topology import Complete, Graph, Hierarchical, Star
 from tacit.training.losses import Loss
+from tacit.training.private import Private
 
 if TYPE_CHECKING:
     from tacit.experiment import Experiment
@@ -117,6 +118,8 @@ def check_protection(e: "Experiment") -> None:
         )
     guard = e.guard
     assert guard is not None
+    if guard.example:
+        Private.check(e.template)
     sends = e.algorithm.sends(e.layout)
     if (guard.clip or guard.noise) and len(sends) > 1:
         raise InputError(

@@ -10,6 +10,7 @@ training run", 2023 (the bound at delta = 0).
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +19,11 @@ from numpy.typing import NDArray
 from scipy.special import log_ndtr, ndtr, ndtri
 from scipy.stats import beta
 
+from tacit.auditing.leak import Leak
 from tacit.errors import require
+
+# A family's noise: from a quarter of what is stated to 16 times as much, in steps of 2 %.
+_NOISE = 2 ** (np.arange(-2 * 32, 4 * 32 + 1) / 32)
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
@@ -36,6 +41,11 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
         return left - right > delta
 
     return _last(passes) if mu else 0.0
+
+
+def gaussian_mu(epsilon: float, delta: float) -> float:
+    """The mu whose epsilon at this delta it is: the inverse of ``gaussian_epsilon``."""
+    return _last(lambda mu: gaussian_epsilon(mu, delta) < epsilon)
 
 
 def correct_guesses(scores: NDArray[np.floating], included: NDArray[np.bool_], guesses: int) -> int:
@@ -70,8 +80,37 @@ def gaussian_bound(
         confidence: of the bound, in (0, 1).
     """
     _check_guesses(canaries, guesses, correct, confidence)
-    mu = _last(lambda mu: _refuted(mu, canaries, guesses, correct, 1 - confidence))
-    return gaussian_epsilon(mu, delta)
+
+    def refuted(mu: float) -> bool:
+        least = lambda right: float(ndtr(ndtri(right) - mu))  # noqa: E731
+        return _refuted(least, canaries, guesses, correct, 1 - confidence)
+
+    return gaussian_epsilon(_last(refuted), delta)
+
+
+def noise_bound(
+    leak: Callable[[float], Leak],
+    canaries: int,
+    guesses: int,
+    correct: int,
+    delta: float,
+    confidence: float = 0.95,
+) -> float:
+    """The largest epsilon that these guesses refute, if the mechanism is one of a family.
+
+    As ``gaussian_bound``, for mechanisms that differ in their noise alone.
+
+    Args:
+        leak: what is given away with so many times some noise: the more noise, the less.
+    """
+    _check_guesses(canaries, guesses, correct, confidence)
+
+    def refuted(noise: float) -> bool:
+        return _refuted(leak(noise).least, canaries, guesses, correct, 1 - confidence)
+
+    # The least noise that is refuted: all more noise is, too.
+    first = bisect_left(_NOISE, True, key=refuted)
+    return leak(_NOISE[first]).epsilon(delta) if first < len(_NOISE) else 0.0
 
 
 def pure_bound(guesses: int, correct: int, confidence: float = 0.95) -> float:
@@ -123,21 +162,25 @@ def true_positives(
     )
 
 
-def _refuted(mu: float, canaries: int, guesses: int, correct: int, significance: float) -> bool:
-    """Whether P[at least ``correct`` right] >= significance is impossible under mu-Gaussian DP.
+def _refuted(
+    least: Callable[[float], float], canaries: int, guesses: int, correct: int, significance: float
+) -> bool:
+    """Whether P[at least ``correct`` right] >= significance is impossible under f-DP.
 
     ``right`` and ``wrong`` are the least masses, over canaries, of right and of wrong guesses in
     runs with at least i right ones; together they may not exceed guesses / canaries.
+
+    Args:
+        least: f(1 - x), which is the inverse of the paper's blow-up function 1 - f(x).
     """
     right = significance * correct / canaries
     wrong = significance * (guesses - correct) / canaries
     for i in range(correct - 1, -1, -1):
-        # The inverse of the blow-up function 1 - f(x) = Phi(Phi^-1(x) + mu).
-        least = float(ndtr(ndtri(min(right, 1.0)) - mu))
-        if least <= wrong:
+        below = least(min(right, 1.0))
+        if below <= wrong:
             break
-        right += i / (guesses - i) * (least - wrong)
-        wrong = least
+        right += i / (guesses - i) * (below - wrong)
+        wrong = below
     return right + wrong > guesses / canaries
 
 

@@ -5,7 +5,8 @@ Only what the receiver publishes is scored, so that the same audit works through
 and noise. Source: Andrew et al., "One-shot empirical privacy estimation for federated learning",
 ICLR 2024, algorithm 1. There directions are independent and interfere unless there are many more
 coordinates than canaries; here they are orthogonal, so that as many as coordinates can be told
-apart.
+apart. Where the norm is that of order 1, a direction is one coordinate: spread over several, the
+same length would be lost in Laplace noise.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from tacit.randomness import generator
 class Canaries:
     """m orthogonal unit vectors of d numbers, each with a fair coin.
 
-    Each has b = floor(d / m) coordinates of its own, at random places, with random signs.
+    Each has b = floor(d / m) coordinates of its own, or one, at random places, with random signs.
 
     Attributes:
         dimension: d.
@@ -38,12 +39,13 @@ class Canaries:
     included: NDArray[np.bool_]
 
     @classmethod
-    def draw(cls, seed: int, count: int, dimension: int) -> "Canaries":
+    def draw(cls, seed: int, count: int, dimension: int, order: int = 2) -> "Canaries":
         """Draw them.
 
         Args:
             count: m, from 1 to d.
             dimension: d, from 1.
+            order: of the norm that bounds them: 1 for one coordinate each.
 
         Raises:
             InputError: a number out of its range.
@@ -51,7 +53,7 @@ class Canaries:
         require(dimension > 0, "dimension", dimension, "a number > 0")
         require(0 < count <= dimension, "count", count, f"1 to {dimension}, the dimension")
         random = generator(seed, "canary")
-        size = dimension // count
+        size = dimension // count if order == 2 else 1
         places = random.permutation(dimension)[: count * size].reshape(count, size)
         signs = 2 * random.integers(2, size=places.shape).astype(np.float32) - 1
         included = generator(seed, "canary coin").random(count) < 0.5
@@ -64,10 +66,7 @@ class Canaries:
         return torch.zeros(len(which), self.dimension).scatter_(1, self.places[chosen], values)
 
     def scores(self, released: Tensor) -> NDArray[np.float64]:
-        """(m,) inner products of each with a released (d,) vector, or with its row of (m, d).
-
-        For a sum with Gaussian noise that is the best score that looks at one canary alone.
-        """
+        """(m,) inner products of each with a released (d,) vector, or with its row of (m, d)."""
         rows = released.double().expand(len(self.signs), -1)
         own = rows.gather(1, self.places) * self.signs
         return (own.sum(1) / self.signs.shape[1] ** 0.5).numpy()

@@ -14,17 +14,17 @@ def audit(
     canaries: Annotated[
         int | None,
         typer.Option(
-            help="Added nodes: the more, the larger the bound that can be shown. By default 1,000,"
-            " or 200 behind masks."
+            help="Added nodes or rows: the more, the larger the bound that can be shown. By default"
+            " 1,000, or 200 behind masks."
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Does the noise hide a node as well as it claims to? Tried out, in one run.
+    """Does the noise hide a node, or a row, as well as it claims to? Tried out, in one run.
 
-    Canary nodes take part in the experiment or not, by a coin each; what the server releases is
-    used to guess the coins. The guesses bound the run's epsilon from below, at 95 % confidence. A
-    bound above the claim is a failure: exit code 1.
+    Canary nodes take part in the experiment or not, by a coin each; with DPSGD, canary rows in a
+    node's training. What is released is used to guess the coins. The guesses bound the run's
+    epsilon from below, at 95 % confidence. A bound above the claim is a failure: exit code 1.
     """
     from tacit.auditing.audit import audit as try_out
     from tacit.cli.screen import progress, say

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -195,7 +196,8 @@ class Protector:
         model = b"" if start is None else start.numpy().tobytes()
         binding = Binding(self.experiment, self.round.index, model, self.sums)
         self.sums += 1
-        opened = secure_sum(guard, codec, binding, vectors)
+        heard = partial(self._overheard, codec=codec)
+        opened = secure_sum(guard, codec, binding, vectors, heard)
         self.counted = np.array(opened.nodes, np.int64)
         self.sent = opened.bytes
         if opened.total is None:
@@ -213,3 +215,6 @@ class Protector:
         std = release.std / math.sqrt(self.guard.threshold)
         drawn = draw(source, std, (codec.length,))
         return drawn.astype(f"int{codec.bits}").view(codec.dtype)
+
+    def _overheard(self, node: int, masked: NDArray[np.unsignedinteger], codec: Codec) -> None:
+        """What a node sent behind its masks: nothing to anybody but an audit."""

@@ -1,8 +1,8 @@
 """The secure sums of a run: every party's part of the protocol, in this process."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tacit.protection.secagg.session import Session
 
 Vectors = Mapping[int, NDArray[np.unsignedinteger]]
+Heard = Callable[[int, NDArray[np.unsignedinteger]], None]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Binding:
 
     experiment: bytes
     round: int
-    start: bytes
+    start: bytes = field(repr=False)
     sums: int
 
     @property
@@ -68,19 +69,26 @@ class Binding:
         return hashlib.sha256(self.experiment + self.model).digest()
 
 
-def secure_sum(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> Opened:
+def secure_sum(
+    guard: Guard, codec: Codec, binding: Binding, vectors: Vectors, heard: Heard | None = None
+) -> Opened:
     """The sum of (length,) integers of the codec, by the kind that the guard asks for.
+
+    Args:
+        heard: is told what each node sends behind its masks.
 
     Raises:
         Aborted: the protocol ended without a sum.
         SumError: one that passes the codec's integers.
     """
     if guard.commits:
-        return _verified(guard, codec, binding, vectors)
-    return _opened(guard, codec, binding, vectors)
+        return _verified(guard, codec, binding, vectors, heard)
+    return _opened(guard, codec, binding, vectors, heard)
 
 
-def _verified(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> Opened:
+def _verified(
+    guard: Guard, codec: Codec, binding: Binding, vectors: Vectors, heard: Heard | None
+) -> Opened:
     """Of vectors with blindings, checked against the commitments of those who are in the sum."""
     from tacit.protection.proof.commitment import (
         blinding,
@@ -105,7 +113,7 @@ def _verified(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) ->
         node: np.append(vectors[node], coordinates(blindings[node]).astype(codec.dtype))
         for node in nodes
     }
-    opened = _opened(guard, codec, binding, blinded)
+    opened = _opened(guard, codec, binding, blinded, heard)
     if opened.total is None:
         return replace(opened, bytes=opened.bytes + sent)
     total, limbs = np.split(opened.total, [codec.length])
@@ -115,10 +123,12 @@ def _verified(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) ->
     return Opened(total, opened.nodes, opened.bytes + sent)
 
 
-def _opened(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> Opened:
+def _opened(
+    guard: Guard, codec: Codec, binding: Binding, vectors: Vectors, heard: Heard | None
+) -> Opened:
     match guard.secure:
         case SecureAggregation():
-            return _masked(guard, codec, binding, vectors)
+            return _masked(guard, codec, binding, vectors, heard)
         case SecretSharing() if guard.proof:
             return _proved(guard, codec, binding, vectors)
         case SecretSharing():
@@ -130,7 +140,10 @@ def _opened(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> O
     raise AssertionError("no secure sum is asked for")
 
 
-def _masked(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> Opened:
+def _masked(
+    guard: Guard, codec: Codec, binding: Binding, vectors: Vectors, heard: Heard | None
+) -> Opened:
+    from tacit.protection.secagg.messages import Kind, Reader
     from tacit.protection.secagg.neighbours import degree
     from tacit.protection.secagg.simulate import simulate
 
@@ -138,7 +151,15 @@ def _masked(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> O
     if len(vectors) > COMPLETE:
         neighbours, threshold = degree(len(vectors))
         session = replace(session, degree=neighbours, threshold=threshold)
-    total, survivors = simulate(session, _identities(vectors), vectors)
+
+    def listen(node: int, message: bytes) -> None:
+        if heard is not None:
+            sent = Reader(session, Kind.MASKED, node, message).take(
+                session.length * session.dtype.itemsize
+            )
+            heard(node, np.frombuffer(sent, session.dtype.newbyteorder("<")))
+
+    total, survivors = simulate(session, _identities(vectors), vectors, heard=listen)
     return Opened(total, survivors, sum(vector.nbytes for vector in vectors.values()))
 
 
@@ -190,16 +211,16 @@ def _shared(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> O
 
 
 def _proved(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> Opened:
-    from tacit.protection.proof import field
+    from tacit.protection.proof import field as prime
     from tacit.protection.proof.simulate import simulate
     from tacit.protection.sharing import Session
 
-    session = Session(binding.named, binding.round, _length(vectors), field.P, guard.threshold)
-    elements = {node: field.encode(_signed(vector)) for node, vector in vectors.items()}
+    session = Session(binding.named, binding.round, _length(vectors), prime.P, guard.threshold)
+    elements = {node: prime.encode(_signed(vector)) for node, vector in vectors.items()}
     total, nodes, sent = simulate(session, guard.claim(codec), elements)
     if total is None:
         return Opened(None, nodes, sent)
-    signed = field.decode(total)
+    signed = prime.decode(total)
     narrow = signed.astype(codec.dtype)
     if (_signed(narrow) != signed).any():
         raise SumError(f"the sum of {len(nodes)} nodes does not fit {codec.bits} bits")

@@ -17,9 +17,9 @@ class ThresholdEncryption:
 
     Attributes:
         threshold: nodes that it takes to open a sum; one of fewer is not opened; 3 or more, and
-            more than half of the cohort. As many must collude to open an update alone, or with a
-            receiver that lies, 2 threshold less the cohort. None: two thirds of the smallest
-            cohort.
+            more than half of the cohort. As many must collude with the receiver to open an update
+            alone, or with a receiver that lies, 2 threshold less the cohort. None: two thirds of
+            the smallest cohort.
         limit: no number of an update may be larger; larger ones are cut. ``Clip`` makes it
             unnecessary. In the units of the parameters, above 0.
 

@@ -1,7 +1,7 @@
 """Noise of a stated distribution, drawn from a seeded source or a cryptographic one.
 
-Every draw turns uniform 64-bit words into noise, so that a simulation and a deployment run the same
-code and differ in the source alone.
+Every draw turns uniform 64-bit words, the keystream of a cipher, into noise: a simulation and a
+deployment run the same code and differ in the key alone.
 
 Continuous noise is rounded to floats, whose gaps can reveal the value under the noise (Mironov
 2012); where that matters, add integer noise (``discrete_gaussian``, ``skellam``) to integers. These
@@ -31,35 +31,28 @@ _SKELLAM_STD = 2**13
 
 def seeded(seed: int, purpose: str, *address: int) -> Words:
     """Addressed randomness for experiments: the same address, the same noise. Not secret."""
-    return np.random.Philox(key=key(seed, purpose, *address)).random_raw
+    return _keystream(key(seed, purpose, *address).to_bytes(16, "little"))
 
 
 def secure() -> Words:
-    """AES-128 in counter mode under a key of its own from the operating system, for deployments."""
-    from cryptography.hazmat.primitives.ciphers import Cipher
-    from cryptography.hazmat.primitives.ciphers.algorithms import AES
-    from cryptography.hazmat.primitives.ciphers.modes import CTR
+    """Randomness for deployments, under a key of its own from the operating system."""
+    return _keystream(os.urandom(16))
 
-    stream = Cipher(AES(os.urandom(16)), CTR(bytes(16))).encryptor()
 
-    def words(count: int) -> NDArray[np.uint64]:
-        result = np.zeros(count, dtype=np.uint64)
-        octets = result.view(np.uint8).data
-        stream.update_into(octets, octets)
-        return result
+def _keystream(key: bytes) -> Words:
+    """AES-128 in counter mode."""
+    from tacit.protection import keystream
 
-    return words
+    stream = keystream.start(key)
+    return lambda count: keystream.words(stream, count, np.uint64)
 
 
 def gaussian(source: Words, std: float, shape: tuple[int, ...]) -> torch.Tensor:
-    """N(0, std^2) values, float32 of ``shape``: Box and Muller 1958, two words a pair."""
+    """N(0, std^2) values, float32 of ``shape``, by inversion of a word each; |x| < 8.3 std."""
     _positive("std", std)
-    count = math.prod(shape)
-    half = (count + 1) // 2
-    radius = (_uniform(source, half).log_().mul_(-2)).sqrt_().mul_(std).to(torch.float32)
-    angle = _uniform(source, half).mul_(2 * math.pi).to(torch.float32)
-    values = torch.cat([radius * angle.cos(), radius * angle.sin()])
-    return values[:count].view(shape)
+    word = torch.from_numpy(source(math.prod(shape)).view(np.int64))
+    unit = word.to(torch.float64).mul_((1 - 2**-53) / 2**63)  # in (-1, 1), never its ends
+    return unit.erfinv_().mul_(math.sqrt(2) * std).to(torch.float32).view(shape)
 
 
 def laplace(source: Words, scale: float, shape: tuple[int, ...]) -> torch.Tensor:
@@ -101,11 +94,6 @@ def skellam(source: Words, std: float, shape: tuple[int, ...]) -> NDArray[np.int
 
 def _positive(field: str, value: float) -> None:
     require(0 < value < math.inf, field, value, "a finite number above 0")
-
-
-def _uniform(source: Words, count: int) -> torch.Tensor:
-    """(count,) float64 uniform on the multiples of 2^-53 in (0, 1]."""
-    return torch.from_numpy(((source(count) >> np.uint64(11)) + np.uint64(1)) * 2.0**-53)
 
 
 def _draw(source: Words, kind: str, std: float, shape: tuple[int, ...]) -> NDArray[np.int64]:

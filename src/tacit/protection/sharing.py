@@ -18,10 +18,11 @@ from hashlib import blake2b
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import CipherContext
 from numpy.typing import NDArray
 
 from tacit.errors import MessageError, require
+from tacit.protection.keystream import start, words
 from tacit.protection.proof import field
 
 Values = NDArray[Any]
@@ -96,7 +97,7 @@ def parse(payload: bytes, count: int, modulus: int) -> Values:
 def keystream(seed: bytes, context: bytes) -> CipherContext:
     """AES-256-CTR; the key is BLAKE2b of the context keyed by the seed, one stream a context."""
     key = blake2b(context, digest_size=32, key=seed).digest()
-    return Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+    return start(key)
 
 
 def expand(seed: bytes, context: bytes, count: int, modulus: int) -> Values:
@@ -107,11 +108,10 @@ def expand(seed: bytes, context: bytes, count: int, modulus: int) -> Values:
     """
     stream = keystream(seed, context)
     dtype = _DTYPES[modulus]
-    values = np.frombuffer(stream.update(bytes(count * dtype.itemsize)), dtype)
+    values = words(stream, count, dtype)
     while modulus == field.P and (values >= field.P).any():
         values = values[values < field.P]
-        more = np.frombuffer(stream.update(bytes(8 * (count - len(values)))), dtype)
-        values = np.concatenate([values, more])
+        values = np.concatenate([values, words(stream, count - len(values), dtype)])
     return values
 
 

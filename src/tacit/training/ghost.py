@@ -59,18 +59,18 @@ class ClippedRun(Run):
             inputs, gradient: (C, B, P, i) and (C, B, P, o).
         """
         stack, (positions, i), o = self.stack, inputs.shape[2:], gradient.shape[-1]
-        if bias is not None:
-            self.squares += gradient.sum(2).square_().sum(-1)
-        if positions > 1 and positions * (i + o) >= i * o:  # the Gram products cost more
+        rows = None
+        if positions == 1:
+            ones = 0 if bias is None else 1  # the bias's input
+            self.squares += (inputs.square().sum((2, 3)) + ones) * gradient.square().sum((2, 3))
+        elif positions * (i + o) >= i * o:  # the Gram products cost more
             rows = gradient.transpose(2, 3) @ inputs
             self.squares += rows.square().sum((2, 3))
-        elif positions > 1:
+        else:
             gram = (inputs @ inputs.transpose(2, 3)).mul_(gradient @ gradient.transpose(2, 3))
             self.squares += gram.sum((2, 3)).clamp_(min=0)
-            rows = None
-        else:
-            self.squares += inputs.square().sum((2, 3)) * gradient.square().sum((2, 3))
-            rows = None
+        if bias is not None and positions > 1:
+            self.squares += gradient.sum(2).square_().sum(-1)
 
         def take(factor: Tensor) -> None:
             scaled = (gradient * factor[:, :, None, None]).flatten(1, 2)

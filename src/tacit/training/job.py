@@ -1,6 +1,6 @@
 """One round of local training, as data, and the arithmetic of a step that every lowering shares."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from tacit.data.federation import Split
 from tacit.training.dropout import Address
 from tacit.training.optimizers import State, Training, clip_rows
 from tacit.training.plan import Ints, Plan, span
-from tacit.training.private import Noise, Private, add_noise
+from tacit.training.private import Noise, Private
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +145,7 @@ def row_dropout(job: Job, position: Ints, step: Ints, rows: int) -> Address:
 
 
 def add_job_noise(
-    job: Job, position: Ints, step: Ints, parts: Iterable[Tensor], scale: float
+    job: Job, position: Ints, step: Ints, parts: Sequence[Tensor], scale: float
 ) -> None:
     """Add the noise of the steps at (C,) ``position`` to blocks (C, w) of gradients' columns.
 
@@ -157,10 +157,8 @@ def add_job_noise(
         return
     assert job.noise is not None
     expected = torch.from_numpy(job.plan.batch_size[position]).float().unsqueeze(1)
-    std, first = private.multiplier * private.clip / expected, 0
-    for part in parts:
-        add_noise(part, scale, job.noise, std, job.plan.nodes[position], step, first)
-        first += part.shape[1]
+    std = scale * private.multiplier * private.clip / expected
+    job.noise(parts, std, job.plan.nodes[position], step)
 
 
 def split_idle(plan: Plan, positions: Ints) -> tuple[Ints, Ints]:

@@ -11,9 +11,9 @@ which is the expected batch size here.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,8 +23,8 @@ from tacit.errors import InputError, require
 from tacit.training.plan import Ints
 
 _LARGEST = torch.finfo(torch.float32).max
-# Normals drawn and added at a time: what stays in the cache on the way.
-_BLOCK = 2**17
+# Normals drawn at a time. Whoever has just swept the caches pays for calls more than for numbers.
+_BLOCK = 2**20
 # From 32 random bits to within (-1, 1), never its ends; erfinv of it, times sqrt(2), is normal.
 _TO_UNIT = (1 - 2**-24) / 2**31
 
@@ -47,7 +47,8 @@ class Private:
         allowed = "0 or a number above"
         require(0 <= self.multiplier <= _LARGEST, "private.multiplier", self.multiplier, allowed)
 
-    def check(self, module: nn.Module) -> None:
+    @staticmethod
+    def check(module: nn.Module) -> None:
         """Refuse a model whose rows cannot be told apart.
 
         Raises:
@@ -65,73 +66,52 @@ class Private:
 class Noise(Protocol):
     """Where Gaussian noise comes from."""
 
-    def __call__(self, out: Tensor, std: Tensor, nodes: Ints, steps: Ints, first: int) -> None:
-        """Fill ``out`` (C, w) with independent normals.
+    def __call__(self, parts: Sequence[Tensor], std: Tensor, nodes: Ints, steps: Ints) -> None:
+        """Add independent normals to a gradient's blocks (C, w_1), (C, w_2), ... of columns.
 
         Args:
-            out: its rows are contiguous.
-            std: (C, 1) standard deviation of each row.
+            std: (C, 1) standard deviation for each row; below 0, the noise is turned around.
             nodes, steps: (C,) for which step of which node; a simulation draws the same noise
                 for the same address, and a deployment from the operating system.
-            first: which coordinate of the gradient the first column is.
         """
         ...
 
 
+@dataclass(frozen=True)
 class AddressedNoise:
     """Noise of a simulation: a function of (stream, node, step, coordinate) alone.
 
-    The address is encrypted by AES-128 in ECB mode, which is the fastest source of random bits at
-    hand (about 1 ns for 32), and the inverse of the normal distribution taken of the result. The 32
+    The random bits are AES-128 in counter mode, the fastest source at hand (about 1 ns for 32),
+    whose counter is the address; the inverse of the normal distribution is taken of them. The 32
     bits end at 5.4 standard deviations, and the key can be guessed: never for a deployment.
 
     Attributes:
         stream: key of (seed, "dp-sgd", round).
     """
 
-    def __init__(self, stream: int) -> None:
-        self.stream = stream
-        # Kept from call to call: fresh memory of this size costs as much as the cipher.
-        self._counter = np.empty((0, 0, 2), dtype="<u8")
-        self._bits = np.empty(0, dtype=np.uint8)
+    stream: int
 
-    def __call__(self, out: Tensor, std: Tensor, nodes: Ints, steps: Ints, first: int) -> None:
-        rows, width = out.shape
-        block, skipped = divmod(first, 4)  # one block of the cipher makes four numbers
-        blocks = -(-(skipped + width) // 4)
-        if self._counter.shape[:2] != (rows, blocks):
-            self._counter = np.empty((rows, blocks, 2), dtype="<u8")
-            self._bits = np.empty(self._counter.nbytes + 15, dtype=np.uint8)  # as update_into asks
-        counter, bits = self._counter, self._bits
-        address = nodes.astype(np.uint64) << np.uint64(32) | steps.astype(np.uint64)
-        counter[:, :, 0] = address[:, None]
-        counter[:, :, 1] = np.arange(block, block + blocks, dtype=np.uint64)
-        _cipher(self.stream).update_into(counter.reshape(-1).view(np.uint8).data, bits.data)
-        words = torch.from_numpy(bits[: counter.nbytes].view("<i4").reshape(rows, -1))
-        out.copy_(words[:, skipped : skipped + width]).mul_(_TO_UNIT).erfinv_()
-        out.mul_(std * math.sqrt(2))
+    def __call__(self, parts: Sequence[Tensor], std: Tensor, nodes: Ints, steps: Ints) -> None:
+        widths = [part.shape[1] for part in parts]
+        rows = max(1, _BLOCK // sum(widths))
+        for first in range(0, len(nodes), rows):
+            at = slice(first, first + rows)
+            words = self._words(nodes[at], steps[at], sum(widths))
+            # In the memory of the words, number by number: fresh memory costs as much as they do.
+            drawn = words.view(torch.float32).copy_(words).mul_(_TO_UNIT).erfinv_()
+            for part, its in zip(parts, drawn.split(widths, dim=1), strict=True):
+                part[at].addcmul_(its, std[at], value=math.sqrt(2))
 
+    def _words(self, nodes: Ints, steps: Ints, width: int) -> Tensor:
+        """(C, width) random int32."""
+        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-@lru_cache(maxsize=1)
-def _cipher(stream: int) -> Any:
-    """What encrypts whole blocks, each by itself, under the key of a stream."""
-    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
-    return Cipher(algorithms.AES(stream.to_bytes(16, "little")), modes.ECB()).encryptor()
-
-
-def add_noise(
-    target: Tensor, scale: float, noise: Noise, std: Tensor, nodes: Ints, steps: Ints, first: int
-) -> None:
-    """Add ``scale`` times fresh noise to ``target`` (C, w), a block at a time.
-
-    The other arguments are those of ``Noise``, ``first`` for the first column of ``target``.
-    """
-    rows, width = target.shape
-    columns = max(4, _BLOCK // rows // 4 * 4)
-    drawn = target.new_empty(rows * min(columns, width))
-    for begin in range(0, width, columns):
-        part = target[:, begin : begin + columns]
-        out = drawn[: part.numel()].view(part.shape)
-        noise(out, std, nodes, steps, first + begin)
-        part.add_(out, alpha=scale)
+        key = algorithms.AES(self.stream.to_bytes(16, "little"))
+        cipher = Cipher(key, modes.CTR(bytes(16))).encryptor()
+        words, zeros = np.empty((len(nodes), width), dtype="<i4"), bytes(4 * width)
+        for node, step, row in zip(
+            nodes.tolist(), steps.tolist(), words.view(np.uint8), strict=True
+        ):
+            cipher.reset_nonce((node << 96 | step << 64).to_bytes(16, "big"))
+            cipher.update_into(zeros, row.data)
+        return torch.from_numpy(words)

@@ -19,7 +19,6 @@ The ways of a lying receiver, alone or with nodes of its own, and what stops the
 A node that lies about its vector, its partial decryption or its share spoils the sum unseen.
 """
 
-import hashlib
 import hmac
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
@@ -164,9 +163,10 @@ class Node:
                     self._shares[peer] = share
             self._view = view(session, self._scheme, {p: self._adverts[p] for p in publics})
             slots = pack(vector, self._scheme.shape[1])
-            ciphertexts = self._scheme.encrypt(joint, self._common, slots).astype("<u8")
-            self._upload = header(session, Kind.UPLOAD, self.me) + ciphertexts.tobytes()
-            return self._sign(Kind.COMMIT, self._view + hashlib.sha256(self._upload).digest())
+            ciphertexts = self._scheme.encrypt(joint, self._common, slots).astype("<u8").tobytes()
+            self._upload = header(session, Kind.UPLOAD, self.me) + ciphertexts
+            committed = hashed(session, Kind.UPLOAD, self.me, ciphertexts)
+            return self._sign(Kind.COMMIT, self._view + committed)
 
     def upload(self, message: bytes) -> bytes:
         """My ciphertexts, now that all are committed to theirs."""
@@ -188,12 +188,14 @@ class Node:
         with self._stage("decrypt", then="rebuild"):
             blocks = self._scheme.blocks(self.session.length)
             total = np.zeros((blocks, 2, *self._scheme.shape), np.uint64)
-            start = len(header(self.session, Kind.UPLOAD, 0))
             summed: set[int] = set()
             for peer, message in uploads:
-                self._require_hash(peer, hashlib.sha256(message).digest(), self._hashes)
-                residues = self._residues(peer, memoryview(message)[start:], blocks, 2)
-                self._scheme.add(total, residues)
+                reader = Reader(self.session, Kind.UPLOAD, peer, message)
+                data = reader.take(total.nbytes)
+                reader.end()
+                found = hashed(self.session, Kind.UPLOAD, peer, data)
+                self._require_hash(peer, found, self._hashes)
+                self._scheme.add(total, self._residues(peer, data, blocks, 2))
                 del self._hashes[peer]
                 summed.add(peer)
             self._require_enough(summed)

@@ -4,7 +4,6 @@ That the sum is right depends on it, that inputs stay hidden does not: that is t
 It holds all ciphertexts until they are handed out, since each node adds them up itself.
 """
 
-import hashlib
 import hmac
 from collections.abc import Callable, Mapping
 from itertools import islice
@@ -102,6 +101,7 @@ class Receiver:
         self._enter("commits", then="add")
         rows = self._gather(messages, self._commit)
         self._committed = {node: row[:HASH] for node, row in rows.items()}
+        self._total = np.zeros((self._blocks, 2, *self._scheme.shape), np.uint64)
         table = write_table(rows)
         return {node: header(self.session, Kind.COMMITS, node) + table for node in self._left}
 
@@ -109,11 +109,12 @@ class Receiver:
         """Take one node's ciphertexts, from ``Node.upload``; second or late ones are discarded."""
         if self._next != "add" or node not in self._left or node in self._uploads:
             return
-        found = hashlib.sha256(message).digest()
-        if not hmac.compare_digest(found, self._committed[node]):
+        try:
+            residues = self._ciphertexts(node, message)
+        except Aborted:
             return
-        if self._ciphertexts(node, message) is not None:
-            self._uploads[node] = message
+        self._scheme.add(self._total, residues)
+        self._uploads[node] = message
 
     def uploads(self) -> dict[int, bytes]:
         """From ``Node.upload`` to ``Node.decrypt``: what arrived, for each; it is now fixed."""
@@ -121,11 +122,6 @@ class Receiver:
         self._left &= self._uploads.keys()
         self._require_enough()
         self._survivors = self._left
-        self._total = np.zeros((self._blocks, 2, *self._scheme.shape), np.uint64)
-        for node, message in self._uploads.items():
-            residues = self._ciphertexts(node, message)
-            assert residues is not None
-            self._scheme.add(self._total, residues)
         uploads, self._uploads = self._uploads, {}
         return uploads
 
@@ -210,11 +206,15 @@ class Receiver:
             raise Aborted(f"node {node} encrypted under another key")
         return bytes(committed) + message[-SIGNATURE:]
 
-    def _ciphertexts(self, node: int, message: bytes) -> Residues | None:
-        start = header(self.session, Kind.UPLOAD, node)
-        if not message.startswith(start):
-            return None
-        return self._scheme.read(memoryview(message)[len(start) :], self._blocks, 2)
+    def _ciphertexts(self, node: int, message: bytes) -> Residues:
+        reader = Reader(self.session, Kind.UPLOAD, node, message)
+        data = reader.take(self._total.nbytes)
+        reader.end()
+        found = hashed(self.session, Kind.UPLOAD, node, data)
+        residues = self._scheme.read(data, self._blocks, 2)
+        if not hmac.compare_digest(found, self._committed[node]) or residues is None:
+            raise Aborted(f"node {node} is not committed to these ciphertexts, or they are none")
+        return residues
 
     def _partial(self, node: int, message: bytes) -> None:
         reader = self._read(Kind.PARTIAL, node, message)

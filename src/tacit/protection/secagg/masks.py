@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
+from tacit.protection import keystream
+
 KEY_BYTES = 16
-_CHUNK = 2**17  # bytes; what is worked on stays in the cache
+_CHUNK = 2**18  # bytes; what is worked on stays in the cache
 _ZEROS = bytes(_CHUNK)
 
 
@@ -51,10 +52,9 @@ def add(
 
 def _add(part: NDArray[Any], start: int, signed: Sequence[tuple[bytes | bytearray, int]]) -> None:
     """The masks' coordinates from ``start``, a multiple of a cipher block, onwards."""
-    mode = modes.CTR((start * part.itemsize // 16).to_bytes(16, "big"))
+    block = start * part.itemsize // 16
     streams = [
-        (Cipher(algorithms.AES(key), mode).encryptor(), np.add if sign > 0 else np.subtract)
-        for key, sign in signed
+        (keystream.start(key, block), np.add if sign > 0 else np.subtract) for key, sign in signed
     ]
     buffer = bytearray(min(_CHUNK, part.nbytes))
     mask = np.frombuffer(buffer, part.dtype.newbyteorder("<"))

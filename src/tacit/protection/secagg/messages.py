@@ -1,8 +1,9 @@
 """The bytes that nodes and receiver exchange: fixed layouts, little-endian, bounded by the session.
 
-A message is a header (version, kind, session, the node it is from or to) and a body of sets (a bit
-a node of the cohort) and tables (a count, then a node number and a blob of fixed size each,
-ascending). Everything has one encoding, and no length that the session does not bound.
+A message is a header (version, kind, two zero bytes, session, the node it is from or to) and a body
+of sets (a bit a node of the cohort) and tables (a count, then a node number and a blob of fixed
+size each, ascending). Everything has one encoding, and no length that the session does not bound.
+A header has 40 bytes, so that a vector after it is aligned.
 
 | kind | direction | body |
 | --- | --- | --- |
@@ -21,14 +22,16 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import compress
 
+import numpy as np
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tacit.protection.secagg.session import Aborted, Session
 
 _VERSION = 1
-_HEADER = struct.Struct("<BB32sI")
+_HEADER, _NUMBER = struct.Struct("<BBxx32sI"), struct.Struct("<I")
 KEY, SIGNATURE, SHARE, SEALED = 32, 64, 32, 48  # bytes; sealed is a share and its tag
 
 
@@ -54,14 +57,13 @@ def header(session: Session, kind: IntEnum, party: int) -> bytes:
 def write_set(session: Session, members: Iterable[int]) -> bytes:
     """One bit a node of the cohort."""
     chosen = set(members)
-    bits = sum(1 << at for at, node in enumerate(session.nodes) if node in chosen)
-    return bits.to_bytes(-(-len(session.nodes) // 8), "little")
+    return np.packbits([node in chosen for node in session.nodes], bitorder="little").tobytes()
 
 
 def write_table(rows: Mapping[int, bytes | bytearray]) -> bytes:
     """A count, then each node's number and blob, ascending."""
-    packed = (struct.pack("<I", node) + rows[node] for node in sorted(rows))
-    return struct.pack("<I", len(rows)) + b"".join(packed)
+    packed = [_NUMBER.pack(node) + rows[node] for node in sorted(rows)]
+    return _NUMBER.pack(len(rows)) + b"".join(packed)
 
 
 class Reader:
@@ -87,19 +89,20 @@ class Reader:
 
     def set(self) -> frozenset[int]:
         nodes = self.session.nodes
-        bits = int.from_bytes(self.take(-(-len(nodes) // 8)), "little")
-        self._refuse(bits >> len(nodes) != 0)
-        return frozenset(node for at, node in enumerate(nodes) if bits >> at & 1)
+        packed = np.frombuffer(self.take(-(-len(nodes) // 8)), np.uint8)
+        bits = np.unpackbits(packed, bitorder="little").tolist()
+        self._refuse(any(bits[len(nodes) :]))
+        return frozenset(compress(nodes, bits))
 
     def table(self, size: int) -> dict[int, bytes]:
         """Node number to blob of this many bytes."""
-        (count,) = struct.unpack("<I", self.take(4))
+        (count,) = _NUMBER.unpack(self.take(_NUMBER.size))
         self._refuse(count > len(self.session.nodes))
         row = struct.Struct(f"<I{size}s")
-        rows = list(row.iter_unpack(self.take(count * row.size)))
-        numbers = [node for node, _ in rows]
-        self._refuse(numbers != sorted(set(numbers)) or not set(numbers) <= self.session.members)
-        return dict(rows)
+        rows: dict[int, bytes] = dict(row.iter_unpack(self.take(count * row.size)))
+        ascending = len(rows) == count and list(rows) == sorted(rows)
+        self._refuse(not (ascending and rows.keys() <= self.session.members))
+        return rows
 
     def end(self) -> None:
         self._refuse(self.at != len(self.view))

@@ -60,6 +60,7 @@ class Receiver:
         self.session, self._directory = session, directory
         self._next: str | None = "keys"
         self._left = session.members
+        self._probe = X25519PrivateKey.generate()
         self._total = np.zeros(session.length, session.dtype)
         self._seeds: dict[int, dict[int, bytes]] = {}
 
@@ -109,9 +110,10 @@ class Receiver:
         self._left = self._shared & self._seeds.keys()
         self._require_enough()
         self._survivors = self._left
-        named = write_set(self.session, self._survivors)
+        self._agreed = write_set(self.session, self._survivors)
         return {
-            node: header(self.session, Kind.SURVIVORS, node) + named for node in self._survivors
+            node: header(self.session, Kind.SURVIVORS, node) + self._agreed
+            for node in self._survivors
         }
 
     def request(self, messages: Mapping[int, bytes]) -> dict[int, bytes]:
@@ -120,7 +122,7 @@ class Receiver:
         signatures = self._gather(messages, self._consent)
         quorum = dict(islice(signatures.items(), self.session.quorum))
         boxes = _by_addressee(self._seeds)
-        agreed = write_set(self.session, self._survivors) + write_table(quorum)
+        agreed = self._agreed + write_table(quorum)
         return {
             node: header(self.session, Kind.REQUEST, node) + agreed + write_table(boxes[node])
             for node in self._left
@@ -180,7 +182,7 @@ class Receiver:
         advert = read_advert(self.session, node, self._directory[node], message)
         for key in (advert.channel, advert.mask):
             try:
-                X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(key))
+                self._probe.exchange(X25519PublicKey.from_public_bytes(key))
             except ValueError:
                 raise Aborted(f"node {node}'s key is of low order") from None
         return advert
@@ -192,8 +194,9 @@ class Receiver:
         return sealed
 
     def _consent(self, node: int, message: bytes) -> bytes:
+        named = header(self.session, Kind.CONSENT, node) + self._agreed
         reader = Reader(self.session, Kind.CONSENT, node, message)
-        agreed, named = reader.set() == self._survivors, message[: reader.at]
+        agreed = reader.take(len(self._agreed)) == self._agreed
         signature = bytes(reader.take(SIGNATURE))
         reader.end()
         if not (agreed and signed(self._directory[node], named, signature)):

@@ -6,6 +6,7 @@ Python integers cannot be wiped: shares and coefficients live until they are col
 import secrets
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from itertools import accumulate
 from math import prod
 from operator import mul
 
@@ -40,5 +41,16 @@ def _powers(x: int, count: int) -> tuple[int, ...]:
 def _lagrange(points: tuple[int, ...]) -> tuple[int, ...]:
     """The weights of the values in the value at 0: prod of x_m / (x_m - x_i) over m != i."""
     above = prod(points)
-    below = [x * prod(other - x for other in points if other != x) for x in points]
-    return tuple(above * pow(each, -1, PRIME) % PRIME for each in below)
+    below = [x * prod([other - x for other in points if other != x]) % PRIME for x in points]
+    return tuple(above * inverse % PRIME for inverse in _inverses(below))
+
+
+def _inverses(values: list[int]) -> list[int]:
+    """All modular inverses for the price of one (Montgomery, Math. Comp. 48, 1987)."""
+    before = list(accumulate(values, lambda a, b: a * b % PRIME, initial=1))
+    rest = pow(before.pop(), -1, PRIME)  # of the product of all values up to the current one
+    inverses = []
+    for value, product in zip(reversed(values), reversed(before), strict=True):
+        inverses.append(rest * product % PRIME)
+        rest = rest * value % PRIME
+    return inverses[::-1]

@@ -18,6 +18,7 @@ def simulate(
     identities: Mapping[int, Ed25519PrivateKey],
     vectors: Mapping[int, NDArray[Any]],
     dropped: Mapping[str, Set[int]] | None = None,
+    heard: Callable[[int, bytes], None] | None = None,
 ) -> tuple[NDArray[Any], tuple[int, ...]]:
     """One session from keys to sum.
 
@@ -26,6 +27,7 @@ def simulate(
         identities: long-term signing keys, by node.
         vectors: (length,) each, of the session's dtype, by node.
         dropped: nodes that are gone from a stage of ``STAGES`` on.
+        heard: told what each node sends behind its masks.
 
     Returns:
         (length,) the survivors' sum modulo 2^32 or 2^64, and the survivors, ascending.
@@ -54,6 +56,8 @@ def simulate(
         "mask", lambda node: node.mask(delivery[node.me], vectors[node.me])
     ).items():
         receiver.add(me, masked)
+        if heard:
+            heard(me, masked)
     survivors = receiver.survivors()
     request = receiver.request(answers("consent", lambda node: node.consent(survivors[node.me])))
     return receiver.sum(answers("unmask", lambda node: node.unmask(request[node.me])))
