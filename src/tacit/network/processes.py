@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from tacit.data import Federation
-from tacit.errors import InputError, MessageError
+from tacit.errors import InputError, MessageError, TacitError
 from tacit.experiment import Experiment
 from tacit.network import joining
 from tacit.network.authority import Authority
@@ -30,6 +30,8 @@ _NEWS = "news"
 _REPLY = 10.0
 _AGAIN = 0.5
 _FAREWELL = 10.0
+# Seconds between looks at what changed in the coordinator's folder, and at a certificate's life.
+_REFRESH, _RENEW = 1.0, 3600.0
 
 
 def coordinate(
@@ -67,11 +69,13 @@ def coordinate(
         endpoint.serve(
             FromSite, lambda site, said: FromCoordinator(coordinator.answer(site, said.request))
         )
+        stop = _every(_REFRESH, endpoint.refresh)
         try:
             kept = coordinator.run()
             coordinator.farewell(_FAREWELL)
             return kept, store.metrics()
         finally:
+            stop.set()
             coordinator.stop()
             store.close()
 
@@ -148,8 +152,26 @@ def take_part(
             lambda offer, path: blobs.pull(coordinator, offer, path, most=offer.size),
             lambda path: blobs.offer(path, to=[coordinator]), wake, ledger,
         )  # fmt: skip
-        done = run.run()
-        return _ended(run, done, folder)
+        stop = _every(_RENEW, lambda: joining.renew(endpoint))
+        try:
+            return _ended(run, run.run(), folder)
+        finally:
+            stop.set()
+
+
+def _every(seconds: float, call: Callable[[], object]) -> threading.Event:
+    """Call something now and then, until the event is set; what goes wrong is logged."""
+    stop = threading.Event()
+
+    def loop() -> None:
+        while not stop.wait(seconds):
+            try:
+                call()
+            except (TacitError, OSError) as error:
+                _log.warning("%s", error)
+
+    threading.Thread(target=loop, daemon=True).start()
+    return stop
 
 
 def _ended(run: SiteRun, done: Done, folder: Path) -> Taken:

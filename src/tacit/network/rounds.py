@@ -96,13 +96,14 @@ class Site:
         self.trainer = Trainer(
             data.train, data.names, layout, experiment.algorithm.local(experiment.training),
             choice.lowering, None, seed=experiment.seed, rounds=experiment.rounds,
-            least=least_batch(template), private=private,
+            least=least_batch(template), private=private, noise_seed=None,
         )  # fmt: skip
         mine = replace(
             data, names=(data.names[node],),
             train=Split.pack([data.train.node(node)]), test=Split.pack([data.test.node(node)]),
         )  # fmt: skip
         self.evaluator = Evaluator(mine, template, layout, experiment.loss, choice.lowering)
+        self.digest = bytes.fromhex(experiment.digest())
         first = experiment.algorithm.init(experiment.start(), 1, layout)
         self.own: State = {name: first[name] for name in own_entries(experiment)}
 
@@ -130,7 +131,7 @@ class Site:
         if guard is None or not guard.guards_updates:
             return step
         now = Round(round, experiment.rounds, experiment.seed)
-        protector = Protector(guard, now, bytes(32), np.empty(0, np.int64))
+        protector = Protector(guard, now, self.digest, np.empty(0, np.int64), secret=True)
         return protector.steps(step.unsqueeze(0), np.array([self.node]))[0]
 
     def model(self, shared: State) -> Tensor:
@@ -186,6 +187,7 @@ class Server:
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment, self.memory = experiment, dict[str, Tensor]()
+        self.digest = bytes.fromhex(experiment.digest())
         first = experiment.algorithm.init(
             experiment.start(), experiment.data.nodes, experiment.layout
         )
@@ -207,7 +209,7 @@ class Server:
         now = Round(round, experiment.rounds, experiment.seed, memory=self.memory)
         protector = None
         if guard and guard.noise and guard.noise.where == "central":
-            protector = Protector(guard, now, bytes(32), np.empty(0, np.int64))
+            protector = Protector(guard, now, self.digest, np.empty(0, np.int64), secret=True)
         star = StarExchange(plan, experiment.aggregation, nodes, now, n, None, protector)
         exchange = Closing(star, iter(arrived))
         state, _ = experiment.algorithm.round(

@@ -1,10 +1,10 @@
 """Tensors as files that are named by their content, and whole whenever they are there."""
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from blake3 import blake3
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -17,7 +17,7 @@ HEADER = 8192
 
 
 class Tensors:
-    """A folder of safetensors files, each called by its SHA-256."""
+    """A folder of safetensors files, each called by its BLAKE3 digest."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,7 +34,7 @@ class Tensors:
             CheckpointError: the disk is full, or the folder cannot be written.
         """
         raw = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-        offer = Offer(hashlib.sha256(raw).digest(), len(raw))
+        offer = Offer(blake3(raw).digest(), len(raw))
         path = self.path(offer.digest)
         part = path.with_suffix(".part")
         try:
