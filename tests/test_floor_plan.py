@@ -13,8 +13,8 @@ ROOT = Path(tacit.__file__).parent
 FLOORS = [
     "errors", "randomness", "data", "models", "layout", "training", "protection", "compression",
     "topology", "aggregation", "algorithms", "attacks", "description", "checks", "experiment",
-    "parties", "explain", "engine", "auditing", "verdict", "compare", "demo", "robustness",
-    "report", "_public", "__init__", "settings", "cli",
+    "parties", "explain", "engine", "network", "auditing", "verdict", "compare", "demo",
+    "robustness", "report", "_public", "__init__", "settings", "cli",
 ]  # fmt: skip
 
 

@@ -8,6 +8,8 @@ TacitError
 ├── Aborted            a secure sum that ended without one (``protection.secagg``)
 ├── SumError           a decoded sum that no honest nodes can have sent (``protection.codec``)
 ├── MessageError       received bytes that are no message, or a request that is refused
+├── Refused            another member's refusal of a request (``network.messages``)
+├── Unreachable        a member that does not answer (``network.transport``)
 └── DivergenceError    a local loss that is no longer finite; ``.node`` and ``.round`` say where
 """
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tacit.cli import data
+from tacit.cli import data, federation, node
 from tacit.cli.arena import arena
 from tacit.cli.arguments import File, Settings, Tables, experiment_of
 from tacit.cli.audit import audit
+from tacit.cli.network import coordinator
 from tacit.cli.output import Json, print_json, stdout_kept_clean
 from tacit.errors import TacitError
 
@@ -54,8 +55,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data.app, name="data", help="List, describe and fetch the data sets known by name.")
+app.add_typer(federation.app, name="federation", help="Say who belongs to a federation.")
+app.add_typer(node.app, name="node", help="Take part in a federation as a site.")
 app.command()(arena)
 app.command()(audit)
+app.command()(coordinator)
 
 
 class Engine(StrEnum):

@@ -1,5 +1,6 @@
 """Local training in this process or its workers, as algorithms see it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -11,11 +12,12 @@ from tacit.data.federation import Split
 from tacit.engine.workers import Workers
 from tacit.errors import DivergenceError
 from tacit.layout import Layout
+from tacit.protection.sampling import gaussian, secure
 from tacit.randomness import key
 from tacit.training.job import Collect, Job, Lowering
 from tacit.training.optimizers import Training
 from tacit.training.plan import Ints, Plan
-from tacit.training.private import AddressedNoise, Private
+from tacit.training.private import AddressedNoise, Noise, Private
 
 
 class Trainer:
@@ -27,7 +29,7 @@ class Trainer:
         workers: processes that train, or None to train in this one.
         honest: nodes whose losses must stay finite; None: all.
         private: how each row's gradient is clipped and noised, if it is.
-        noise_seed: of that noise.
+        noise_seed: of that noise; None: it is secret.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class Trainer:
         least: int,
         honest: Ints | None = None,
         private: Private | None = None,
-        noise_seed: int = 0,
+        noise_seed: int | None = 0,
     ) -> None:
         self.split, self.names, self.layout, self.training = split, names, layout, training
         self.lowering, self.workers = lowering, workers
@@ -116,8 +118,11 @@ class LocalTrain:
         self.start = start.clone() if self.keeps_start and overwrite else start
         seed, private = self.trainer.seed, self.trainer.private
         stream = key(seed, "dropout", self.round)
-        noise_key = key(self.trainer.noise_seed, "dp-sgd", self.round)
-        noise = AddressedNoise(noise_key) if private else None
+        noise: Noise | None = None
+        if private and self.trainer.noise_seed is None:
+            noise = SecretNoise()
+        elif private:
+            noise = AddressedNoise(key(self.trainer.noise_seed or 0, "dp-sgd", self.round))
         job = Job(
             self.trainer.split, self.plan, self.training, self.lr, stream, start,
             prox, anchor, correction, frozen, private, noise,
@@ -160,3 +165,14 @@ class LocalUpdates:
             node = int(self.nodes[int(wrong[0])])
             raise DivergenceError(self.train.trainer.names[node], self.train.round + 1)
         return vectors
+
+
+class SecretNoise:
+    """Noise of a deployment: from the operating system, in double precision, never twice."""
+
+    def __init__(self) -> None:
+        self._source = secure()
+
+    def __call__(self, parts: Sequence[Tensor], std: Tensor, nodes: Ints, steps: Ints) -> None:
+        for part in parts:
+            part.addcmul_(gaussian(self._source, 1.0, tuple(part.shape)), std)

@@ -16,7 +16,15 @@ from tacit.protection import AdaptiveClip, LaplaceNoise, RandomisedResponse, Ske
 from tacit.protection.clip import clipped
 from tacit.protection.codec import Codec
 from tacit.protection.guard import Guard
-from tacit.protection.sampling import discrete_gaussian, gaussian, laplace, seeded, skellam
+from tacit.protection.sampling import (
+    Words,
+    discrete_gaussian,
+    gaussian,
+    laplace,
+    secure,
+    seeded,
+    skellam,
+)
 from tacit.randomness import generator, key
 from tacit.training.plan import Ints
 
@@ -49,6 +57,7 @@ class Protector:
     Attributes:
         experiment: its 32-byte digest, to which masks and noise are bound.
         malicious: ids of nodes that, where nobody can check it, do not clip.
+        secret: whether noise comes from the operating system, and not from the seed.
         sums: secure sums so far in this round.
         counted: ids of the nodes in the last sum.
         sent: bytes that the last secure sum took.
@@ -58,6 +67,7 @@ class Protector:
     round: Round
     experiment: bytes
     malicious: Ints
+    secret: bool = False
     sums: int = 0
     sent: int = 0
     counted: Ints = field(default_factory=lambda: np.empty(0, np.int64))
@@ -199,10 +209,15 @@ class Protector:
     def _drawn(self, shape: tuple[int, ...], purpose: str, *node: int) -> Tensor:
         """Noise on real numbers, in units of the norm."""
         draw = laplace if isinstance(self.guard.noise, LaplaceNoise) else gaussian
-        source = seeded(
+        return draw(self._source(purpose, *node), self.guard.multiplier, shape)
+
+    def _source(self, purpose: str, *node: int) -> Words:
+        """Where noise comes from."""
+        if self.secret:
+            return secure()
+        return seeded(
             noise_seed(self.round.seed, self.experiment), purpose, self.round.index, *node
         )
-        return draw(source, self.guard.multiplier, shape)
 
     def _sums(
         self, units: Tensor, share: Tensor, nodes: Ints, start: Tensor | None, groups: Ints
@@ -228,14 +243,10 @@ class Protector:
         wild = replace(
             codec, clip=math.inf, coordinate_range=min(codec.clip, codec.coordinate_range)
         )
-        vectors = {}
-        for i, node in enumerate(nodes.tolist()):
-            rounding = generator(self.round.seed, "rounding", self.round.index, node, self.sums)
-            weight = float(share[i]) if weighted else None
-            its = wild if node in self.malicious else codec
-            vectors[node] = its.encode(units[i].numpy(), rounding, weight)
-            if guard.noise and guard.noise.where == "distributed" and guard.multiplier:
-                vectors[node] = vectors[node] + self._share(node, codec)
+        vectors = {
+            node: self.vector(unit, float(part), node, wild if node in self.malicious else codec)
+            for unit, part, node in zip(units, share, nodes.tolist(), strict=True)
+        }
         model = b"" if start is None else start.numpy().tobytes()
         binding = Binding(self.experiment, self.round.index, model, self.sums)
         self.sums += 1
@@ -249,12 +260,27 @@ class Protector:
         values, count = codec.decode(opened.total)
         return torch.from_numpy(values), count if weighted else float(len(opened.nodes))
 
+    def vector(
+        self, unit: Tensor, share: float, node: int, codec: Codec
+    ) -> NDArray[np.unsignedinteger]:
+        """(length,) what a node hides in a sum: its (d,) update, clipped, in units of the norm.
+
+        Args:
+            share: of the weight, from 0 to 1, where the codec has one.
+        """
+        rounding = generator(self.round.seed, "rounding", self.round.index, node, self.sums)
+        weight = share if codec.max_weight is not None else None
+        encoded = codec.encode(unit.numpy(), rounding, weight)
+        noise = self.guard.noise
+        if noise and noise.where == "distributed" and self.guard.multiplier:
+            encoded = encoded + self._share(node, codec)
+        return encoded
+
     def _share(self, node: int, codec: Codec) -> NDArray[np.unsignedinteger]:
         """A node's part of the noise: enough in sum if no more than the threshold stay."""
         release = self.guard.release
         draw = skellam if isinstance(self.guard.noise, SkellamNoise) else discrete_gaussian
-        seed = noise_seed(self.round.seed, self.experiment)
-        source = seeded(seed, "noise-share", self.round.index, node)
+        source = self._source("noise-share", node)
         std = release.std / math.sqrt(self.guard.threshold)
         drawn = draw(source, std, (codec.length,))
         return drawn.astype(f"int{codec.bits}").view(codec.dtype)

@@ -1,0 +1,173 @@
+"""``tacit coordinator`` and ``tacit node FILE``: an experiment among real machines."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tacit.cli.arguments import File, Settings, experiment_of
+from tacit.cli.federation import FOLDERS, federation_home
+from tacit.cli.output import Json, print_json, stdout_kept_clean
+from tacit.errors import InputError
+
+if TYPE_CHECKING:
+    from tacit.experiment import Experiment
+
+Folder = Annotated[
+    Path | None, typer.Option(help="Where the run is kept; by default runs/ and the file's name.")
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Without encryption; for loopback addresses alone.")
+]
+
+
+def coordinator(
+    file: File,
+    listen: Annotated[
+        list[str],
+        typer.Option(metavar="HOST:PORT", help="Where to listen. Can be given several times."),
+    ],
+    settings: Settings = [],  # noqa: B006
+    home: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the coordinator; by default the only one under ~/.tacit."),
+    ] = None,
+    folder: Folder = None,
+    database: Annotated[
+        str | None, typer.Option(help="URL of the store; by default SQLite in the run's folder.")
+    ] = None,
+    quorum: Annotated[
+        int | None,
+        typer.Option(help="Fewest updates that close a round; by default half of the cohort."),
+    ] = None,
+    deadline: Annotated[
+        float | None,
+        typer.Option(help="Seconds after which a round with a quorum closes without the late."),
+    ] = None,
+    patience: Annotated[
+        float, typer.Option(help="Seconds to wait for a quorum while nothing is heard.")
+    ] = 600.0,
+    insecure: Insecure = False,
+    as_json: Json = False,
+) -> None:
+    """Coordinate the experiment that FILE defines, among sites that hold its data.
+
+    Killed and started again, it goes on where it was.
+    """
+    from tacit.cli.screen import progress, say, show_rows
+    from tacit.network.processes import coordinate
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
+    if quorum is not None and quorum < 1:
+        raise InputError(f"--quorum: {quorum} was given; allowed is a whole number, 1 or more")
+    with stdout_kept_clean(as_json):
+        experiment = experiment_of(file, settings)
+    if not as_json:
+        say(f"Experiment {experiment.digest()}\nSites: {', '.join(experiment.data.names)}")
+    with progress([file.stem], experiment.rounds, quiet=as_json) as on_round:
+        kept, rows = coordinate(
+            experiment, home or federation_home(), folder or Path("runs") / file.stem,
+            listen=listen, database=database, insecure=insecure, quorum=quorum,
+            deadline=deadline, patience=patience,
+            on_round=lambda row: on_round(file.stem, row),
+        )  # fmt: skip
+    if as_json:
+        print_json({"outcome": kept.outcome, "reason": kept.reason, "rounds": rows})
+    else:
+        if rows:
+            shown = ("round", "cohort", "train_loss", "accuracy", "auc", "r2", "loss", "epsilon")
+            show_rows([{k: _short(row[k]) for k in shown if k in row} for row in rows[-5:]])
+        say(f"{kept.outcome}: {kept.reason}")
+    if kept.outcome != "finished":
+        raise typer.Exit(1)
+
+
+def node(
+    file: File,
+    data: Annotated[Path, typer.Option(help="This site's table: .csv, .csv.gz or .parquet.")],
+    settings: Settings = [],  # noqa: B006
+    site: Annotated[
+        str | None, typer.Option(help="Who this is; by default the only one under ~/.tacit.")
+    ] = None,
+    home: Annotated[Path | None, typer.Option(help="Folder with the site's keys.")] = None,
+    connect: Annotated[
+        list[str],
+        typer.Option(metavar="HOST:PORT", help="The coordinator; by default as when it joined."),
+    ] = [],  # noqa: B006
+    folder: Folder = None,
+    ledger: Annotated[
+        Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
+    ] = None,
+    insecure: Insecure = False,
+    as_json: Json = False,
+) -> None:
+    """Take part in the experiment that FILE defines, with the rows of one table.
+
+    Shows first what would leave this site, and runs only what was approved: here, or before with
+    tacit node approve.
+    """
+    from tacit.cli.screen import say
+    from tacit.data import fill
+    from tacit.network.approval import approved
+    from tacit.network.identity import Identity
+    from tacit.network.processes import take_part
+    from tacit.protection.budget import PrivacyBudget
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
+    home = home or site_home(site)
+    name = Identity.load(home).name
+    if site not in (None, name):
+        raise InputError(f"--site: {site!r} was given, but the keys in {home} are {name!r}'s")
+    with stdout_kept_clean(as_json):
+        experiment = experiment_of(file, settings)
+        filled = fill(experiment.data, {name: data})
+    if not approved(home, experiment.digest()):
+        _ask_for_approval(experiment, home)
+    taken = take_part(
+        experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
+        connect=connect, insecure=insecure, ledger=PrivacyBudget(ledger) if ledger else None,
+    )  # fmt: skip
+    if as_json:
+        print_json(
+            {"outcome": taken.outcome, "reason": taken.reason, "scores": taken.scores,
+             "model": str(taken.model) if taken.model else None}
+        )  # fmt: skip
+    else:
+        say(f"{taken.outcome}: {taken.reason}")
+        if taken.model:
+            scores = ", ".join(f"{k} {_short(v)}" for k, v in taken.scores.items())
+            say(f"On this site's test rows: {scores}. Model: {taken.model}")
+    if taken.outcome != "finished":
+        raise typer.Exit(1)
+
+
+def site_home(site: str | None) -> Path:
+    """The folder of a site's keys under ~/.tacit; of the only site there, if none is named."""
+    found = sorted(FOLDERS.glob(f"*/{site or '*'}/federation.json"))
+    found = [path.parent for path in found if not (path.parent / "authority").exists()]
+    if len(found) != 1:
+        folders = ", ".join(map(str, found)) or "none"
+        raise InputError(f"--home: whose keys? Under {FOLDERS} there are: {folders}")
+    return found[0]
+
+
+def _ask_for_approval(experiment: "Experiment", home: Path) -> None:
+    from tacit.explain import explain
+    from tacit.network.approval import approve
+
+    digest = experiment.digest()
+    typer.echo(explain(experiment).to_text(), err=True)
+    typer.echo(f"Experiment {digest}", err=True)
+    if sys.stdin.isatty() and typer.confirm("May this leave the site?", err=True):
+        approve(home, digest)
+        return
+    raise InputError(
+        f"experiment {digest[:12]} is not approved at this site; read what it sends, then run"
+        f" `tacit node approve {digest}`"
+    )
+
+
+def _short(value: object) -> object:
+    return f"{value:.4g}" if isinstance(value, float) else value

@@ -1,0 +1,69 @@
+"""``tacit node``: a site's part in a federation."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from tacit.cli.federation import FOLDERS
+from tacit.cli.network import node as run
+from tacit.cli.network import site_home
+from tacit.cli.output import Json, print_json
+
+
+class _RunsByDefault(TyperGroup):
+    """``tacit node FILE`` is ``tacit node run FILE``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=_RunsByDefault, no_args_is_help=True)
+app.command(name="run")(run)
+
+
+@app.command()
+def approve(
+    digest: Annotated[str, typer.Argument(metavar="HASH", help="As tacit node FILE shows it.")],
+    home: Annotated[Path | None, typer.Option(help="Folder with the site's keys.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Allow an experiment to run at this site."""
+    from tacit.network.approval import approve as allow
+
+    allow(home or site_home(None), digest)
+    if as_json:
+        print_json({"approved": digest})
+    else:
+        typer.echo(f"Experiment {digest[:12]} may run here.")
+
+
+@app.command()
+def join(
+    token: Annotated[str, typer.Argument(metavar="TOKEN", help="As the coordinator gave it.")],
+    home: Annotated[
+        Path | None,
+        typer.Option(help="Folder to make; by default ~/.tacit, federation and site."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Join a federation: make keys here, which never leave, and have them certified."""
+    from tacit.network import joining
+    from tacit.network.admission import Token
+
+    read = Token.from_text(token)
+    identity = joining.join(read, home or FOLDERS / read.federation / read.name)
+    if as_json:
+        print_json(
+            {
+                "federation": identity.federation,
+                "member": identity.name,
+                "home": str(identity.folder),
+                "members": sorted(identity.members.listed()),
+            }
+        )
+    else:
+        typer.echo(f"Joined {identity.federation!r} as {identity.name!r}; keys: {identity.folder}.")

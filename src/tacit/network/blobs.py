@@ -1,0 +1,168 @@
+"""Large values, pulled in chunks by those to whom they were offered.
+
+A holder announces ``Offer(digest, size)`` in a message; a taker asks for one chunk after the other,
+a few at a time, and checks the digest at the end. A chunk is its own acknowledgement: each taker
+has its own pace, and after a restart of either end only what is missing is sent again.
+
+Digests are BLAKE3 (O'Connor et al., 2020): on a processor without SHA instructions SHA-256 takes
+fifteen times as long, and more than encrypting and sending do.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import BufferedRandom
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from blake3 import blake3
+
+from tacit.errors import MessageError
+from tacit.network.configuration import CHUNK
+from tacit.network.transport import Endpoint, Unreachable
+
+TOPIC = "blob"
+WINDOW = 4  # chunks under way
+PAUSE = 0.2  # seconds before a chunk that did not come is asked for again
+THREADS = 4
+Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+
+
+class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a holder has; part of a message.
+
+    Attributes:
+        digest: BLAKE3 of the whole, 32 bytes.
+        size: bytes.
+    """
+
+    digest: Digest
+    size: Annotated[int, msgspec.Meta(ge=0, lt=2**48)]
+
+
+class _Request(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    digest: Digest
+    chunk: Annotated[int, msgspec.Meta(ge=0, lt=2**30)]
+
+
+class Blobs:
+    """What a member offers to others, and pulls from them."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._held: dict[bytes, tuple[Path | bytes, frozenset[str] | None]] = {}
+        # A pool of its own: those who answer messages may be waiting for chunks themselves.
+        pool = ThreadPoolExecutor(THREADS, "tacit-chunk")
+        endpoint.serve_bytes(TOPIC, self._chunk, pool)
+
+    def offer(self, source: Path | bytes, to: Collection[str] | None = None) -> Offer:
+        """Lets members pull bytes, or a file, which must stay as it is until it is withdrawn.
+
+        Args:
+            to: who may; all members where it is None.
+        """
+        allowed = None if to is None else frozenset(to)
+        if isinstance(source, bytes):
+            digest, size = blake3(source).digest(), len(source)
+        else:
+            digest, size = blake3().update_mmap(source).digest(), source.stat().st_size
+        self._held[digest] = source, allowed
+        return Offer(digest, size)
+
+    def withdraw(self, offer: Offer) -> None:
+        """Ends an offer; who has not pulled all of it gets no more."""
+        self._held.pop(offer.digest, None)
+
+    def pull(
+        self,
+        member: str,
+        offer: Offer,
+        into: Path,
+        *,
+        most: int,
+        stall: float = 10.0,
+        progress: Callable[[int], None] = lambda received: None,
+    ) -> Path:
+        """What a member offers, as a file; goes on where an earlier, interrupted pull stopped.
+
+        Args:
+            most: bytes that are expected at most; more are refused before anything is received.
+            stall: seconds without a new chunk after which the holder is given up.
+            progress: is told how many bytes are there, after each chunk.
+
+        Raises:
+            Unreachable: no new chunk for so long; what has come is kept for the next attempt.
+            MessageError: too large, or not what was offered; nothing is kept.
+            OSError: the file cannot be written.
+        """
+        if offer.size > most:
+            raise MessageError(f"{member!r} offers {offer.size} bytes; at most {most} are expected")
+        partial = into.with_name(f".{into.name}.{offer.digest.hex()[:16]}")
+        try:
+            with partial.open("a+b") as file:
+                self._fill(file, member, offer, stall, progress)
+        except MessageError:
+            partial.unlink()
+            raise
+        return partial.replace(into)
+
+    def _fill(
+        self,
+        file: BufferedRandom,
+        member: str,
+        offer: Offer,
+        stall: float,
+        progress: Callable[[int], None],
+    ) -> None:
+        """Appends what is missing of the offer to a partial file."""
+        done = min(os.fstat(file.fileno()).st_size, offer.size) // CHUNK
+        file.truncate(done * CHUNK)
+        file.seek(0)
+        digest = blake3()
+        for _ in range(done):
+            digest.update(file.read(CHUNK))
+        chunks = -(-offer.size // CHUNK)
+        asked, last = done, time.monotonic()
+        window: deque[Future[bytes]] = deque()
+        while done < chunks:
+            while len(window) < WINDOW and asked < chunks:
+                request = msgspec.msgpack.encode(_Request(offer.digest, asked))
+                window.append(
+                    self._endpoint.request(member, TOPIC, request, timeout=WINDOW * stall)
+                )
+                asked += 1
+            left = last + stall - time.monotonic()
+            try:
+                chunk = window[0].result(timeout=max(left, 0))
+            except (Unreachable, TimeoutError) as error:
+                if left <= PAUSE:
+                    raise Unreachable(f"{member!r} sent no chunk for {stall:g} s") from error
+                time.sleep(PAUSE)
+                window.clear()
+                asked = done
+                continue
+            if len(chunk) != min(CHUNK, offer.size - done * CHUNK):
+                raise MessageError(f"{member!r} sent a chunk of {len(chunk)} bytes")
+            file.write(chunk)
+            digest.update(chunk)
+            window.popleft()
+            done, last = done + 1, time.monotonic()
+            progress(min(done * CHUNK, offer.size))
+        if digest.digest() != offer.digest:
+            raise MessageError(f"{member!r} sent something else than what it offered")
+
+    def _chunk(self, sender: str, payload: bytes) -> bytes:
+        """A chunk of what was offered to the sender; there is no reply to any other request."""
+        request = msgspec.msgpack.decode(payload, type=_Request)
+        source, allowed = self._held.get(request.digest, (None, None))
+        if source is None or (allowed is not None and sender not in allowed):
+            raise MessageError("a blob was asked for that is not offered to it")
+        at = request.chunk * CHUNK
+        if isinstance(source, bytes):
+            return source[at : at + CHUNK]
+        with source.open("rb", buffering=0) as file:
+            file.seek(at)
+            return file.read(CHUNK)

@@ -1,0 +1,433 @@
+"""The coordinator of a run: it answers sites, closes rounds, and forgets nothing when killed."""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from tacit.data.sites import told
+from tacit.errors import InputError, MessageError, TacitError
+from tacit.experiment import Experiment
+from tacit.network.blobs import Offer
+from tacit.network.protocol import (
+    Ask,
+    Decline,
+    Deliver,
+    Done,
+    Join,
+    Measured,
+    Reply,
+    Request,
+    Taken,
+    Train,
+    Wait,
+)
+from tacit.network.rounds import Server, check
+from tacit.network.store import Kept, Store
+from tacit.network.tensors import HEADER
+from tacit.topology import Star
+from tacit.training.metrics import HIGHER_IS_BETTER, summary
+
+_log = logging.getLogger("tacit.network")
+
+Row = dict[str, Any]
+_TICK = 0.02
+# Seconds that sites have to come back to a coordinator that was killed.
+_RETURN = 10.0
+
+
+class Coordinator:
+    """One run. ``answer`` and ``here`` may be called from many threads, ``run`` from one.
+
+    Args:
+        experiment: as the file defines it, without rows.
+        store: of this experiment; a run that it holds goes on.
+        pull: brings what a site offers to a path, or raises ``TacitError``; may take long.
+        offer: lets sites pull a file.
+        tell: lets a site know that there are news for it; may fail in silence.
+        quorum: the fewest updates that close a round; None: half of the cohort.
+        deadline: seconds after which a round with a quorum closes without those who are late and
+            send nothing; None: it waits for all that are there.
+        patience: seconds without a quorum and without anything new after which the run fails.
+        grace: seconds for which a site may be gone before its round goes on without it.
+        on_round: called with the metrics of each closed round.
+
+    Raises:
+        InputError: a plan that cannot work among real machines.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        store: Store,
+        pull: Callable[[str, Offer, Path], object],
+        offer: Callable[[Path], object],
+        tell: Callable[[str], object] = lambda site: None,
+        *,
+        quorum: int | None = None,
+        deadline: float | None = None,
+        patience: float = 600.0,
+        grace: float = 1.0,
+        on_round: Callable[[Row], None] | None = None,
+    ) -> None:
+        check(experiment)
+        self.experiment, self.store, self.pull, self.offer = experiment, store, pull, offer
+        self.digest, self.names = experiment.digest(), experiment.data.names
+        self.deadline, self.patience, self.grace = deadline, patience, grace
+        self.quorum, self.tell = quorum, tell
+        self.on_round = on_round or (lambda row: None)
+        self.software = version("tacit")
+        self.server: Server | None = None
+        self._changed = threading.Condition()
+        self._pool = ThreadPoolExecutor(8, "tacit-pull")
+        self._rows = store.sites()
+        self._seen: dict[str, float] = {}
+        self._away: dict[str, float] = dict.fromkeys(self.names, time.monotonic() + _RETURN)
+        self._kept: Kept | None = None
+        self._cohort: tuple[str, ...] = ()
+        self._updates: dict[str, tuple[bytes, float | None]] = {}
+        self._declined: dict[str, str] = {}
+        self._scores: dict[str, tuple[int, dict[str, float]]] = {}
+        self._pulling: set[str] = set()
+        self._told: set[str] = set()
+        self._progress = self._opened = time.monotonic()
+
+    # What sites ask
+
+    def answer(self, site: str, request: Request) -> Reply:
+        """The reply to a site, at once.
+
+        Raises:
+            MessageError: a site, an experiment or a message that has no place in this run.
+        """
+        if site not in self.names:
+            raise MessageError(
+                f"{site!r} is no site of this experiment; it has {', '.join(self.names)}"
+            )
+        if request.experiment != self.digest:
+            raise MessageError(
+                f"{site!r} has experiment {request.experiment[:12]}, the coordinator"
+                f" {self.digest[:12]}: give both the same file and settings"
+            )
+        with self._changed:
+            match request:
+                case Join():
+                    return self._join(site, request)
+                case Ask():
+                    self._progress = time.monotonic()
+                    return self._order(site)
+                case Deliver():
+                    return self._deliver(site, request)
+                case Measured():
+                    return self._measured(site, request)
+                case Decline():
+                    return self._decline(site, request)
+
+    def here(self, site: str, there: bool) -> None:
+        """A site came or went."""
+        with self._changed:
+            if there:
+                self._away.pop(site, None)
+            elif site in self.names:
+                self._away.setdefault(site, time.monotonic())
+            self._news()
+
+    def _join(self, site: str, request: Join) -> Reply:
+        if request.software != self.software:
+            raise MessageError(
+                f"{site!r} runs tacit {request.software}, the coordinator {self.software}: install"
+                " the same version"
+            )
+        known = self._rows.get(site)
+        if known is None:
+            self.store.join(site, request.rows)
+            self._rows[site] = request.rows
+            _log.info("%s joined with %d rows", site, request.rows)
+        elif known != request.rows:
+            raise MessageError(
+                f"{site!r} joined with {known} rows and now has {request.rows}: give it the data"
+                " that it joined with, or start the run anew"
+            )
+        self._news()
+        return self._order(site)
+
+    def _order(self, site: str) -> Reply:
+        if (kept := self._kept) is None:
+            absent = [name for name in self.names if name not in self._rows]
+            return Wait(self.digest, f"waiting for {', '.join(absent) or 'the start'}"[:2000])
+        if kept.outcome is not None:
+            state = kept.state if kept.outcome == "finished" else None
+            self._told.add(site)
+            return Done(self.digest, kept.outcome, (kept.reason or "")[:2000], state)
+        if site not in self._rows:
+            raise MessageError(f"{site!r} has not joined yet")
+        wanted = site in self._cohort and site not in self._updates and site not in self._declined
+        measure = self._measures(kept.round) and site not in self._scores
+        if not (wanted or measure) or site in self._pulling:
+            return Wait(self.digest, f"round {kept.round + 1} goes on without {site}")
+        rows = tuple(self._rows[name] for name in self.names)
+        return Train(self.digest, kept.round, rows, kept.state, measure, wanted)
+
+    def _deliver(self, site: str, request: Deliver) -> Reply:
+        kept = self._kept
+        open_ = kept is not None and kept.outcome is None and request.round == kept.round
+        if not open_ or site not in self._cohort or site in self._declined:
+            return Taken(self.digest, False)
+        if site in self._updates:
+            return Taken(self.digest, True)
+        most = 4 * sum(self.experiment.algorithm.sends(self.experiment.layout).values()) + HEADER
+        if request.update.size > most:
+            raise MessageError(
+                f"{site!r} offers an update of {request.update.size} bytes; {most} is the most"
+            )
+        if site not in self._pulling:
+            self._pulling.add(site)
+            self._pool.submit(self._take, site, request)
+        return Wait(self.digest, "your update is being pulled")
+
+    def _take(self, site: str, request: Deliver) -> None:
+        """Pull an update, look at it, and keep it."""
+        try:
+            path = self.store.tensors.path(request.update.digest)
+            self.pull(site, request.update, path)
+            self._examine(site, path)
+            with self._changed:
+                if self._kept and request.round == self._kept.round:
+                    loss = request.loss if math.isfinite(request.loss) else None
+                    self.store.accept(request.round, site, request.update.digest, loss)
+                    self._updates[site] = (request.update.digest, loss)
+        except MessageError as error:
+            _log.warning("left out of round %d: %s", request.round + 1, error)
+            with self._changed:
+                self._declined[site] = str(error)
+        except TacitError as error:
+            _log.warning("%s's update did not arrive: %s", site, error)
+        finally:
+            with self._changed:
+                self._pulling.discard(site)
+                self._news()
+
+    def _examine(self, site: str, path: Path) -> None:
+        """Refuse, in the name of its sender, an update that is not what it should be."""
+        sizes = list(self.experiment.algorithm.sends(self.experiment.layout).values())
+        try:
+            with safe_open(path, "pt") as file:
+                names = sorted(file.keys(), key=int)
+                if names != [str(i) for i in range(len(sizes))]:
+                    raise MessageError(f"{site!r} sent an update with other parts than agreed on")
+                for name, size in zip(names, sizes, strict=True):
+                    part = file.get_slice(name)
+                    if part.get_shape() != [size] or part.get_dtype() != "F32":
+                        raise MessageError(
+                            f"{site!r} sent {part.get_dtype()} {part.get_shape()}; F32 [{size}] was"
+                            " agreed on"
+                        )
+                    if not file.get_tensor(name).isfinite().all():
+                        raise MessageError(f"{site!r} sent an update that holds NaN or infinity")
+        except (SafetensorError, ValueError) as error:
+            raise MessageError(f"{site!r} sent an update that cannot be read ({error})") from None
+
+    def _measured(self, site: str, request: Measured) -> Reply:
+        used = self._kept is not None and request.round == self._kept.round
+        good = request.scores.keys() <= HIGHER_IS_BETTER.keys()
+        if not good:
+            raise MessageError(f"{site!r} sent scores that are not known by name")
+        if used:
+            self._scores[site] = (request.rows, request.scores)
+            self._news()
+        return Taken(self.digest, used)
+
+    def _decline(self, site: str, request: Decline) -> Reply:
+        used = self._kept is not None and request.round == self._kept.round
+        if used and site not in self._updates:
+            self._declined[site] = request.reason
+            _log.warning("%s left round %d out: %s", site, request.round + 1, request.reason)
+            self._news()
+        return Taken(self.digest, used)
+
+    def _news(self) -> None:
+        self._progress = time.monotonic()
+        self._changed.notify_all()
+
+    # What happens by itself
+
+    def run(self) -> Kept:
+        """Carry the run out, from wherever the store says it is, to its end."""
+        kept = self._begin()
+        while kept.outcome is None:
+            kept = self._finish(kept) if kept.round == self.experiment.rounds else self._round(kept)
+        return kept
+
+    def farewell(self, most: float) -> None:
+        """Wait until all sites that are here know of the end, at most so many seconds."""
+        until = time.monotonic() + most
+        while time.monotonic() < until:
+            with self._changed:
+                if self._told | self._away.keys() >= set(self.names):
+                    return
+                self._changed.wait(_TICK)
+
+    def stop(self) -> None:
+        """Take no more; what is kept stays."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _begin(self) -> Kept:
+        """Wait until everybody has joined, and go to where the store says the run is."""
+        with self._changed:
+            while missing := [name for name in self.names if name not in self._rows]:
+                if not self._changed.wait(self.patience):
+                    raise InputError(
+                        f"sites: {', '.join(missing)} did not join within {self.patience:g} seconds"
+                    )
+        rows = [self._rows[name] for name in self.names]
+        experiment = self.experiment.replace(data=told(self.experiment.data, rows))
+        check(experiment)
+        server = self.server = Server(experiment)
+        kept = self.store.read()
+        if kept is None:
+            memory = self.store.tensors.put(server.memory)
+            self.store.begin(self.store.tensors.put(server.shared), memory.digest)
+            kept = self.store.read()
+            assert kept is not None
+        server.shared = self.store.tensors.get(kept.state.digest)
+        server.memory.update(self.store.tensors.get(kept.memory))
+        self._open(kept)
+        return kept
+
+    def _open(self, kept: Kept) -> None:
+        self.offer(self.store.tensors.path(kept.state.digest))
+        with self._changed:
+            self._kept, self._declined, self._scores = kept, {}, {}
+            self._updates = self.store.accepted(kept.round)
+            plan = self.experiment.plan
+            assert isinstance(plan, Star)
+            last = kept.round == self.experiment.rounds
+            nodes = () if last else plan.sample(len(self.names), self.experiment.seed, kept.round)
+            self._cohort = tuple(self.names[int(node)] for node in nodes)
+            self._opened = time.monotonic()
+            self._news()
+        for name in self.names:
+            self.tell(name)
+
+    def _round(self, kept: Kept) -> Kept:
+        """Wait for the round to be complete, or complete enough, and close it."""
+        least = self.quorum or math.ceil(len(self._cohort) / 2)
+        least = max(1, min(least, len(self._cohort)), self.experiment.aggregation.least)
+        with self._changed:
+            while not self._complete(least):
+                self._changed.wait(_TICK if self._away or self.deadline else self.patience)
+                if time.monotonic() - self._progress > self.patience:
+                    return self._fail(
+                        f"round {kept.round + 1}: {len(self._updates)} of {len(self._cohort)}"
+                        f" updates came, {least} are needed, and nothing was heard for"
+                        f" {self.patience:g} seconds of {', '.join(self._missing())}"
+                    )
+            updates, scores = dict(self._updates), dict(self._scores)
+            left_out = self._missing()
+        server = self.server
+        assert server is not None
+        nodes = np.array([i for i, name in enumerate(self.names) if name in updates], np.int64)
+        exchanges = range(len(self.experiment.algorithm.sends(self.experiment.layout)))
+        arrived = [
+            [_reader(self.store, updates[self.names[node]][0], str(e)) for node in nodes]
+            for e in exchanges
+        ]
+        self._report(kept.round, scores)
+        server.close(kept.round, nodes, arrived)
+        state, memory = self.store.tensors.put(server.shared), self.store.tensors.put(server.memory)
+        losses = {name: loss for name, (_, loss) in updates.items() if loss is not None}
+        rows = sum(self._rows[name] for name in losses)
+        row: Row = {
+            "round": kept.round + 1,
+            "cohort": len(nodes),
+            "train_loss": sum(self._rows[n] * loss for n, loss in losses.items()) / max(rows, 1),
+            "left_out": left_out,
+            "seconds": time.monotonic() - self._opened,
+        }
+        guard = server.experiment.guard
+        if guard and guard.budget:
+            row["epsilon"] = guard.epsilon(kept.round + 1)
+        self.store.advance(kept.round, state, memory.digest, row)
+        now = self.store.read()
+        assert now is not None
+        self._open(now)
+        self.on_round(row)
+        return now
+
+    def _complete(self, least: int) -> bool:
+        if len(self._updates) < least:
+            return False
+        now = time.monotonic()
+        late = self.deadline is not None and now - self._opened > self.deadline
+        for name in self._missing():
+            gone = now - self._away.get(name, math.inf) > self.grace
+            if not (gone or name in self._declined or (late and name not in self._pulling)):
+                return False
+        assert self._kept is not None
+        return late or not self._measures(self._kept.round) or self._all_measured()
+
+    def _all_measured(self) -> bool:
+        """Whether the scores of all sites that are here have come."""
+        known = self._scores.keys() | self._away.keys() | self._declined.keys()
+        return known >= set(self.names)
+
+    def _missing(self) -> list[str]:
+        return [name for name in self._cohort if name not in self._updates]
+
+    def _measures(self, round: int) -> bool:
+        """Whether the model that a round begins with is to be measured."""
+        every, last = self.experiment.evaluate_every, self.experiment.rounds
+        return round > 0 and (round % every == 0 or round == last)
+
+    def _report(self, round: int, scores: Mapping[str, tuple[int, dict[str, float]]]) -> None:
+        """Add the sites' scores of a round's model to the row of the round that made it."""
+        if not scores:
+            return
+        row = dict(self.store.metrics()[round - 1])
+        rows = np.array([count for count, _ in scores.values()])
+        for name in sorted({name for _, found in scores.values() for name in found}):
+            values = np.array([found.get(name, math.nan) for _, found in scores.values()])
+            over = summary(name, values, rows)
+            row |= {name: over.mean, f"worst_{name}": over.worst_value}
+        self.store.describe(round - 1, row)
+
+    def _finish(self, kept: Kept) -> Kept:
+        """After the last round, wait for the scores of those who are there."""
+        with self._changed:
+            until = time.monotonic() + min(self.patience, 60.0)
+            while time.monotonic() < until:
+                if self._all_measured():
+                    break
+                self._changed.wait(_TICK)
+            scores = dict(self._scores)
+        self._report(kept.round, scores)
+        return self._end("finished", f"all {kept.round} rounds are done")
+
+    def _fail(self, reason: str) -> Kept:
+        return self._end("failed", reason)
+
+    def _end(self, outcome: str, reason: str) -> Kept:
+        self.store.end(outcome, reason)
+        with self._changed:
+            kept = self._kept = self.store.read()
+            assert kept is not None
+        for name in self.names:
+            self.tell(name)
+        return kept
+
+
+def _reader(store: Store, digest: bytes, name: str) -> Callable[[], torch.Tensor]:
+    def read() -> torch.Tensor:
+        with safe_open(store.tensors.path(digest), "pt") as file:
+            return file.get_tensor(name)
+
+    return read

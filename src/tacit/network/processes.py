@@ -1,0 +1,188 @@
+"""Each role of a run as a process: its keys, its connection, its folder."""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from tacit.data import Federation
+from tacit.errors import InputError, MessageError, TacitError
+from tacit.experiment import Experiment
+from tacit.network import joining
+from tacit.network.authority import Authority
+from tacit.network.blobs import Blobs
+from tacit.network.coordinator import Coordinator
+from tacit.network.identity import Identity
+from tacit.network.messages import Refused
+from tacit.network.protocol import Done, FromCoordinator, FromSite, Reply, Request
+from tacit.network.site import SiteRun
+from tacit.network.store import Kept, Store
+from tacit.network.transport import Endpoint, Unreachable
+from tacit.protection.budget import PrivacyBudget
+
+_log = logging.getLogger("tacit.network")
+
+_NEWS = "news"
+_REPLY = 10.0
+_AGAIN = 0.5
+_FAREWELL = 10.0
+# Seconds between looks at what changed in the coordinator's folder, and at a certificate's life.
+_REFRESH, _RENEW = 1.0, 3600.0
+
+
+def coordinate(
+    experiment: Experiment,
+    home: Path,
+    folder: Path,
+    *,
+    listen: Sequence[str],
+    database: str | None = None,
+    insecure: bool = False,
+    **settings: Any,
+) -> tuple[Kept, list[dict[str, object]]]:
+    """The coordinator of a run, to its end; started again, it goes on.
+
+    Args:
+        home: with the federation's keys.
+        folder: of the run.
+        listen: addresses, ``host:port``.
+        database: URL as SQLAlchemy has it; by default SQLite in the folder.
+        settings: of ``Coordinator``.
+
+    Returns:
+        The run's end, and a row for each round.
+    """
+    store = Store(folder, experiment.digest(), database)
+    with Endpoint(Identity.load(home), listen=listen, insecure=insecure) as endpoint:
+        blobs = Blobs(endpoint)
+        coordinator = Coordinator(
+            experiment, store,
+            lambda site, offer, path: blobs.pull(site, offer, path, most=offer.size),
+            blobs.offer, lambda site: endpoint.request(site, _NEWS, b"", 1.0), **settings,
+        )  # fmt: skip
+        joining.serve(endpoint, Authority.load(home))
+        endpoint.watch(coordinator.here)
+        endpoint.serve(
+            FromSite, lambda site, said: FromCoordinator(coordinator.answer(site, said.request))
+        )
+        stop = _every(_REFRESH, endpoint.refresh)
+        try:
+            kept = coordinator.run()
+            coordinator.farewell(_FAREWELL)
+            return kept, store.metrics()
+        finally:
+            stop.set()
+            coordinator.stop()
+            store.close()
+
+
+@dataclass(frozen=True)
+class Taken:
+    """How a run ended for a site.
+
+    Attributes:
+        scores: of the model that this site goes home with, on its test rows.
+        model: file of that model; None after a failure.
+    """
+
+    outcome: str
+    reason: str
+    scores: dict[str, float]
+    model: Path | None
+
+
+def take_part(
+    experiment: Experiment,
+    data: Federation,
+    home: Path,
+    folder: Path,
+    *,
+    connect: Sequence[str] = (),
+    ledger: PrivacyBudget | None = None,
+    insecure: bool = False,
+    on_wait: Callable[[str], None] = lambda reason: None,
+) -> Taken:
+    """A site of a run, to the run's end; started again, it goes on.
+
+    Args:
+        experiment: as the file defines it, without rows.
+        data: the same federation with this site's rows.
+        home: with the site's keys.
+        folder: of the run at this site.
+        connect: addresses of the coordinator; by default those that the site joined by.
+        on_wait: is told whom or what the site waits for.
+
+    Raises:
+        InputError: the coordinator refuses this experiment or this site.
+    """
+    identity = Identity.load(home)
+    news = threading.Event()
+    folder.mkdir(parents=True, exist_ok=True)
+    with Endpoint(identity, connect=connect or identity.connect, insecure=insecure) as endpoint:
+
+        def heard(_: str, __: bytes) -> bytes:
+            news.set()
+            return b""
+
+        endpoint.serve_bytes(_NEWS, heard)
+        blobs = Blobs(endpoint)
+        (coordinator,) = identity.members.those("coordinator")
+
+        def ask(request: Request) -> Reply:
+            while True:
+                try:
+                    said = endpoint.ask(coordinator, FromSite(request), FromCoordinator, _REPLY)
+                    return said.reply
+                except Unreachable as error:
+                    on_wait(str(error))
+                    news.wait(_AGAIN)
+                except Refused as error:
+                    raise InputError(str(error)) from None
+
+        def wake(seconds: float) -> None:
+            news.wait(seconds)
+            news.clear()
+
+        run = SiteRun(
+            experiment, data, identity.name, folder, ask,
+            lambda offer, path: blobs.pull(coordinator, offer, path, most=offer.size),
+            lambda path: blobs.offer(path, to=[coordinator]), wake, ledger,
+        )  # fmt: skip
+        stop = _every(_RENEW, lambda: joining.renew(endpoint))
+        try:
+            return _ended(run, run.run(), folder)
+        finally:
+            stop.set()
+
+
+def _every(seconds: float, call: Callable[[], object]) -> threading.Event:
+    """Call something now and then, until the event is set; what goes wrong is logged."""
+    stop = threading.Event()
+
+    def loop() -> None:
+        while not stop.wait(seconds):
+            try:
+                call()
+            except (TacitError, OSError) as error:
+                _log.warning("%s", error)
+
+    threading.Thread(target=loop, daemon=True).start()
+    return stop
+
+
+def _ended(run: SiteRun, done: Done, folder: Path) -> Taken:
+    try:
+        vector, scores = run.outcome(done) or (None, {})
+    except (Unreachable, MessageError) as error:
+        return Taken(done.outcome, f"{done.reason}; the model did not come ({error})", {}, None)
+    if vector is None:
+        return Taken(done.outcome, done.reason, {}, None)
+    path = folder / "model.safetensors"
+    layout, template = run.experiment.layout, run.experiment.template
+    module = layout.module(template, vector)
+    save_file({name: t.contiguous() for name, t in module.state_dict().items()}, path)
+    return Taken(done.outcome, done.reason, scores, path)

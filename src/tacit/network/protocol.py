@@ -1,0 +1,144 @@
+"""What a site and a coordinator say to each other about a run.
+
+A site asks and the coordinator answers, so that either may die at any moment: whatever was asked
+before may be asked again, and is answered the same.
+"""
+
+from typing import Annotated
+
+import msgspec
+
+from tacit.network.blobs import Offer
+from tacit.network.messages import Message
+
+Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+Round = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+Sentence = Annotated[str, msgspec.Meta(max_length=2000)]
+Name = Annotated[str, msgspec.Meta(max_length=63)]
+Scores = Annotated[
+    dict[Annotated[str, msgspec.Meta(max_length=32)], float], msgspec.Meta(max_length=16)
+]
+
+
+class Part(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Base of all; a message of another experiment is refused."""
+
+    experiment: Digest
+
+
+class Join(Part, frozen=True):
+    """A site is there, with what everyone will know of its data.
+
+    Attributes:
+        software: version of tacit at the site; the coordinator's must be the same.
+        rows: that it trains on.
+    """
+
+    software: Annotated[str, msgspec.Meta(max_length=40)]
+    rows: Count
+
+
+class Ask(Part, frozen=True):
+    """What is there to do?"""
+
+
+class Deliver(Part, frozen=True):
+    """A site's update is ready to be pulled.
+
+    Attributes:
+        update: safetensors with the steps of each exchange, "0", "1", ...
+        loss: mean training loss.
+    """
+
+    round: Round
+    update: Offer
+    loss: float
+
+
+class Measured(Part, frozen=True):
+    """A site's scores of the model that a round began with."""
+
+    round: Round
+    rows: Count
+    scores: Scores
+
+
+class Decline(Part, frozen=True):
+    """A site will not take part in a round.
+
+    Attributes:
+        code: of the error, as in the documentation.
+        reason: as much as the site tells.
+    """
+
+    round: Round
+    code: Annotated[str, msgspec.Meta(max_length=40)]
+    reason: Sentence
+
+
+class Wait(Part, frozen=True):
+    """Nothing to do for now.
+
+    Attributes:
+        reason: for whom or what.
+    """
+
+    reason: Sentence
+
+
+class Train(Part, frozen=True):
+    """Take part in a round.
+
+    Attributes:
+        rows: of all sites, in the experiment's order.
+        state: safetensors with the server's entries of the algorithm's state.
+        measure: whether to measure the model first.
+        train: whether to train and deliver; else this is for the scores alone.
+    """
+
+    round: Round
+    rows: Annotated[tuple[Count, ...], msgspec.Meta(max_length=100_000)]
+    state: Offer
+    measure: bool
+    train: bool
+
+
+class Taken(Part, frozen=True):
+    """What was delivered, measured or declined is kept; or was of no use any more.
+
+    Attributes:
+        used: whether the round still takes it.
+    """
+
+    used: bool
+
+
+class Done(Part, frozen=True):
+    """The run is over.
+
+    Attributes:
+        outcome: "finished" or "failed".
+        reason: in one sentence.
+        state: as in ``Train``, after the last round; None after a failure.
+    """
+
+    outcome: Annotated[str, msgspec.Meta(pattern=r"\A(finished|failed)\Z")]
+    reason: Sentence
+    state: Offer | None
+
+
+Request = Join | Ask | Deliver | Measured | Decline
+Reply = Wait | Train | Taken | Done
+
+
+class FromSite(Message, frozen=True):
+    """A site's request."""
+
+    request: Request
+
+
+class FromCoordinator(Message, frozen=True):
+    """The coordinator's reply."""
+
+    reply: Reply

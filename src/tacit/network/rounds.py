@@ -1,0 +1,296 @@
+"""One round in parts: every party runs the algorithm's own ``round`` over what it has.
+
+A site sees one node, itself, and its exchange keeps what is to be sent. The server sees the nodes
+whose updates have arrived, and its exchange aggregates those. Entries of the state that have a row
+for each node stay at the sites, a row each; all others are the server's, and open a round.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tacit.aggregation.rule import Round
+from tacit.algorithms.base import State, Updates
+from tacit.data.federation import Federation, Split
+from tacit.engine.exchange import StarExchange
+from tacit.engine.local import LocalTrain, Trainer
+from tacit.engine.protect import Protector
+from tacit.errors import DivergenceError, InputError, MessageError
+from tacit.experiment import Experiment
+from tacit.protection import AdaptiveClip
+from tacit.topology import Star
+from tacit.training.evaluation import Evaluator
+from tacit.training.lowering import choose, least_batch
+from tacit.training.plan import Ints, Plan
+from tacit.training.private import Private
+
+# Reads one node's vector, (d,) float32: its step from what the server had.
+Read = Callable[[], Tensor]
+
+
+def check(experiment: Experiment) -> None:
+    """Refuse what real machines cannot carry out, beside what ``Experiment.check`` refuses.
+
+    Raises:
+        InputError: with the nearest plan that works.
+    """
+    experiment.check()
+    if not isinstance(experiment.plan, Star):
+        raise InputError(
+            f"topology: {experiment.plan!r} was given; among real machines allowed is Star()"
+        )
+    if experiment.attacks:
+        raise InputError("attack: real machines take no part in a simulated one; leave it out")
+    if experiment.compression is not None:
+        raise InputError(
+            f"compression: {experiment.compression!r} was given; among real machines updates travel"
+            " as float32 so far; leave it out"
+        )
+    guard = experiment.guard
+    if guard and isinstance(guard.clip, AdaptiveClip):
+        raise InputError(
+            f"protection: {guard.clip!r} was given; among real machines use Clip({guard.clip.norm})"
+        )
+
+
+def own_entries(experiment: Experiment) -> frozenset[str]:
+    """The names of the state's entries that have a row for each node."""
+    start, layout = experiment.start(), experiment.layout
+    one, two = (experiment.algorithm.init(start, n, layout) for n in (1, 2))
+    return frozenset(name for name in one if one[name].shape != two[name].shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What a site made of a round.
+
+    Attributes:
+        steps: what it sends in each of the algorithm's exchanges: (d,) from what the server had.
+        loss: its mean training loss; NaN without rows.
+    """
+
+    steps: list[Tensor]
+    loss: float
+
+
+class Site:
+    """A node's part of a run, which alone holds its rows.
+
+    Args:
+        experiment: whose data are told: everybody's row counts, and nobody's rows.
+        data: the same federation with the rows of ``node``.
+    """
+
+    def __init__(self, experiment: Experiment, data: Federation, node: int) -> None:
+        self.experiment, self.node = experiment, node
+        template, layout, guard = experiment.template, experiment.layout, experiment.guard
+        private = None
+        if guard and guard.example:
+            private = Private(guard.example.norm, guard.multiplier)
+        choice = choose("auto", template, layout, experiment.loss, data.train, private)
+        self.trainer = Trainer(
+            data.train, data.names, layout, experiment.algorithm.local(experiment.training),
+            choice.lowering, None, seed=experiment.seed, rounds=experiment.rounds,
+            least=least_batch(template), private=private, noise_seed=None,
+        )  # fmt: skip
+        mine = replace(
+            data, names=(data.names[node],),
+            train=Split.pack([data.train.node(node)]), test=Split.pack([data.test.node(node)]),
+        )  # fmt: skip
+        self.evaluator = Evaluator(mine, template, layout, experiment.loss, choice.lowering)
+        self.digest = bytes.fromhex(experiment.digest())
+        first = experiment.algorithm.init(experiment.start(), 1, layout)
+        self.own: State = {name: first[name] for name in own_entries(experiment)}
+
+    def take_part(self, round: int, shared: State) -> Part:
+        """Train, keep this node's rows of the state, and give what leaves the site.
+
+        Args:
+            round: from 0.
+            shared: the server's entries of the state.
+
+        Raises:
+            DivergenceError: the loss, or what would be sent, is not finite.
+        """
+        experiment = self.experiment
+        train = SiteTrain(LocalTrain(self.trainer, np.array([self.node]), round))
+        sending = Sending()
+        state, _ = experiment.algorithm.round(shared | self.own, train, sending)
+        if not all(step.isfinite().all() for step in sending.steps):
+            raise DivergenceError(experiment.data.names[self.node], round + 1)
+        self.own = {name: state[name] for name in self.own}
+        return Part([self._guarded(step, round) for step in sending.steps], train.local.mean_loss())
+
+    def _guarded(self, step: Tensor, round: int) -> Tensor:
+        guard, experiment = self.experiment.guard, self.experiment
+        if guard is None or not guard.guards_updates:
+            return step
+        now = Round(round, experiment.rounds, experiment.seed)
+        protector = Protector(guard, now, self.digest, np.empty(0, np.int64), secret=True)
+        return protector.steps(step.unsqueeze(0), np.array([self.node]))[0]
+
+    def model(self, shared: State) -> Tensor:
+        """(d,) this node's own model, or the one that all share."""
+        algorithm, state = self.experiment.algorithm, shared | self.own
+        train = SiteTrain(LocalTrain(self.trainer, np.array([self.node]), self.experiment.rounds))
+        models = algorithm.models(state, train)
+        return algorithm.model(state) if models is None else models[0]
+
+    def measure(self, shared: State) -> tuple[int, dict[str, float]]:
+        """This node's test rows, and the scores of ``model`` on them."""
+        scores = self.evaluator(self.model(shared))
+        return int(scores.rows[0]), {name: float(v[0]) for name, v in scores.nodes.items()}
+
+
+class SiteTrain:
+    """``Train`` at a site, to which it is the only node: row 0 of the state."""
+
+    def __init__(self, local: LocalTrain) -> None:
+        self.local, self.nodes = local, np.zeros(1, np.int64)
+        self.rows, self.training = local.rows, local.training
+        self.lr, self.layout = local.lr, local.layout
+
+    @property
+    def steps(self) -> Ints:
+        return self.local.steps
+
+    def __call__(self, start: Tensor, **options: Any) -> Updates:
+        return self.local(start, **options)
+
+    def weights(self, uniform: bool = False) -> Tensor:
+        return torch.ones(1)
+
+
+class Sending:
+    """``ServerExchange`` at a site: what it would send is kept, and nothing has come back yet."""
+
+    def __init__(self) -> None:
+        self.steps: list[Tensor] = []
+
+    def __call__(self, own: Tensor, received: Updates | Tensor, weight: Tensor) -> Tensor:
+        vector = received if isinstance(received, Tensor) else received.matrix()
+        self.steps.append(vector[0] - own)
+        return own
+
+
+class Server:
+    """The server's part of a run: it holds no rows.
+
+    Args:
+        experiment: whose data are told, as for ``Site``.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment, self.memory = experiment, dict[str, Tensor]()
+        self.digest = bytes.fromhex(experiment.digest())
+        first = experiment.algorithm.init(
+            experiment.start(), experiment.data.nodes, experiment.layout
+        )
+        own = own_entries(experiment)
+        self._rows = {name: first[name] for name in own}
+        self.shared: State = {name: tensor for name, tensor in first.items() if name not in own}
+
+    def close(self, round: int, nodes: Ints, arrived: Sequence[Sequence[Read]]) -> None:
+        """Take a round's step with what has arrived.
+
+        Args:
+            round: from 0.
+            nodes: (k,) whose updates have.
+            arrived: for each of the algorithm's exchanges, k vectors to read.
+        """
+        experiment, n = self.experiment, self.experiment.data.nodes
+        plan, guard = experiment.plan, experiment.guard
+        assert isinstance(plan, Star)
+        now = Round(round, experiment.rounds, experiment.seed, memory=self.memory)
+        protector = None
+        if guard and guard.noise and guard.noise.where == "central":
+            protector = Protector(guard, now, self.digest, np.empty(0, np.int64), secret=True)
+        star = StarExchange(plan, experiment.aggregation, nodes, now, n, None, protector)
+        exchange = Closing(star, iter(arrived))
+        state, _ = experiment.algorithm.round(
+            self.shared | self._rows, ServerTrain(experiment, nodes, round), exchange
+        )
+        self.shared = {name: state[name] for name in self.shared}
+
+
+class ServerTrain:
+    """``Train`` at the server, where nobody trains: how the nodes that answered did."""
+
+    def __init__(self, experiment: Experiment, nodes: Ints, round: int) -> None:
+        self.nodes, self.layout = nodes, experiment.layout
+        self.training = experiment.algorithm.local(experiment.training)
+        self.lr = self.training.lr_at(round, experiment.rounds)
+        split, guard = experiment.data.train, experiment.guard
+        self.rows: Ints = split.sizes[nodes]
+        self.steps: Ints = Plan.of(
+            split, nodes, self.training, experiment.seed, round, least_batch(experiment.template),
+            poisson=bool(guard and guard.example),
+        ).steps  # fmt: skip
+
+    def __call__(self, *start: Tensor, **_: Any) -> "Elsewhere":
+        return Elsewhere(self.nodes, *start)
+
+    def weights(self, uniform: bool = False) -> Tensor:
+        share: NDArray[Any] = np.ones(len(self.nodes)) if uniform else self.rows.astype(float)
+        return torch.from_numpy(share / max(share.sum(), 1)).float()
+
+
+@dataclass(eq=False)
+class Elsewhere:
+    """``Updates`` that were trained at the sites; what an algorithm makes of them is not used."""
+
+    nodes: Ints
+    start: Tensor
+
+    def sum(self, weight: Tensor) -> Tensor:
+        return self.start
+
+    def matrix(self) -> Tensor:
+        return self.start.expand(len(self.nodes), self.start.shape[-1])
+
+
+class Closing:
+    """``ServerExchange`` at the server, for what has arrived instead of what is handed to it."""
+
+    def __init__(self, star: StarExchange, arrived: Iterator[Sequence[Read]]) -> None:
+        self.star, self.arrived = star, arrived
+
+    def __call__(self, own: Tensor, received: Updates | Tensor, weight: Tensor) -> Tensor:
+        return self.star(own, Arrived(self.star.nodes, own, next(self.arrived)), weight)
+
+
+@dataclass(eq=False)
+class Arrived:
+    """``Updates`` as they lie with the server, read one after another."""
+
+    nodes: Ints
+    own: Tensor
+    steps: Sequence[Read]
+
+    def sum(self, weight: Tensor) -> Tensor:
+        total = self.own * weight.sum()
+        for share, read in zip(weight.tolist(), self.steps, strict=True):
+            total.add_(read(), alpha=share)
+        return total
+
+    def matrix(self) -> Tensor:
+        return torch.stack([self.own + read() for read in self.steps])
+
+
+def read_step(raw: bytes | memoryview, size: int) -> Tensor:
+    """(size,) float32 of a message, little-endian.
+
+    Raises:
+        MessageError: another length, or a value that is not finite.
+    """
+    if len(raw) != 4 * size:
+        raise MessageError(f"an update of {len(raw)} bytes was sent; {4 * size} are expected")
+    step = torch.from_numpy(np.frombuffer(raw, "<f4").astype(np.float32))
+    if not step.isfinite().all():
+        raise MessageError("an update holds NaN or infinity")
+    return step

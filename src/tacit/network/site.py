@@ -1,0 +1,210 @@
+"""A site of a run: it asks what there is to do, trains on its rows, and offers its update."""
+
+import logging
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+from torch import Tensor
+
+from tacit.algorithms.base import State
+from tacit.data import Federation
+from tacit.data.sites import told
+from tacit.errors import DivergenceError, InputError, MessageError
+from tacit.experiment import Experiment
+from tacit.network.blobs import Offer
+from tacit.network.identity import write
+from tacit.network.protocol import (
+    Ask,
+    Decline,
+    Deliver,
+    Done,
+    Join,
+    Measured,
+    Reply,
+    Request,
+    Train,
+)
+from tacit.network.rounds import Site, own_entries
+from tacit.network.tensors import HEADER, Tensors
+from tacit.network.transport import Unreachable
+from tacit.protection.budget import PrivacyBudget
+
+_log = logging.getLogger("tacit.network")
+
+_PAUSE = 0.5
+_NOTES = "site.json"
+
+
+class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a site must not forget: its last update, and its rows of the state after it."""
+
+    experiment: str
+    round: int
+    update: Offer
+    loss: float | None
+    own: Offer
+
+
+class SiteRun:
+    """One site's run.
+
+    Args:
+        experiment: as the file defines it, without rows.
+        data: the same federation with the rows of this site.
+        name: of the site.
+        folder: of this run at this site, where it goes on after the process was killed.
+        ask: gets the coordinator's reply, however long the coordinator is away.
+        pull: brings what the coordinator offers to a path.
+        offer: lets the coordinator pull a file.
+        wake: returns after so many seconds, or earlier with news of the coordinator.
+        ledger: pays for each round before it begins.
+
+    Raises:
+        InputError: a site without rows, or that the experiment does not have.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        data: Federation,
+        name: str,
+        folder: Path,
+        ask: Callable[[Request], Reply],
+        pull: Callable[[Offer, Path], object],
+        offer: Callable[[Path], object],
+        wake: Callable[[float], None] = time.sleep,
+        ledger: PrivacyBudget | None = None,
+    ) -> None:
+        if name not in experiment.data.names:
+            raise InputError(
+                f"site: {name!r} was given; the experiment has {', '.join(experiment.data.names)}"
+            )
+        self.experiment, self.data, self.name = experiment, data, name
+        self.node = experiment.data.names.index(name)
+        self.rows = int(data.train.sizes[self.node])
+        if not self.rows:
+            raise InputError(f"data: {name!r} has no rows to train on")
+        self.digest, self.folder, self.tensors = (
+            experiment.digest(),
+            folder,
+            Tensors(folder / "tensors"),
+        )
+        self.ask, self.pull, self.offer, self.wake = ask, pull, offer, wake
+        self.ledger = ledger
+        self.site: Site | None = None
+        first = experiment.algorithm.init(experiment.start(), 1, experiment.layout)
+        own = own_entries(experiment)
+        self._most = HEADER + sum(4 * t.numel() for name, t in first.items() if name not in own)
+        self.notes = self._read_notes()
+        self._measured = -1
+
+    def run(self) -> Done:
+        """Take part until the coordinator says that the run is over."""
+        reply = self.ask(Join(self.digest, version("tacit"), self.rows))
+        while not isinstance(reply, Done):
+            if isinstance(reply, Train):
+                try:
+                    self._take_part(reply)
+                except Unreachable as error:  # the coordinator is away, or is at another round
+                    _log.info("%s", error)
+                    self.wake(_PAUSE)
+            else:
+                self.wake(_PAUSE)
+            reply = self.ask(Ask(self.digest))
+        _log.info("the run is over: %s", reply.reason)
+        return reply
+
+    def outcome(self, done: Done) -> tuple[Tensor, dict[str, float]] | None:
+        """(d,) the model that this site goes home with, and its scores; None after a failure.
+
+        Raises:
+            Unreachable: the coordinator was gone before the model came.
+        """
+        if done.state is None or self.site is None:
+            return None
+        state = self._shared(done.state)
+        _, scores = self.site.measure(state)
+        return self.site.model(state), scores
+
+    def _take_part(self, order: Train) -> None:
+        site = self._site(order)
+        state: State | None = None
+        if order.measure and self._measured < order.round:
+            state = self._shared(order.state)
+            rows, scores = site.measure(state)
+            self.ask(Measured(self.digest, order.round, rows, scores))
+            self._measured = order.round
+        if not order.train:
+            self.wake(_PAUSE)
+            return
+        notes = self.notes
+        if notes is None or notes.round != order.round:
+            try:
+                self._pay(order.round)
+                notes = self._train(site, order, state or self._shared(order.state))
+            except (DivergenceError, InputError) as error:
+                _log.warning("%s", error)
+                code = type(error).__name__
+                self.ask(Decline(self.digest, order.round, code, "it could not train"))
+                self.wake(_PAUSE)
+                return
+        self.offer(self.tensors.path(notes.update.digest))
+        loss = float("nan") if notes.loss is None else notes.loss
+        self.ask(Deliver(self.digest, order.round, notes.update, loss))
+        self.wake(_PAUSE)
+
+    def _train(self, site: Site, order: Train, state: State) -> Notes:
+        """Train, and note it, so that a round that was begun again sends the same update."""
+        part = site.take_part(order.round, state)
+        update = self.tensors.put({str(i): step for i, step in enumerate(part.steps)})
+        own = self.tensors.put(site.own)
+        loss = part.loss if part.loss == part.loss else None
+        before, notes = self.notes, Notes(self.digest, order.round, update, loss, own)
+        write(self.folder / _NOTES, msgspec.json.encode(notes))
+        self.notes = notes
+        if before is not None:
+            for digest in {before.update.digest, before.own.digest} - {update.digest, own.digest}:
+                self.tensors.drop(digest)
+        return notes
+
+    def _site(self, order: Train) -> Site:
+        if self.site is None:
+            names = self.experiment.data.names
+            if len(order.rows) != len(names) or order.rows[self.node] != self.rows:
+                raise MessageError("the coordinator tells other row counts than this site has")
+            experiment = self.experiment.replace(data=told(self.experiment.data, order.rows))
+            self.site = Site(experiment, self.data, self.node)
+            if self.notes:
+                self.site.own = self.tensors.get(self.notes.own.digest)
+        return self.site
+
+    def _shared(self, offer: Offer) -> State:
+        if offer.size > (most := self._most):
+            raise MessageError(f"the coordinator offers {offer.size} bytes; {most} is the most")
+        path = self.tensors.path(offer.digest)
+        if not path.exists():
+            self.pull(offer, path)
+        state = self.tensors.get(offer.digest)
+        self.tensors.drop(offer.digest)
+        return state
+
+    def _pay(self, round: int) -> None:
+        """Spend before training, so that a crash loses budget and no privacy."""
+        guard = self.site.experiment.guard if self.site else None
+        if self.ledger and guard and guard.multiplier:
+            self.ledger.spend(
+                self.data.name, self.digest, round, guard.release, guard.releases,
+                f"{self.digest}:{round}",
+            )  # fmt: skip
+
+    def _read_notes(self) -> Notes | None:
+        try:
+            notes = msgspec.json.decode((self.folder / _NOTES).read_bytes(), type=Notes)
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError:
+            raise InputError(f"{self.folder / _NOTES}: the file is damaged; remove it") from None
+        return notes if notes.experiment == self.digest else None

@@ -1,0 +1,67 @@
+"""Tensors as files that are named by their content, and whole whenever they are there."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from blake3 import blake3
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from tacit.errors import CheckpointError, MessageError
+from tacit.network.blobs import Offer
+
+# What safetensors may add to the numbers.
+HEADER = 8192
+
+
+class Tensors:
+    """A folder of safetensors files, each called by its BLAKE3 digest."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, digest: bytes) -> Path:
+        """Where the bytes of a digest lie, or would."""
+        return self.folder / digest.hex()
+
+    def put(self, tensors: Mapping[str, Tensor]) -> Offer:
+        """Tensors as a file, which is on the disk when this returns.
+
+        Raises:
+            CheckpointError: the disk is full, or the folder cannot be written.
+        """
+        raw = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+        offer = Offer(blake3(raw).digest(), len(raw))
+        path = self.path(offer.digest)
+        part = path.with_suffix(".part")
+        try:
+            with part.open("wb") as file:
+                file.write(raw)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise CheckpointError(
+                f"{self.folder}: it cannot be written ({error}); make room and start again: the run"
+                " goes on from its last round"
+            ) from error
+        return offer
+
+    def get(self, digest: bytes) -> dict[str, Tensor]:
+        """The tensors of a file that is here.
+
+        Raises:
+            MessageError: its bytes are no tensors.
+        """
+        try:
+            return load_file(self.path(digest))
+        except SafetensorError as error:
+            raise MessageError(f"{digest.hex()[:12]} cannot be read ({error})") from None
+
+    def drop(self, digest: bytes) -> None:
+        """Forget a file, if it is here."""
+        self.path(digest).unlink(missing_ok=True)
