@@ -56,6 +56,11 @@ def check(experiment: Experiment) -> None:
         raise InputError(
             f"protection: {guard.clip!r} was given; among real machines use Clip({guard.clip.norm})"
         )
+    if guard and guard.secure:
+        raise InputError(
+            f"protection: {guard.secure!r} was given; real machines do not carry out secure sums so"
+            " far; use Clip with GaussianNoise, or tacit.run"
+        )
 
 
 def own_entries(experiment: Experiment) -> frozenset[str]:
