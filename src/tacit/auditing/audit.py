@@ -167,7 +167,8 @@ def audit(
     return Audit(
         epsilon, delta, "node" if guard.noise else "row", guard.release.adjacency, CONFIDENCE,
         guard.rounds, count, guesses, correct,
-        least_epsilon(guard, count, guesses, correct), least_epsilon(guard, count, guesses, guesses),
+        least_epsilon(guard, count, guesses, correct),
+        least_epsilon(guard, count, guesses, guesses),
         {r: true_positives(scores, included, r, CONFIDENCE) for r in FALSE_POSITIVE_RATES},
     )  # fmt: skip
 
