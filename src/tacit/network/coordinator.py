@@ -401,6 +401,11 @@ class Coordinator:
         return kept
 
     def _open(self, kept: Kept) -> None:
+        needed = {digest for digest, _ in self.store.accepted(kept.round).values()}
+        needed |= {kept.state.digest, kept.memory}
+        if self._kept is not None:  # of which somebody may not have all yet
+            needed.add(self._kept.state.digest)
+        self.store.tensors.keep(needed)
         self.offer(self.store.tensors.path(kept.state.digest))
         with self._changed:
             self._kept, self._declined, self._scores = kept, {}, {}

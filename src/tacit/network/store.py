@@ -147,8 +147,6 @@ class Store:
             database.execute(
                 _metrics.insert().values(experiment=self.experiment, round=round, row=dict(row))
             )
-        for site in self.accepted(round).values():
-            self.tensors.drop(site[0])
 
     def describe(self, round: int, row: Mapping[str, object]) -> None:
         """What a closed round is reported with, now that more is known."""

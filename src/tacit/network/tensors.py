@@ -1,7 +1,7 @@
 """Tensors as files that are named by their content, and whole whenever they are there."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from blake3 import blake3
@@ -64,6 +64,13 @@ class Tensors:
             return load_file(self.path(digest))
         except SafetensorError as error:
             raise MessageError(f"{digest.hex()[:12]} cannot be read ({error})") from None
+
+    def keep(self, digests: Collection[bytes]) -> None:
+        """Forget all files but these, and those that are still being received."""
+        names = {digest.hex() for digest in digests}
+        for path in self.folder.iterdir():
+            if path.name not in names and not path.name.startswith("."):
+                path.unlink(missing_ok=True)
 
     def drop(self, digest: bytes) -> None:
         """Forget a file, if it is here."""
