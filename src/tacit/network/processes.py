@@ -62,7 +62,8 @@ def coordinate(
         coordinator = Coordinator(
             experiment, store,
             lambda site, offer, path: blobs.pull(site, offer, path, most=offer.size),
-            blobs.offer, lambda site: endpoint.request(site, _NEWS, b"", 1.0), **settings,
+            blobs.offer, lambda site: endpoint.request(site, _NEWS, b"", 1.0), endpoint.key_of,
+            **settings,
         )  # fmt: skip
         joining.serve(endpoint, Authority.load(home))
         endpoint.watch(coordinator.here)
@@ -151,6 +152,7 @@ def take_part(
             experiment, data, identity.name, folder, ask,
             lambda offer, path: blobs.pull(coordinator, offer, path, most=offer.size),
             lambda path: blobs.offer(path, to=[coordinator]), wake, ledger,
+            identity, endpoint.key_of,
         )  # fmt: skip
         stop = _every(_RENEW, lambda: joining.renew(endpoint))
         try:

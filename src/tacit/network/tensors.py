@@ -28,12 +28,15 @@ class Tensors:
         return self.folder / digest.hex()
 
     def put(self, tensors: Mapping[str, Tensor]) -> Offer:
-        """Tensors as a file, which is on the disk when this returns.
+        """Tensors as a file, which is on the disk when this returns; as ``keep``."""
+        return self.keep(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+
+    def keep(self, raw: bytes) -> Offer:
+        """Bytes as a file, which is on the disk when this returns.
 
         Raises:
             CheckpointError: the disk is full, or the folder cannot be written.
         """
-        raw = save({name: tensor.contiguous() for name, tensor in tensors.items()})
         offer = Offer(blake3(raw).digest(), len(raw))
         path = self.path(offer.digest)
         part = path.with_suffix(".part")
