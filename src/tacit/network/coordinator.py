@@ -405,7 +405,7 @@ class Coordinator:
         needed |= {kept.state.digest, kept.memory}
         if self._kept is not None:  # of which somebody may not have all yet
             needed.add(self._kept.state.digest)
-        self.store.tensors.keep(needed)
+        self.store.tensors.forget_all_but(needed)
         self.offer(self.store.tensors.path(kept.state.digest))
         with self._changed:
             self._kept, self._declined, self._scores = kept, {}, {}

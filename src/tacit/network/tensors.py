@@ -65,7 +65,7 @@ class Tensors:
         except SafetensorError as error:
             raise MessageError(f"{digest.hex()[:12]} cannot be read ({error})") from None
 
-    def keep(self, digests: Collection[bytes]) -> None:
+    def forget_all_but(self, digests: Collection[bytes]) -> None:
         """Forget all files but these, and those that are still being received."""
         names = {digest.hex() for digest in digests}
         for path in self.folder.iterdir():
