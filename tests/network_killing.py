@@ -6,6 +6,7 @@ A line of JSON each. This process loads what a run needs once and forks every co
 so that a case costs no imports. It has no threads of its own; thus it may fork.
 """
 
+import faulthandler
 import json
 import logging
 import os
@@ -86,6 +87,7 @@ def _play(role: str, case: dict[str, Any], folder: Path, port: int) -> None:
     log = os.open(folder / f"{role}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1), os.dup2(log, 2)
     logging.basicConfig(level=logging.INFO, force=True)
+    faulthandler.dump_traceback_later(_BOUND - 5, file=log)
     if case["role"] == role:
         _arm(case, folder)
     whole, address = plan(), [f"127.0.0.1:{port}"]

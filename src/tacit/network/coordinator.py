@@ -237,11 +237,13 @@ class Coordinator:
             raise MessageError(f"{site!r} sent an update that cannot be read ({error})") from None
 
     def _measured(self, site: str, request: Measured) -> Reply:
-        used = self._kept is not None and request.round == self._kept.round
-        good = request.scores.keys() <= HIGHER_IS_BETTER.keys()
-        if not good:
+        if not request.scores.keys() <= HIGHER_IS_BETTER.keys():
             raise MessageError(f"{site!r} sent scores that are not known by name")
-        if used:
+        if not all(map(math.isfinite, request.scores.values())):
+            raise MessageError(f"{site!r} sent scores that are NaN or infinite")
+        kept = self._kept
+        used = kept is not None and request.round == kept.round and self._measures(kept.round)
+        if used and site not in self._scores:
             self._scores[site] = (request.rows, request.scores)
             self._news()
         return Taken(self.digest, used)
