@@ -39,7 +39,7 @@ COORDINATOR = {
     "the round is being closed": ("rounds:Server.close", "before", 1),
     "the round's state is in memory": ("rounds:Server.close", "after", 1),
     "the round's state is written": ("store:Store.advance", "before", 1),
-    "the round is closed, its updates are there": ("store:Store.accepted", "after", 2),
+    "the round is closed, its updates are there": ("tensors:Tensors.retain", "before", 2),
     "the round is closed": ("store:Store.advance", "after", 1),
     "between rounds": ("coordinator:Coordinator._open", "before", 2),
     "the second order is given": ("coordinator:Coordinator._open", "after", 2),
@@ -52,7 +52,6 @@ COORDINATOR = {
     "the end is not written": ("store:Store.end", "before", 1),
     "the end is written and nobody knows": ("store:Store.end", "after", 1),
     "farewell": ("coordinator:Coordinator.farewell", "before", 1),
-    "everyone knows": ("coordinator:Coordinator.farewell", "after", 1),
 }
 SITE = {
     "before joining": ("site:SiteRun.run", "before", 1),
