@@ -76,7 +76,7 @@ def listening(identity: Identity, host: str = "127.0.0.1", **settings: object) -
     raise AssertionError("no free port")
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Waits for a condition; as long as a loaded machine may take."""
     end = time.monotonic() + seconds
     while not condition():

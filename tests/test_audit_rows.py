@@ -12,7 +12,7 @@ from small import experiment, federation
 from tacit.auditing import rows
 from tacit.data.federation import Federation, Split
 from tacit.engine.local import LocalTrain
-from tacit.training import job, lowering
+from tacit.training import lowering
 from tacit.training import plan as drawing
 from tacit.training.ghost import ClippedProgram
 from tacit.training.lowering import choose
@@ -47,12 +47,12 @@ plans = pytest.mark.parametrize(
 
 
 def with_noise(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
-    add = job.add_noise
+    draw = AddressedNoise.__call__
 
-    def added(target: Any, scale: float, noise: Any, std: Any, *address: Any) -> None:
-        add(target, scale, noise, factor * std, *address)
+    def drawn(self: AddressedNoise, parts: Any, std: Any, *address: Any) -> None:
+        draw(self, parts, factor * std, *address)
 
-    monkeypatch.setattr(job, "add_noise", added)
+    monkeypatch.setattr(AddressedNoise, "__call__", drawn)
 
 
 @plans

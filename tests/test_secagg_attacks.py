@@ -246,6 +246,19 @@ def test_a_key_of_low_order_is_a_dropout() -> None:
     assert set(drill.nodes[1]._channels) == {1, 3, 4, 5, 6}
 
 
+@pytest.mark.parametrize("named", [(1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6)])
+@pytest.mark.parametrize("signs", [(1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6)])
+def test_a_consent_to_another_set_is_a_dropout(named: tuple, signs: tuple) -> None:
+    """Whether the set that it names or the one that it signs is another."""
+    drill = Drill(session()).before("consent")
+    drill.answer("consent")
+    head = header(drill.session, Kind.CONSENT, 2)
+    signature = IDENTITIES[2].sign(head + write_set(drill.session, signs))
+    drill.outbox[2] = head + write_set(drill.session, named) + signature
+    drill.receive("consent")
+    assert (2 in drill.inbox) == (named == signs == drill.session.nodes)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_swapped_sender_is_a_dropout(stage: str) -> None:
     drill = Drill(session()).after(stage)

@@ -213,8 +213,9 @@ class Experiment:
         plan, n, training = self.plan, self.data.nodes, self.algorithm.local(self.training)
         links = list(self._links())
         most = max((int(np.bincount(to).max(initial=0)) for _, to in links), default=0)
-        # A node without rows hides nobody in a sum.
-        full = self.data.train.sizes > 0
+        # A node without rows hides nobody in a sum. Sites tell theirs later, and all have some.
+        sizes = self.data.train.sizes
+        full = (sizes > 0) | (sizes.sum() == 0)
         hiding = [np.bincount(to[full[senders]]) for senders, to in links]
         fewest = min((int(found[found > 0].min()) for found in hiding if found.any()), default=0)
         cohort, sampler = n, None

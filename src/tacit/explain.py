@@ -73,11 +73,13 @@ class Disclosure:
 
     Attributes:
         title: the plan in one line.
+        experiment: its digest, by which a site approves it.
         rows: the kinds of messages.
         sentences: who can read what from them, what nobody receives, and what it comes to.
     """
 
     title: str
+    experiment: str
     rows: tuple[Message, ...]
     sentences: tuple[str, ...]
 
@@ -91,6 +93,7 @@ class Disclosure:
         rows = [dataclasses.asdict(row) | {"bytes": row.bytes} for row in self.rows]
         return {
             "title": self.title,
+            "experiment": self.experiment,
             "rows": rows,
             "sentences": list(self.sentences),
             "bytes": self.bytes,
@@ -107,7 +110,8 @@ class Disclosure:
             ]
         if not self.rows:
             lines.append("No message is sent.")
-        return "\n".join([*lines, "", *(f"- {sentence}" for sentence in self.sentences)])
+        lines += ["", *(f"- {sentence}" for sentence in self.sentences)]
+        return "\n".join([*lines, "", f"Experiment {self.experiment}"])
 
 
 def explain(experiment: Experiment) -> Disclosure:
@@ -132,7 +136,12 @@ def explain(experiment: Experiment) -> Disclosure:
         assert plan is not None
         rows, seen = _star(experiment, plan)
     seen += parties(experiment)
-    if rows and form(experiment) == "in the clear":
+    if experiment.data.table is not None:
+        seen.append(
+            "An outsider on the wire: all links among real machines are encrypted (mutual TLS); it"
+            " sees who sends how much, and when. Noise comes from the operating system there."
+        )
+    elif rows and form(experiment) == "in the clear":
         seen.append(
             "An outsider on the wire: between machines, whoever listens reads the same bytes, for"
             " no protection encrypts them. A simulation in one process sends nothing over a wire."
@@ -143,7 +152,7 @@ def explain(experiment: Experiment) -> Disclosure:
         seen += _attacked(experiment)
     if not algorithm.pools:
         seen += _at_home(experiment)
-    disclosed = Disclosure(_title(experiment), tuple(rows), ())
+    disclosed = Disclosure(_title(experiment), experiment.digest(), tuple(rows), ())
     total = (
         f"In all: {readable(disclosed.bytes)} in {_rounds(experiment):,} rounds, from all parties."
     )
@@ -471,12 +480,15 @@ def _at_home(experiment: Experiment) -> list[str]:
         "Before the first round, where the inputs were standardised the federated way: each node's"
         " count, sum and sum of squares of every input column left it in the clear."
     ]
-    if not data.train.x.is_floating_point():
+    if not data.train.x.is_floating_point() or data.table is not None:
         told = []
+    learns = "whoever runs the experiment also learns"
+    if data.table is not None:
+        learns = "all sites learn each other's numbers of training rows, and the coordinator"
     said = [
         f"Never leaves a node: its rows, its {targets[data.task]}{kept}.",
         *told,
-        "For the report, whoever runs the experiment also learns each node's number of rows,"
+        f"For the report, {learns} each node's number of rows,"
         " training loss and test scores; a deployment that must hide these has to leave them out.",
     ]
     if experiment.guard and experiment.guard.multiplier:

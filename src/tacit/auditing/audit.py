@@ -167,7 +167,8 @@ def audit(
     return Audit(
         epsilon, delta, "node" if guard.noise else "row", guard.release.adjacency, CONFIDENCE,
         guard.rounds, count, guesses, correct,
-        _bound(guard, count, guesses, correct), _bound(guard, count, guesses, guesses),
+        least_epsilon(guard, count, guesses, correct),
+        least_epsilon(guard, count, guesses, guesses),
         {r: true_positives(scores, included, r, CONFIDENCE) for r in FALSE_POSITIVE_RATES},
     )  # fmt: skip
 
@@ -190,7 +191,7 @@ def _auditable(experiment: Experiment) -> Guard:
     return guard
 
 
-def _bound(guard: Guard, canaries: int, guesses: int, correct: int) -> float:
+def least_epsilon(guard: Guard, canaries: int, guesses: int, correct: int) -> float:
     """Epsilon, refuted for mechanisms that differ from the guard's in their noise."""
     assert guard.budget is not None
     release, delta = guard.release, guard.budget.delta

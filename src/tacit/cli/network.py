@@ -236,7 +236,6 @@ def _ask_for_approval(experiment: "Experiment", home: Path) -> None:
 
     digest = experiment.digest()
     typer.echo(explain(experiment).to_text(), err=True)
-    typer.echo(f"Experiment {digest}", err=True)
     if sys.stdin.isatty() and typer.confirm("May this leave the site?", err=True):
         approve(home, digest)
         return

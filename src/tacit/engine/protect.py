@@ -94,8 +94,33 @@ class Protector:
 
     def steps(self, updates: Tensor, nodes: Ints) -> Tensor:
         """(k, d) what nodes let out of updates that nobody sums: clipped, with local noise."""
+        return self._units(updates, nodes) * self.norm
+
+    def hidden(self, update: Tensor, share: float, node: int) -> NDArray[np.unsignedinteger]:
+        """(length,) what a node alone hides in the sum of a round, of its (d,) update.
+
+        Args:
+            share: its weight, relative to the largest in the sum.
+        """
+        unit = self._units(update.unsqueeze(0), np.array([node]))[0]
+        return self.vector(unit, share, node, self.guard.codec(len(unit)))
+
+    def opened(self, total: NDArray[np.unsignedinteger], nodes: int, size: int) -> Tensor:
+        """(d,) the mean of a round, of the sum of what so many nodes have ``hidden``.
+
+        Args:
+            size: d.
+
+        Raises:
+            SumError: one that no honest nodes can have sent.
+        """
+        values, count = _decoded(self.guard.codec(size), total, nodes)
+        return (self._mean(values, count, self._central(size)) * self.norm).float()
+
+    def _units(self, updates: Tensor, nodes: Ints) -> Tensor:
+        """(k, d) updates in units of the norm, clipped, with local noise."""
         units, _ = self._clipped(self._numbers(updates))
-        return self._local(units, nodes) * self.norm
+        return self._local(units, nodes)
 
     def _numbers(self, updates: Tensor) -> Tensor:
         """With noise, no step for an update that is not finite: to be left out would tell of it."""
@@ -152,9 +177,7 @@ class Protector:
         else:
             self.counted = nodes
             total, count = (share.double() @ units.double()), float(share.sum())
-        if noise and not (noise.where == "local" and guard.setting.groups):  # which know their size
-            count = guard.setting.cohort
-        mean = (total + central) / count
+        mean = self._mean(total, count, central)
         if bit:
             mean = mean / shrink
             assert isinstance(clip, AdaptiveClip)
@@ -164,6 +187,13 @@ class Protector:
             self.round.memory[_NORM] = torch.tensor(norm, dtype=torch.float64)
             return (mean * scale).float()
         return (mean * self.norm).float()
+
+    def _mean(self, total: Tensor, count: float, central: Tensor) -> Tensor:
+        """(d,) float64, in units of the norm."""
+        noise, setting = self.guard.noise, self.guard.setting
+        if noise and not (noise.where == "local" and setting.groups):  # which know their size
+            count = setting.cohort
+        return (total + central) / count
 
     @property
     def _bit(self) -> float:
@@ -238,7 +268,6 @@ class Protector:
     ) -> tuple[Tensor, float] | None:
         """Sum of share x units and of the shares, as a secure sum opens them, if it does."""
         guard, codec = self.guard, self.guard.codec(units.shape[1])
-        weighted = codec.max_weight is not None
         # What nobody notices: each number as large as one may be.
         wild = replace(
             codec, clip=math.inf, coordinate_range=min(codec.clip, codec.coordinate_range)
@@ -256,9 +285,7 @@ class Protector:
         self.sent += opened.bytes
         if opened.total is None:
             return None
-        codec.check(opened.total, len(opened.nodes))
-        values, count = codec.decode(opened.total)
-        return torch.from_numpy(values), count if weighted else float(len(opened.nodes))
+        return _decoded(codec, opened.total, len(opened.nodes))
 
     def vector(
         self, unit: Tensor, share: float, node: int, codec: Codec
@@ -287,3 +314,10 @@ class Protector:
 
     def _overheard(self, node: int, masked: NDArray[np.unsignedinteger], codec: Codec) -> None:
         """What a node sent behind its masks: nothing to anybody but an audit."""
+
+
+def _decoded(codec: Codec, total: NDArray[np.unsignedinteger], nodes: int) -> tuple[Tensor, float]:
+    """Sum of share x units and of the shares, of so many nodes."""
+    codec.check(total, nodes)
+    values, count = codec.decode(total)
+    return torch.from_numpy(values), count if codec.max_weight is not None else float(nodes)

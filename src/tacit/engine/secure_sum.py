@@ -1,7 +1,7 @@
 """The secure sums of a run: every party's part of the protocol, in this process."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -144,13 +144,9 @@ def _masked(
     guard: Guard, codec: Codec, binding: Binding, vectors: Vectors, heard: Heard | None
 ) -> Opened:
     from tacit.protection.secagg.messages import Kind, Reader
-    from tacit.protection.secagg.neighbours import degree
     from tacit.protection.secagg.simulate import simulate
 
-    session = _session(guard, codec, binding, vectors)
-    if len(vectors) > COMPLETE:
-        neighbours, threshold = degree(len(vectors))
-        session = replace(session, degree=neighbours, threshold=threshold)
+    session = masking(guard, codec, binding, vectors, _length(vectors))
 
     def listen(node: int, message: bytes) -> None:
         if heard is not None:
@@ -167,7 +163,7 @@ def _jointly_encrypted(guard: Guard, codec: Codec, binding: Binding, vectors: Ve
     from tacit.protection.encryption.messages import scheme
     from tacit.protection.encryption.simulate import simulate
 
-    session = _session(guard, codec, binding, vectors)
+    session = _session(guard, codec, binding, vectors, _length(vectors))
     total, survivors = simulate(session, _identities(vectors), vectors)
     sent = len(vectors) * scheme(session).ciphertext_bytes(session.length)
     return Opened(total, survivors, sent)
@@ -176,7 +172,7 @@ def _jointly_encrypted(guard: Guard, codec: Codec, binding: Binding, vectors: Ve
 def _encrypted(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> Opened:
     from tacit.protection.encryption.ckks import ciphertext_bytes, simulate
 
-    session = _session(guard, codec, binding, vectors)
+    session = _session(guard, codec, binding, vectors, _length(vectors))
     # CKKS adds real numbers; the sums are exact to far less than a step of the codec.
     numbers = {node: _signed(vector) / codec.scale for node, vector in vectors.items()}
     limit = codec.limit / codec.scale
@@ -185,13 +181,35 @@ def _encrypted(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -
     return Opened(whole, survivors, 2 * len(vectors) * ciphertext_bytes(session.length))
 
 
-def _session(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> "Session":
+def masking(
+    guard: Guard, codec: Codec, binding: Binding, nodes: Collection[int], length: int
+) -> "Session":
+    """What the parties of a sum behind masks agree on.
+
+    Args:
+        nodes: whose vectors it is to be the sum of.
+        length: of these.
+
+    Raises:
+        InputError: fewer nodes than the guard asks for.
+    """
+    from tacit.protection.secagg.neighbours import degree
+
+    session = _session(guard, codec, binding, nodes, length)
+    if len(nodes) <= COMPLETE:
+        return session
+    neighbours, threshold = degree(len(nodes))
+    return replace(session, degree=neighbours, threshold=threshold)
+
+
+def _session(
+    guard: Guard, codec: Codec, binding: Binding, nodes: Collection[int], length: int
+) -> "Session":
     from tacit.protection.secagg.session import Session
 
-    n = len(vectors)
     return Session(
-        binding.experiment, binding.model, binding.round, tuple(sorted(vectors)),
-        max(guard.threshold, n // 2 + 1), _length(vectors), codec.dtype, guard.threshold,
+        binding.experiment, binding.model, binding.round, tuple(sorted(nodes)),
+        max(guard.threshold, len(nodes) // 2 + 1), length, codec.dtype, guard.threshold,
     )  # fmt: skip
 
 

@@ -2,8 +2,10 @@
 
 import logging
 import math
+import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -15,27 +17,38 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from tacit.data.sites import told
-from tacit.errors import InputError, MessageError, TacitError
+from tacit.engine.secure_sum import Opened
+from tacit.errors import CheckpointError, InputError, MessageError, TacitError
 from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
 from tacit.network.protocol import (
+    Answer,
     Ask,
     Decline,
     Deliver,
     Done,
+    Enter,
+    Go,
     Join,
     Measured,
+    Ready,
     Reply,
     Request,
+    Stage,
     Taken,
     Train,
     Wait,
 )
 from tacit.network.rounds import Server, check
 from tacit.network.store import Kept, Store
-from tacit.network.tensors import HEADER
+from tacit.network.sums import CoordinatorSum, KeyOf, Parcels, directory, session_of
+from tacit.network.tensors import HEADER, unwritable
+from tacit.protection import SecureAggregation
+from tacit.protection.codec import SumError
+from tacit.protection.secagg.session import Aborted
 from tacit.topology import Star
 from tacit.training.metrics import HIGHER_IS_BETTER, summary
+from tacit.training.plan import Ints
 
 _log = logging.getLogger("tacit.network")
 
@@ -43,6 +56,14 @@ Row = dict[str, Any]
 _TICK = 0.02
 # Seconds that sites have to come back to a coordinator that was killed.
 _RETURN = 10.0
+# Pulls of an update that fail although its sender is there, before the round goes on without it.
+_PULLS = 3
+# More than any site has; sums of them stay far from what 64 bits hold.
+_ROWS = 2**40
+# Of a float32; what a loss may be.
+_LARGEST = 3.4e38
+# Secure sums of a round that may end without one.
+_TRIES = 5
 
 
 class Coordinator:
@@ -54,6 +75,7 @@ class Coordinator:
         pull: brings what a site offers to a path, or raises ``TacitError``; may take long.
         offer: lets sites pull a file.
         tell: lets a site know that there are news for it; may fail in silence.
+        key_of: tells a site's long-term key, for secure sums.
         quorum: the fewest updates that close a round; None: half of the cohort.
         deadline: seconds after which a round with a quorum closes without those who are late and
             send nothing; None: it waits for all that are there.
@@ -72,6 +94,7 @@ class Coordinator:
         pull: Callable[[str, Offer, Path], object],
         offer: Callable[[Path], object],
         tell: Callable[[str], object] = lambda site: None,
+        key_of: KeyOf | None = None,
         *,
         quorum: int | None = None,
         deadline: float | None = None,
@@ -83,7 +106,7 @@ class Coordinator:
         self.experiment, self.store, self.pull, self.offer = experiment, store, pull, offer
         self.digest, self.names = experiment.digest(), experiment.data.names
         self.deadline, self.patience, self.grace = deadline, patience, grace
-        self.quorum, self.tell = quorum, tell
+        self.quorum, self.tell, self.key_of = quorum, tell, key_of
         self.on_round = on_round or (lambda row: None)
         self.software = version("tacit")
         self.server: Server | None = None
@@ -94,10 +117,16 @@ class Coordinator:
         self._away: dict[str, float] = dict.fromkeys(self.names, time.monotonic() + _RETURN)
         self._kept: Kept | None = None
         self._cohort: tuple[str, ...] = ()
-        self._updates: dict[str, tuple[bytes, float | None]] = {}
+        # Digest and training loss; no digest where sites keep their updates for secure sums.
+        self._updates: dict[str, tuple[bytes | None, float | None]] = {}
+        self._secure: SecureAggregation | None = None
+        self._sum: CoordinatorSum | None = None
+        self._sessions = 0
         self._declined: dict[str, str] = {}
         self._scores: dict[str, tuple[int, dict[str, float]]] = {}
         self._pulling: set[str] = set()
+        self._failed: Counter[str] = Counter()
+        self._broken: CheckpointError | None = None
         self._told: set[str] = set()
         self._progress = self._opened = time.monotonic()
 
@@ -123,10 +152,16 @@ class Coordinator:
                 case Join():
                     return self._join(site, request)
                 case Ask():
-                    self._progress = time.monotonic()
-                    return self._order(site)
+                    reply = self._order(site)
+                    if not isinstance(reply, Wait):
+                        self._progress = time.monotonic()
+                    return reply
                 case Deliver():
                     return self._deliver(site, request)
+                case Ready():
+                    return self._ready(site, request)
+                case Answer():
+                    return self._answered(site, request)
                 case Measured():
                     return self._measured(site, request)
                 case Decline():
@@ -147,9 +182,15 @@ class Coordinator:
                 f"{site!r} runs tacit {request.software}, the coordinator {self.software}: install"
                 " the same version"
             )
+        if not 0 < request.rows < _ROWS:
+            raise MessageError(f"{site!r} says that it has {request.rows} rows")
         known = self._rows.get(site)
         if known is None:
-            self.store.join(site, request.rows)
+            try:
+                self.store.join(site, request.rows)
+            except CheckpointError as error:
+                self._break(error)
+                raise
             self._rows[site] = request.rows
             _log.info("%s joined with %d rows", site, request.rows)
         elif known != request.rows:
@@ -157,6 +198,8 @@ class Coordinator:
                 f"{site!r} joined with {known} rows and now has {request.rows}: give it the data"
                 " that it joined with, or start the run anew"
             )
+        if self._secure:  # the keys and what it kept in memory are gone with the process before
+            self._updates.pop(site, None)
         self._news()
         return self._order(site)
 
@@ -170,6 +213,8 @@ class Coordinator:
             return Done(self.digest, kept.outcome, (kept.reason or "")[:2000], state)
         if site not in self._rows:
             raise MessageError(f"{site!r} has not joined yet")
+        if (go := self._go(site)) is not None:
+            return go
         wanted = site in self._cohort and site not in self._updates and site not in self._declined
         measure = self._measures(kept.round) and site not in self._scores
         if not (wanted or measure) or site in self._pulling:
@@ -177,11 +222,76 @@ class Coordinator:
         rows = tuple(self._rows[name] for name in self.names)
         return Train(self.digest, kept.round, rows, kept.state, measure, wanted)
 
-    def _deliver(self, site: str, request: Deliver) -> Reply:
+    def _go(self, site: str) -> Reply | None:
+        """What a secure sum waits for at a site."""
+        kept, sum, node = self._kept, self._sum, self.names.index(site)
+        here = site in self._updates and site not in self._pulling
+        if kept is None or sum is None or not here or node not in sum.awaited:
+            return None
+        if sum.stage == "advertise":
+            nodes = sum.session.nodes
+            return Enter(self.digest, kept.round, sum.number, sum.exchange, nodes)
+        return Go(self.digest, kept.round, sum.number, sum.stage, sum.asked[node])
+
+    def _open_to(self, site: str, round: int) -> bool:
+        """Whether the round takes something of a site."""
         kept = self._kept
-        open_ = kept is not None and kept.outcome is None and request.round == kept.round
-        if not open_ or site not in self._cohort or site in self._declined:
+        open_ = kept is not None and kept.outcome is None and round == kept.round
+        return open_ and site in self._cohort and site not in self._declined
+
+    def _ready(self, site: str, request: Ready) -> Reply:
+        used = self._open_to(site, request.round)
+        if used and not self._secure:
+            raise MessageError(f"{site!r} keeps its update; this run has no secure sums")
+        if used:
+            self._updates[site] = (None, _number(request.loss))
+            self._sessions = max(self._sessions, request.session)
+            self._news()
+        return Taken(self.digest, used)
+
+    def _answered(self, site: str, request: Answer) -> Reply:
+        sum, node = self._sum, self.names.index(site)
+        if sum is None or not sum.is_(request.round, request.session) or node not in sum.awaited:
             return Taken(self.digest, False)
+        if isinstance(request.body, bytes):
+            used = sum.take(node, request.stage, request.body)
+            self._news()
+            return Taken(self.digest, used)
+        if request.body.size > sum.most:
+            raise MessageError(
+                f"{site!r} offers a message of {request.body.size} bytes; {sum.most} is the most"
+            )
+        if site not in self._pulling:
+            self._pulling.add(site)
+            self._pool.submit(self._fetch, site, request.stage, request.body, sum)
+        return Wait(self.digest, "your message is being pulled")
+
+    def _fetch(self, site: str, stage: Stage, body: Offer, sum: CoordinatorSum) -> None:
+        """Pull a site's message of a secure sum."""
+        message: bytes | None = None
+        try:
+            path = self._receive(site, body)
+            message = path.read_bytes()
+            path.unlink()
+        except MessageError as error:
+            _log.warning("left out of a secure sum: %s", error)
+            message = b""
+        except (CheckpointError, OSError) as error:
+            self._break(error)
+        except TacitError as error:
+            _log.warning("%s's message did not arrive: %s", site, error)
+        finally:
+            with self._changed:
+                self._pulling.discard(site)
+                if message is not None:
+                    sum.take(self.names.index(site), stage, message)
+                self._news()
+
+    def _deliver(self, site: str, request: Deliver) -> Reply:
+        if not self._open_to(site, request.round):
+            return Taken(self.digest, False)
+        if self._secure:
+            raise MessageError(f"{site!r} offers its update; in this run updates are hidden")
         if site in self._updates:
             return Taken(self.digest, True)
         most = 4 * sum(self.experiment.algorithm.sends(self.experiment.layout).values()) + HEADER
@@ -197,24 +307,52 @@ class Coordinator:
     def _take(self, site: str, request: Deliver) -> None:
         """Pull an update, look at it, and keep it."""
         try:
-            path = self.store.tensors.path(request.update.digest)
-            self.pull(site, request.update, path)
+            path = self._receive(site, request.update)
             self._examine(site, path)
             with self._changed:
-                if self._kept and request.round == self._kept.round:
-                    loss = request.loss if math.isfinite(request.loss) else None
-                    self.store.accept(request.round, site, request.update.digest, loss)
-                    self._updates[site] = (request.update.digest, loss)
+                if self._open_to(site, request.round):
+                    digest, loss = request.update.digest, _number(request.loss)
+                    path.replace(self.store.tensors.path(digest))
+                    self.store.accept(request.round, site, digest, loss)
+                    self._updates[site] = (digest, loss)
         except MessageError as error:
             _log.warning("left out of round %d: %s", request.round + 1, error)
             with self._changed:
                 self._declined[site] = str(error)
+        except (CheckpointError, OSError) as error:
+            self._break(error)
         except TacitError as error:
             _log.warning("%s's update did not arrive: %s", site, error)
+            with self._changed:
+                self._failed[site] += site not in self._away
+                if self._failed[site] >= _PULLS:
+                    _log.warning("left out of round %d: %s", request.round + 1, site)
+                    self._declined[site] = f"its update did not arrive ({error})"
         finally:
             with self._changed:
                 self._pulling.discard(site)
                 self._news()
+
+    def _receive(self, site: str, offer: Offer) -> Path:
+        """Pull what a site offers to a path of its own, whatever bytes others have or send."""
+        path = self.store.tensors.folder / f".{site}"
+        partial = path.with_name(f".{path.name}.{offer.digest.hex()[:16]}")
+        for other in path.parent.glob(f".{path.name}.*"):  # what it began and left
+            if other != partial:
+                other.unlink()
+        self.pull(site, offer, path)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        return path
+
+    def _break(self, error: CheckpointError | OSError) -> None:
+        """End the process, not the run, for what only its operator can mend."""
+        folder = self.store.tensors.folder
+        with self._changed:
+            self._broken = (
+                error if isinstance(error, CheckpointError) else unwritable(folder, error)
+            )
+            self._changed.notify_all()
 
     def _examine(self, site: str, path: Path) -> None:
         """Refuse, in the name of its sender, an update that is not what it should be."""
@@ -237,20 +375,23 @@ class Coordinator:
             raise MessageError(f"{site!r} sent an update that cannot be read ({error})") from None
 
     def _measured(self, site: str, request: Measured) -> Reply:
-        used = self._kept is not None and request.round == self._kept.round
-        good = request.scores.keys() <= HIGHER_IS_BETTER.keys()
-        if not good:
+        if not request.scores.keys() <= HIGHER_IS_BETTER.keys():
             raise MessageError(f"{site!r} sent scores that are not known by name")
-        if used:
-            self._scores[site] = (request.rows, request.scores)
+        kept = self._kept
+        used = kept is not None and request.round == kept.round and self._measures(kept.round)
+        if used and site not in self._scores:
+            found = {name: _number(score) for name, score in request.scores.items()}
+            known = {name: score for name, score in found.items() if score is not None}
+            self._scores[site] = (min(request.rows, _ROWS), known)
             self._news()
         return Taken(self.digest, used)
 
     def _decline(self, site: str, request: Decline) -> Reply:
-        used = self._kept is not None and request.round == self._kept.round
-        if used and site not in self._updates:
+        used = self._open_to(site, request.round)
+        if used and (self._secure or site not in self._updates):
+            self._updates.pop(site, None)
             self._declined[site] = request.reason
-            _log.warning("%s left round %d out: %s", site, request.round + 1, request.reason)
+            _log.warning("%s left round %d out: %r", site, request.round + 1, request.reason)
             self._news()
         return Taken(self.digest, used)
 
@@ -268,11 +409,16 @@ class Coordinator:
         return kept
 
     def farewell(self, most: float) -> None:
-        """Wait until all sites that are here know of the end, at most so many seconds."""
+        """Wait until all sites know of the end that were here not long ago.
+
+        Args:
+            most: seconds.
+        """
         until = time.monotonic() + most
-        while time.monotonic() < until:
-            with self._changed:
-                if self._told | self._away.keys() >= set(self.names):
+        with self._changed:
+            while (now := time.monotonic()) < until:
+                lost = {name for name, since in self._away.items() if now - since > most}
+                if self._told | lost >= set(self.names):
                     return
                 self._changed.wait(_TICK)
 
@@ -284,7 +430,10 @@ class Coordinator:
         """Wait until everybody has joined, and go to where the store says the run is."""
         with self._changed:
             while missing := [name for name in self.names if name not in self._rows]:
-                if not self._changed.wait(self.patience):
+                heard = self._changed.wait(self.patience)
+                if self._broken:
+                    raise self._broken
+                if not heard:
                     raise InputError(
                         f"sites: {', '.join(missing)} did not join within {self.patience:g} seconds"
                     )
@@ -292,6 +441,10 @@ class Coordinator:
         experiment = self.experiment.replace(data=told(self.experiment.data, rows))
         check(experiment)
         server = self.server = Server(experiment)
+        guard = experiment.guard
+        if guard and isinstance(guard.secure, SecureAggregation):
+            assert self.key_of is not None
+            self._secure = guard.secure
         kept = self.store.read()
         if kept is None:
             memory = self.store.tensors.put(server.memory)
@@ -304,10 +457,16 @@ class Coordinator:
         return kept
 
     def _open(self, kept: Kept) -> None:
+        needed = {digest for digest, _ in self.store.accepted(kept.round).values()}
+        needed |= {kept.state.digest, kept.memory}
+        if self._kept is not None:  # of which somebody may not have all yet
+            needed.add(self._kept.state.digest)
+        self.store.tensors.retain(needed)
         self.offer(self.store.tensors.path(kept.state.digest))
         with self._changed:
             self._kept, self._declined, self._scores = kept, {}, {}
-            self._updates = self.store.accepted(kept.round)
+            self._failed.clear()
+            self._updates, self._sessions = dict(self.store.accepted(kept.round)), 0
             plan = self.experiment.plan
             assert isinstance(plan, Star)
             last = kept.round == self.experiment.rounds
@@ -322,38 +481,35 @@ class Coordinator:
         """Wait for the round to be complete, or complete enough, and close it."""
         least = self.quorum or math.ceil(len(self._cohort) / 2)
         least = max(1, min(least, len(self._cohort)), self.experiment.aggregation.least)
-        with self._changed:
-            while not self._complete(least):
-                self._changed.wait(_TICK if self._away or self.deadline else self.patience)
-                if time.monotonic() - self._progress > self.patience:
-                    return self._fail(
-                        f"round {kept.round + 1}: {len(self._updates)} of {len(self._cohort)}"
-                        f" updates came, {least} are needed, and nothing was heard for"
-                        f" {self.patience:g} seconds of {', '.join(self._missing())}"
-                    )
-            updates, scores = dict(self._updates), dict(self._scores)
-            left_out = self._missing()
         server = self.server
         assert server is not None
-        nodes = np.array([i for i, name in enumerate(self.names) if name in updates], np.int64)
-        exchanges = range(len(self.experiment.algorithm.sends(self.experiment.layout)))
-        arrived = [
-            [_reader(self.store, updates[self.names[node]][0], str(e)) for node in nodes]
-            for e in exchanges
-        ]
+        guard = server.experiment.guard
+        if guard and self._secure:
+            least = max(least, guard.threshold)
+        if reason := self._gather(least):
+            return self._fail(f"round {kept.round + 1}: {reason}")
+        with self._changed:
+            updates, scores = dict(self._updates), dict(self._scores)
+        if self._secure:
+            try:
+                nodes = self._close_sums(kept, least)
+            except (Aborted, SumError) as error:
+                return self._fail(f"round {kept.round + 1}: {error}")
+        else:
+            nodes = self._close(kept, updates)
         self._report(kept.round, scores)
-        server.close(kept.round, nodes, arrived)
+        counted = [self.names[node] for node in nodes]
         state, memory = self.store.tensors.put(server.shared), self.store.tensors.put(server.memory)
-        losses = {name: loss for name, (_, loss) in updates.items() if loss is not None}
+        found = {name: updates[name][1] for name in counted if name in updates}
+        losses = {name: loss for name, loss in found.items() if loss is not None}
         rows = sum(self._rows[name] for name in losses)
         row: Row = {
             "round": kept.round + 1,
-            "cohort": len(nodes),
+            "cohort": len(counted),
             "train_loss": sum(self._rows[n] * loss for n, loss in losses.items()) / max(rows, 1),
-            "left_out": left_out,
+            "left_out": [name for name in self._cohort if name not in counted],
             "seconds": time.monotonic() - self._opened,
         }
-        guard = server.experiment.guard
         if guard and guard.budget:
             row["epsilon"] = guard.epsilon(kept.round + 1)
         self.store.advance(kept.round, state, memory.digest, row)
@@ -363,14 +519,119 @@ class Coordinator:
         self.on_round(row)
         return now
 
+    def _close(self, kept: Kept, updates: Mapping[str, tuple[bytes | None, float | None]]) -> Ints:
+        """Take the round's step with the updates that came; whose."""
+        assert self.server is not None
+        nodes = np.array([i for i, name in enumerate(self.names) if name in updates], np.int64)
+        digests = [digest for i in nodes if (digest := updates[self.names[i]][0]) is not None]
+        exchanges = range(len(self.experiment.algorithm.sends(self.experiment.layout)))
+        arrived = [[_reader(self.store, digest, str(e)) for digest in digests] for e in exchanges]
+        self.server.close(kept.round, nodes, arrived)
+        return nodes
+
+    def _close_sums(self, kept: Kept, least: int) -> Ints:
+        """Take the round's step with secure sums of the updates that sites keep; whose.
+
+        Raises:
+            Aborted: no sum was opened, and none will be.
+            SumError: one that no honest sites can have sent.
+        """
+        assert self.server is not None
+        opened: list[Opened] = []
+        failed = 0
+        while len(opened) < len(self.experiment.algorithm.sends(self.experiment.layout)):
+            try:
+                opened.append(self._opened_sum(kept, len(opened), least))
+            except Aborted as error:
+                failed += 1
+                _log.warning("a secure sum of round %d ended: %s", kept.round + 1, error)
+                if failed == _TRIES:
+                    raise Aborted(f"{failed} secure sums ended, the last as {error}") from None
+                if reason := self._gather(least):
+                    raise Aborted(f"a secure sum ended as {error}; then {reason}") from None
+        self.server.close_sums(kept.round, opened)
+        return np.array(opened[-1].nodes, np.int64)
+
+    def _opened_sum(self, kept: Kept, exchange: int, least: int) -> Opened:
+        """One secure sum, of all who are ready and here."""
+        assert self.server is not None
+        assert self.key_of is not None
+        with self._changed:
+            number, self._sessions = self._sessions, self._sessions + 1
+            nodes = [self.names.index(name) for name in self._here()]
+        if len(nodes) < least:
+            raise Aborted(f"{len(nodes)} sites are left; it takes {least}")
+        experiment = self.server.experiment
+        session = session_of(experiment, kept.round, number, exchange, nodes, kept.state.digest)
+        keys = directory(experiment, nodes, self.key_of)
+        parcels = Parcels(self.store.tensors, self.offer)
+        sum = CoordinatorSum(session, number, exchange, keys, parcels.pack)
+        opened: Opened | None = None
+        try:
+            while opened is None:
+                with self._changed:
+                    self._sum, since = sum, time.monotonic()
+                    self._news()
+                for node in sum.asked:
+                    self.tell(self.names[node])
+                with self._changed:
+                    while not self._stage_complete(sum, since):
+                        self._changed.wait(_TICK)
+                        if self._broken:
+                            raise self._broken
+                    answers = sum.close()
+                opened = sum.advance(answers)
+            return opened
+        finally:
+            with self._changed:
+                self._sum = None
+            parcels.clear()
+
+    def _stage_complete(self, sum: CoordinatorSum, since: float) -> bool:
+        late = self.deadline is not None and time.monotonic() - since > self.deadline
+        for name in (self.names[node] for node in sum.awaited):
+            lost = name not in self._updates or self._gone(name)
+            if not (lost or (late and sum.enough and name not in self._pulling)):
+                return False
+        return True
+
+    def _gather(self, least: int) -> str:
+        """Wait for the updates of a round; why there will not be enough of them, or nothing."""
+        with self._changed:
+            while not self._complete(least):
+                self._changed.wait(_TICK if self._away or self.deadline else self.patience)
+                if self._broken:
+                    raise self._broken
+                came = (
+                    f"{len(self._here())} of {len(self._cohort)} updates came, {least} are"
+                    " needed, and"
+                )
+                if len(self._cohort) - len(self._declined) < least:
+                    why = "; ".join(f"{name}: {said}" for name, said in self._declined.items())
+                    return f"{came} too many sites declined: {why}"
+                if time.monotonic() - self._progress > self.patience:
+                    silent = ", ".join(self._missing())
+                    return f"{came} nothing was heard for {self.patience:g} seconds of {silent}"
+        return ""
+
+    def _here(self) -> list[str]:
+        """Whose update counts, in order: one that a site keeps goes with it."""
+        return [
+            name
+            for name in self.names
+            if name in self._updates and not (self._secure and self._gone(name))
+        ]
+
+    def _gone(self, name: str) -> bool:
+        return time.monotonic() - self._away.get(name, math.inf) > self.grace
+
     def _complete(self, least: int) -> bool:
-        if len(self._updates) < least:
+        if len(self._here()) < least:
             return False
-        now = time.monotonic()
-        late = self.deadline is not None and now - self._opened > self.deadline
+        late = self.deadline is not None and time.monotonic() - self._opened > self.deadline
         for name in self._missing():
-            gone = now - self._away.get(name, math.inf) > self.grace
-            if not (gone or name in self._declined or (late and name not in self._pulling)):
+            known = self._gone(name) or name in self._declined
+            if not (known or (late and name not in self._pulling)):
                 return False
         assert self._kept is not None
         return late or not self._measures(self._kept.round) or self._all_measured()
@@ -423,6 +684,11 @@ class Coordinator:
         for name in self.names:
             self.tell(name)
         return kept
+
+
+def _number(value: float) -> float | None:
+    """What a site measured, or None where that is no number of float32."""
+    return value if abs(value) <= _LARGEST else None
 
 
 def _reader(store: Store, digest: bytes, name: str) -> Callable[[], torch.Tensor]:

@@ -68,6 +68,12 @@ class Members(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not is_signed(self.by_name[name].key, message, signature):
             raise MessageError(f"the signature is not that of {name!r}")
 
+    def key(self, name: str) -> Ed25519PublicKey:
+        """With which this member signs; MessageError if it has not joined or is revoked."""
+        if not self.has(name):
+            raise MessageError(f"{name!r} is no member of federation {self.federation!r}")
+        return Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.by_name[name].key))
+
     def has(self, name: str) -> bool:
         """Whether this name has joined and is not revoked."""
         return name in self.by_name and self.by_name[name].state == "member"

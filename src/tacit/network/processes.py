@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,7 +41,8 @@ _log = logging.getLogger("tacit.network")
 _NEWS = "news"
 _REPLY = 10.0
 _AGAIN = 0.5
-_FAREWELL = 10.0
+# Seconds that sites have to come back to hear of the end.
+_FAREWELL = 30.0
 # Seconds between looks at what changed in the coordinator's folder, and at a certificate's life.
 _REFRESH, _RENEW = 1.0, 3600.0
 
@@ -73,7 +75,8 @@ def coordinate(
         coordinator = Coordinator(
             experiment, store,
             lambda site, offer, path: blobs.pull(site, offer, path, most=offer.size),
-            blobs.offer, lambda site: endpoint.request(site, _NEWS, b"", 1.0), **settings,
+            blobs.offer, lambda site: endpoint.request(site, _NEWS, b"", 1.0), endpoint.key_of,
+            **settings,
         )  # fmt: skip
         joining.serve(endpoint, Authority.load(home))
         endpoint.watch(coordinator.here)
@@ -115,6 +118,7 @@ def take_part(
     connect: Sequence[str] = (),
     ledger: PrivacyBudget | None = None,
     insecure: bool = False,
+    patience: float = 600.0,
     on_wait: Callable[[str], None] = lambda reason: None,
 ) -> Taken:
     """A site of a run, to the run's end; started again, it goes on.
@@ -125,15 +129,18 @@ def take_part(
         home: with the site's keys.
         folder: of the run at this site.
         connect: addresses of the coordinator; by default those that the site joined by.
+        patience: seconds to wait for a coordinator that is not there, or not any more.
         on_wait: is told whom or what the site waits for.
 
     Raises:
         InputError: the coordinator refuses this experiment or this site.
+        Unreachable: there was no coordinator for so long; started again, the site goes on.
+        MessageError: the coordinator does not keep to the experiment.
     """
     identity = Identity.load(home)
     news = threading.Event()
     folder.mkdir(parents=True, exist_ok=True)
-    with Endpoint(identity, connect=connect or identity.connect, insecure=insecure) as endpoint:
+    with _found(identity, connect or identity.connect, insecure, patience, on_wait) as endpoint:
 
         def heard(_: str, __: bytes) -> bytes:
             news.set()
@@ -144,11 +151,14 @@ def take_part(
         (coordinator,) = identity.members.those("coordinator")
 
         def ask(request: Request) -> Reply:
+            until = time.monotonic() + patience
             while True:
                 try:
                     said = endpoint.ask(coordinator, FromSite(request), FromCoordinator, _REPLY)
                     return said.reply
                 except Unreachable as error:
+                    if time.monotonic() > until:
+                        raise
                     on_wait(str(error))
                     news.wait(_AGAIN)
                 except Refused as error:
@@ -162,12 +172,31 @@ def take_part(
             experiment, data, identity.name, folder, ask,
             lambda offer, path: blobs.pull(coordinator, offer, path, most=offer.size),
             lambda path: blobs.offer(path, to=[coordinator]), wake, ledger,
+            identity, endpoint.key_of,
         )  # fmt: skip
         stop = _every(_RENEW, lambda: joining.renew(endpoint))
         try:
             return _ended(run, run.run(), folder)
         finally:
             stop.set()
+
+
+def _found(
+    identity: Identity,
+    connect: Sequence[str],
+    insecure: bool,
+    patience: float,
+    on_wait: Callable[[str], None],
+) -> Endpoint:
+    """A connection to the coordinator, which may start after its sites."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return Endpoint(identity, connect=connect, insecure=insecure)
+        except Unreachable as error:
+            if time.monotonic() > until:
+                raise
+            on_wait(str(error))
 
 
 def gossip(

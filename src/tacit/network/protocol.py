@@ -4,7 +4,7 @@ A site asks and the coordinator answers, so that either may die at any moment: w
 before may be asked again, and is answered the same. So it is among peers, each of whom does both.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -16,6 +16,10 @@ Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 Round = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 Sentence = Annotated[str, msgspec.Meta(max_length=2000)]
 Name = Annotated[str, msgspec.Meta(max_length=63)]
+Stage = Literal["advertise", "share", "mask", "consent", "unmask"]
+# What is larger travels in chunks.
+SMALL = 48 * 1024
+Body = Annotated[bytes, msgspec.Meta(max_length=SMALL)] | Offer
 Scores = Annotated[
     dict[Annotated[str, msgspec.Meta(max_length=32)], float], msgspec.Meta(max_length=16)
 ]
@@ -54,6 +58,33 @@ class Deliver(Part, frozen=True):
     round: Round
     update: Offer
     loss: float
+
+
+class Ready(Part, frozen=True):
+    """A site has trained, and keeps its update for a secure sum.
+
+    Attributes:
+        loss: mean training loss.
+        session: the least number of a session that the site would enter.
+    """
+
+    round: Round
+    loss: float
+    session: Count
+
+
+class Answer(Part, frozen=True):
+    """A site's message of a secure sum's stage; see ``tacit.protection.secagg``.
+
+    Attributes:
+        session: its number in the round.
+        body: the message, or where it can be pulled.
+    """
+
+    round: Round
+    session: Count
+    stage: Stage
+    body: Body
 
 
 class Measured(Part, frozen=True):
@@ -104,6 +135,35 @@ class Train(Part, frozen=True):
     train: bool
 
 
+class Enter(Part, frozen=True):
+    """Take part in a secure sum of the updates that sites keep.
+
+    Attributes:
+        session: its number in the round.
+        exchange: of the algorithm's, from 0.
+        nodes: whose sum it is to be: places in the experiment's order, ascending.
+    """
+
+    round: Round
+    session: Count
+    exchange: Annotated[int, msgspec.Meta(ge=0, lt=16)]
+    nodes: Annotated[tuple[Count, ...], msgspec.Meta(max_length=100_000)]
+
+
+class Go(Part, frozen=True):
+    """The next stage of the secure sum that the site has entered.
+
+    Attributes:
+        session: its number in the round.
+        body: of the stage's message to the site.
+    """
+
+    round: Round
+    session: Count
+    stage: Stage
+    body: Body
+
+
 class Taken(Part, frozen=True):
     """What was delivered, measured or declined is kept; or was of no use any more.
 
@@ -128,8 +188,8 @@ class Done(Part, frozen=True):
     state: Offer | None
 
 
-Request = Join | Ask | Deliver | Measured | Decline
-Reply = Wait | Train | Taken | Done
+Request = Join | Ask | Deliver | Ready | Answer | Measured | Decline
+Reply = Wait | Train | Enter | Go | Taken | Done
 
 
 class FromSite(Message, frozen=True):

@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tacit.aggregation.rule import Round
-from tacit.algorithms.base import State, Updates
+from tacit.algorithms.base import ServerExchange, State, Updates
 from tacit.data.federation import Federation, Split
 from tacit.engine.exchange import StarExchange
 from tacit.engine.local import LocalTrain, Trainer
 from tacit.engine.protect import Protector
+from tacit.engine.secure_sum import Opened
 from tacit.errors import DivergenceError, InputError, MessageError
 from tacit.experiment import Experiment
-from tacit.protection import AdaptiveClip
+from tacit.protection import AdaptiveClip, SecureAggregation
 from tacit.topology import Star
 from tacit.training.evaluation import Evaluator
 from tacit.training.lowering import choose, least_batch
@@ -56,6 +57,15 @@ def check(experiment: Experiment) -> None:
         raise InputError(
             f"protection: {guard.clip!r} was given; among real machines use Clip({guard.clip.norm})"
         )
+    if guard and guard.secure and not isinstance(guard.secure, SecureAggregation):
+        raise InputError(
+            f"protection: {guard.secure!r} was given; among real machines use SecureAggregation()"
+        )
+    if guard and guard.secure and guard.commits:
+        raise InputError(
+            f"protection: {guard.proof or guard.verify!r} was given; among real machines sums are"
+            " not checked against commitments so far; leave it out"
+        )
 
 
 def own_entries(experiment: Experiment) -> frozenset[str]:
@@ -65,12 +75,37 @@ def own_entries(experiment: Experiment) -> frozenset[str]:
     return frozenset(name for name in one if one[name].shape != two[name].shape)
 
 
+def weights(experiment: Experiment, nodes: Ints, round: int) -> list[Tensor]:
+    """(k,) how much each of the nodes counts in each of the algorithm's exchanges.
+
+    Args:
+        experiment: with everybody's row counts, from which it follows.
+    """
+    count = experiment.data.nodes
+    state = experiment.algorithm.init(experiment.start(), count, experiment.layout)
+    weighing = Weighing()
+    experiment.algorithm.round(state, ServerTrain(experiment, nodes, round), weighing)
+    return weighing.weights
+
+
+class Weighing:
+    """``ServerExchange`` that keeps the weights of what it is given."""
+
+    def __init__(self) -> None:
+        self.weights: list[Tensor] = []
+
+    def __call__(self, own: Tensor, received: Updates | Tensor, weight: Tensor) -> Tensor:
+        self.weights.append(weight)
+        return own
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """What a site made of a round.
 
     Attributes:
-        steps: what it sends in each of the algorithm's exchanges: (d,) from what the server had.
+        steps: for each of the algorithm's exchanges, (d,) from what the server had: what the site
+            sends, or keeps for a secure sum.
         loss: its mean training loss; NaN without rows.
     """
 
@@ -128,11 +163,30 @@ class Site:
 
     def _guarded(self, step: Tensor, round: int) -> Tensor:
         guard, experiment = self.experiment.guard, self.experiment
-        if guard is None or not guard.guards_updates:
+        if guard is None or guard.secure or not guard.guards_updates:
             return step
         now = Round(round, experiment.rounds, experiment.seed)
         protector = Protector(guard, now, self.digest, np.empty(0, np.int64), secret=True)
         return protector.steps(step.unsqueeze(0), np.array([self.node]))[0]
+
+    def hidden(
+        self, step: Tensor, round: int, exchange: int, nodes: Ints
+    ) -> NDArray[np.unsignedinteger]:
+        """(length,) what this node hides in a secure sum, of a (d,) step of ``take_part``.
+
+        Args:
+            exchange: of the algorithm's, from 0.
+            nodes: (k,) whose sum it is to be, this one among them.
+        """
+        experiment = self.experiment
+        assert experiment.guard is not None
+        weight = weights(experiment, nodes, round)[exchange]
+        share = (weight / weight.max())[torch.from_numpy(nodes == self.node)]
+        now = Round(round, experiment.rounds, experiment.seed)
+        protector = Protector(
+            experiment.guard, now, self.digest, np.empty(0, np.int64), secret=True, sums=exchange
+        )
+        return protector.hidden(step, float(share), self.node)
 
     def model(self, shared: State) -> Tensor:
         """(d,) this node's own model, or the one that all share."""
@@ -206,15 +260,32 @@ class Server:
         experiment, n = self.experiment, self.experiment.data.nodes
         plan, guard = experiment.plan, experiment.guard
         assert isinstance(plan, Star)
-        now = Round(round, experiment.rounds, experiment.seed, memory=self.memory)
-        protector = None
-        if guard and guard.noise and guard.noise.where == "central":
-            protector = Protector(guard, now, self.digest, np.empty(0, np.int64), secret=True)
+        central = guard and guard.noise and guard.noise.where == "central"
+        now, protector = self._now(round), self._protector(round) if central else None
         star = StarExchange(plan, experiment.aggregation, nodes, now, n, None, protector)
-        exchange = Closing(star, iter(arrived))
-        state, _ = experiment.algorithm.round(
-            self.shared | self._rows, ServerTrain(experiment, nodes, round), exchange
-        )
+        self._step(round, nodes, Closing(star, iter(arrived)))
+
+    def close_sums(self, round: int, sums: Sequence[Opened]) -> None:
+        """Take a round's step with the secure sum of each of the algorithm's exchanges.
+
+        Raises:
+            SumError: a sum that no honest nodes can have sent.
+        """
+        nodes = np.array(sums[-1].nodes, np.int64)
+        self._step(round, nodes, Summed(self._protector(round), iter(sums)))
+
+    def _now(self, round: int) -> Round:
+        experiment = self.experiment
+        return Round(round, experiment.rounds, experiment.seed, memory=self.memory)
+
+    def _protector(self, round: int) -> Protector:
+        guard = self.experiment.guard
+        assert guard is not None
+        return Protector(guard, self._now(round), self.digest, np.empty(0, np.int64), secret=True)
+
+    def _step(self, round: int, nodes: Ints, exchange: ServerExchange) -> None:
+        train = ServerTrain(self.experiment, nodes, round)
+        state, _ = self.experiment.algorithm.round(self.shared | self._rows, train, exchange)
         self.shared = {name: state[name] for name in self.shared}
 
 
@@ -262,6 +333,18 @@ class Closing:
 
     def __call__(self, own: Tensor, received: Updates | Tensor, weight: Tensor) -> Tensor:
         return self.star(own, Arrived(self.star.nodes, own, next(self.arrived)), weight)
+
+
+class Summed:
+    """``ServerExchange`` at the server, for what secure sums have opened."""
+
+    def __init__(self, protector: Protector, sums: Iterator[Opened]) -> None:
+        self.protector, self.sums = protector, sums
+
+    def __call__(self, own: Tensor, received: Updates | Tensor, weight: Tensor) -> Tensor:
+        opened = next(self.sums)
+        assert opened.total is not None
+        return own + self.protector.opened(opened.total, len(opened.nodes), own.shape[-1])
 
 
 @dataclass(eq=False)

@@ -3,10 +3,12 @@
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+import numpy as np
 from torch import Tensor
 
 from tacit.algorithms.base import State
@@ -14,23 +16,33 @@ from tacit.data import Federation
 from tacit.data.sites import told
 from tacit.errors import DivergenceError, InputError, MessageError
 from tacit.experiment import Experiment
-from tacit.network.blobs import Offer
+from tacit.network.blobs import Digest, Offer
 from tacit.network.identity import write
 from tacit.network.protocol import (
+    Answer,
     Ask,
+    Body,
     Decline,
     Deliver,
     Done,
+    Enter,
+    Go,
     Join,
     Measured,
+    Ready,
     Reply,
     Request,
+    Stage,
     Train,
 )
 from tacit.network.rounds import Site, own_entries
+from tacit.network.sums import KeyOf, Parcels, SiteSum, Vector, directory, session_of
 from tacit.network.tensors import HEADER, Tensors
 from tacit.network.transport import Unreachable
 from tacit.protection.budget import PrivacyBudget
+from tacit.protection.secagg.node import Signer
+from tacit.protection.secagg.session import Aborted
+from tacit.topology import Star
 
 _log = logging.getLogger("tacit.network")
 
@@ -39,13 +51,22 @@ _NOTES = "site.json"
 
 
 class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a site must not forget: its last update, and its rows of the state after it."""
+    """What a site must not forget: its last update, and its rows of the state after it.
+
+    Attributes:
+        start: digest of the state that it trained from.
+        session: least number of a secure sum's session that it would enter in this round.
+        opened: how many exchanges' sums it has helped to open in this round.
+    """
 
     experiment: str
     round: int
     update: Offer
     loss: float | None
     own: Offer
+    start: Digest
+    session: int = 0
+    opened: int = 0
 
 
 class SiteRun:
@@ -61,6 +82,8 @@ class SiteRun:
         offer: lets the coordinator pull a file.
         wake: returns after so many seconds, or earlier with news of the coordinator.
         ledger: pays for each round before it begins.
+        signer: holds the site's long-term key, for secure sums.
+        key_of: tells others' keys, for secure sums.
 
     Raises:
         InputError: a site without rows, or that the experiment does not have.
@@ -77,6 +100,8 @@ class SiteRun:
         offer: Callable[[Path], object],
         wake: Callable[[float], None] = time.sleep,
         ledger: PrivacyBudget | None = None,
+        signer: Signer | None = None,
+        key_of: KeyOf | None = None,
     ) -> None:
         if name not in experiment.data.names:
             raise InputError(
@@ -93,13 +118,16 @@ class SiteRun:
             Tensors(folder / "tensors"),
         )
         self.ask, self.pull, self.offer, self.wake = ask, pull, offer, wake
-        self.ledger = ledger
+        self.ledger, self.signer, self.key_of = ledger, signer, key_of
+        self.parcels = Parcels(self.tensors, offer)
         self.site: Site | None = None
         first = experiment.algorithm.init(experiment.start(), 1, experiment.layout)
         own = own_entries(experiment)
-        self._most = HEADER + sum(4 * t.numel() for name, t in first.items() if name not in own)
+        self._shapes = {n: (t.shape, t.dtype) for n, t in first.items() if n not in own}
+        self._most = HEADER + sum(t.nbytes for name, t in first.items() if name not in own)
         self.notes = self._read_notes()
-        self._measured = -1
+        self._measured: Measured | None = None
+        self._sum: SiteSum | None = None
 
     def run(self) -> Done:
         """Take part until the coordinator says that the run is over."""
@@ -111,6 +139,8 @@ class SiteRun:
                 except Unreachable as error:  # the coordinator is away, or is at another round
                     _log.info("%s", error)
                     self.wake(_PAUSE)
+            elif isinstance(reply, Enter | Go):
+                self._summed(reply)
             else:
                 self.wake(_PAUSE)
             reply = self.ask(Ask(self.digest))
@@ -132,29 +162,144 @@ class SiteRun:
     def _take_part(self, order: Train) -> None:
         site = self._site(order)
         state: State | None = None
-        if order.measure and self._measured < order.round:
-            state = self._shared(order.state)
-            rows, scores = site.measure(state)
-            self.ask(Measured(self.digest, order.round, rows, scores))
-            self._measured = order.round
+        if order.measure:
+            if self._measured is None or self._measured.round != order.round:
+                state = self._shared(order.state)
+                self._measured = Measured(self.digest, order.round, *site.measure(state))
+            self.ask(self._measured)  # again where the coordinator was killed, and forgot
         if not order.train:
             self.wake(_PAUSE)
             return
         notes = self.notes
+        self._refuse(order, notes)
         if notes is None or notes.round != order.round:
             try:
                 self._pay(order.round)
                 notes = self._train(site, order, state or self._shared(order.state))
             except (DivergenceError, InputError) as error:
                 _log.warning("%s", error)
-                code = type(error).__name__
-                self.ask(Decline(self.digest, order.round, code, "it could not train"))
-                self.wake(_PAUSE)
+                self._decline(order.round, type(error).__name__, "it could not train")
                 return
+        guard = site.experiment.guard
+        if guard and guard.secure:
+            self._ready(notes)
+            return
         self.offer(self.tensors.path(notes.update.digest))
         loss = float("nan") if notes.loss is None else notes.loss
         self.ask(Deliver(self.digest, order.round, notes.update, loss))
         self.wake(_PAUSE)
+
+    def _refuse(self, order: Train, notes: Notes | None) -> None:
+        """An order that no coordinator gives that keeps to the experiment.
+
+        Trained on again, an earlier round would tell more of the rows than was paid for.
+        """
+        last = -1 if notes is None else notes.round
+        if not last <= order.round < self.experiment.rounds:
+            raise MessageError(
+                f"the coordinator asks for round {order.round + 1} of {self.experiment.rounds};"
+                f" the last one here was round {last + 1}"
+            )
+        plan, names = self.experiment.plan, self.experiment.data.names
+        assert isinstance(plan, Star)
+        if self.node not in plan.sample(len(names), self.experiment.seed, order.round):
+            raise MessageError(
+                f"the coordinator asks for round {order.round + 1}, whose cohort {self.name!r} is"
+                " not in"
+            )
+
+    def _ready(self, notes: Notes) -> None:
+        if notes.opened:
+            why = "it has helped to open this round's sum, and opens no second one"
+            self._decline(notes.round, "Aborted", why)
+        elif notes.session and self._sum is None:
+            why = "it was started anew within a secure sum, and enters none twice"
+            self._decline(notes.round, "Aborted", why)
+        else:
+            loss = float("nan") if notes.loss is None else notes.loss
+            self.ask(Ready(self.digest, notes.round, loss, notes.session))
+            self.wake(_PAUSE)
+
+    def _decline(self, round: int, code: str, reason: str) -> None:
+        self.ask(Decline(self.digest, round, code, reason))
+        self.wake(_PAUSE)
+
+    def _summed(self, order: Enter | Go) -> None:
+        """Carry out a stage of a secure sum."""
+        stage: Stage = "advertise" if isinstance(order, Enter) else order.stage
+        try:
+            entered = self._enter(order) if isinstance(order, Enter) else self._sum
+            if entered is None or not entered.is_(order.round, order.session):
+                raise InputError(f"session: {order.session} is not the one that was entered")
+            body = b"" if isinstance(order, Enter) else order.body
+            answer = self._answer(entered, stage, body)
+        except InputError as error:
+            _log.warning("%s", error)
+            self._decline(order.round, "Aborted", "it does not enter this secure sum")
+            return
+        except Unreachable as error:
+            _log.info("%s", error)
+            self.wake(_PAUSE)
+            return
+        except (Aborted, MessageError) as error:
+            _log.warning("left a secure sum of round %d: %s", order.round + 1, error)
+            answer = b""
+        self.ask(Answer(self.digest, order.round, order.session, stage, self.parcels.pack(answer)))
+
+    def _enter(self, order: Enter) -> SiteSum:
+        """Begin a secure sum, as one of these nodes, and never again.
+
+        Raises:
+            InputError: what the site does not take part in, by what it knows itself.
+        """
+        site, notes = self.site, self.notes
+        if self._sum and self._sum.is_(order.round, order.session):
+            return self._sum
+        assert self.signer is not None
+        assert self.key_of is not None
+        if site is None or notes is None or notes.round != order.round:
+            raise InputError(f"round: {order.round} was given, for which nothing was trained")
+        if order.session < notes.session:
+            raise InputError(f"session: {order.session} was entered, or an earlier one than that")
+        if order.exchange >= len(self.experiment.algorithm.sends(self.experiment.layout)):
+            raise InputError(f"exchange: {order.exchange} was given; the algorithm has no such one")
+        if order.exchange < notes.opened:
+            raise InputError(f"exchange: {order.exchange} was opened; a second sum would tell more")
+        experiment = site.experiment
+        assert isinstance(experiment.plan, Star)
+        cohort = experiment.plan.sample(experiment.data.nodes, experiment.seed, order.round)
+        if self.node not in order.nodes or not set(order.nodes) <= set(cohort.tolist()):
+            raise InputError(f"nodes: {order.nodes} were given; allowed are those of the round")
+        session = session_of(
+            experiment, order.round, order.session, order.exchange, order.nodes, notes.start
+        )
+        keys = directory(experiment, order.nodes, self.key_of)
+        self._note(msgspec.structs.replace(notes, session=order.session + 1))
+        self._sum = SiteSum(
+            session, order.session, order.exchange, self.node, self.signer, keys,
+            partial(self._hidden, order),
+        )  # fmt: skip
+        return self._sum
+
+    def _hidden(self, order: Enter) -> Vector:
+        assert self.site is not None
+        assert self.notes is not None
+        step = self.tensors.get(self.notes.update.digest)[str(order.exchange)]
+        return self.site.hidden(step, order.round, order.exchange, np.array(order.nodes))
+
+    def _answer(self, entered: SiteSum, stage: Stage, body: Body) -> bytes:
+        if isinstance(body, Offer):
+            path = self.tensors.path(body.digest)
+            if body.size > entered.most:
+                raise MessageError(f"{body.size} bytes are offered; {entered.most} is the most")
+            self.pull(body, path)
+            body = path.read_bytes()
+            path.unlink()
+        if stage == "unmask" and self.notes:  # from here on the sum may be known
+            opened = max(self.notes.opened, entered.exchange + 1)
+            self._note(msgspec.structs.replace(self.notes, opened=opened))
+        self.parcels.clear()
+        return entered.answer(stage, body)
 
     def _train(self, site: Site, order: Train, state: State) -> Notes:
         """Train, and note it, so that a round that was begun again sends the same update."""
@@ -162,13 +307,17 @@ class SiteRun:
         update = self.tensors.put({str(i): step for i, step in enumerate(part.steps)})
         own = self.tensors.put(site.own)
         loss = part.loss if part.loss == part.loss else None
-        before, notes = self.notes, Notes(self.digest, order.round, update, loss, own)
-        write(self.folder / _NOTES, msgspec.json.encode(notes))
-        self.notes = notes
+        start = order.state.digest
+        before, notes = self.notes, Notes(self.digest, order.round, update, loss, own, start)
+        self._note(notes)
         if before is not None:
             for digest in {before.update.digest, before.own.digest} - {update.digest, own.digest}:
                 self.tensors.drop(digest)
         return notes
+
+    def _note(self, notes: Notes) -> None:
+        write(self.folder / _NOTES, msgspec.json.encode(notes))
+        self.notes = notes
 
     def _site(self, order: Train) -> Site:
         if self.site is None:
@@ -187,8 +336,14 @@ class SiteRun:
         path = self.tensors.path(offer.digest)
         if not path.exists():
             self.pull(offer, path)
-        state = self.tensors.get(offer.digest)
-        self.tensors.drop(offer.digest)
+        try:
+            state = self.tensors.get(offer.digest)
+        finally:
+            self.tensors.drop(offer.digest)
+        if {name: (t.shape, t.dtype) for name, t in state.items()} != self._shapes:
+            raise MessageError("the coordinator sent another state than the algorithm has")
+        if not all(tensor.isfinite().all() for tensor in state.values()):
+            raise MessageError("the coordinator sent a model that holds NaN or infinity")
         return state
 
     def _pay(self, round: int) -> None:

@@ -1,7 +1,7 @@
 """Tensors as files that are named by their content, and whole whenever they are there."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from blake3 import blake3
@@ -16,6 +16,14 @@ from tacit.network.blobs import Offer
 HEADER = 8192
 
 
+def unwritable(folder: Path, error: Exception) -> CheckpointError:
+    """What ends a process whose disk is full."""
+    return CheckpointError(
+        f"{folder}: it cannot be written ({error}); make room and start again: the run goes on"
+        " from its last round"
+    )
+
+
 class Tensors:
     """A folder of safetensors files, each called by its BLAKE3 digest."""
 
@@ -28,12 +36,15 @@ class Tensors:
         return self.folder / digest.hex()
 
     def put(self, tensors: Mapping[str, Tensor]) -> Offer:
-        """Tensors as a file, which is on the disk when this returns.
+        """Tensors as a file, which is on the disk when this returns; as ``keep``."""
+        return self.keep(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+
+    def keep(self, raw: bytes) -> Offer:
+        """Bytes as a file, which is on the disk when this returns.
 
         Raises:
             CheckpointError: the disk is full, or the folder cannot be written.
         """
-        raw = save({name: tensor.contiguous() for name, tensor in tensors.items()})
         offer = Offer(blake3(raw).digest(), len(raw))
         path = self.path(offer.digest)
         part = path.with_suffix(".part")
@@ -45,10 +56,7 @@ class Tensors:
             part.replace(path)
         except OSError as error:
             part.unlink(missing_ok=True)
-            raise CheckpointError(
-                f"{self.folder}: it cannot be written ({error}); make room and start again: the run"
-                " goes on from its last round"
-            ) from error
+            raise unwritable(self.folder, error) from error
         return offer
 
     def get(self, digest: bytes) -> dict[str, Tensor]:
@@ -59,8 +67,15 @@ class Tensors:
         """
         try:
             return load_file(self.path(digest))
-        except SafetensorError as error:
+        except (SafetensorError, ValueError, KeyError) as error:
             raise MessageError(f"{digest.hex()[:12]} cannot be read ({error})") from None
+
+    def retain(self, digests: Collection[bytes]) -> None:
+        """Forget all files but these, and those that are still being received."""
+        names = {digest.hex() for digest in digests}
+        for path in self.folder.iterdir():
+            if path.name not in names and not path.name.startswith("."):
+                path.unlink(missing_ok=True)
 
     def drop(self, digest: bytes) -> None:
         """Forget a file, if it is here."""

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 import zenoh
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tacit.errors import MessageError, TacitError
 from tacit.network.configuration import configuration, key
@@ -196,6 +197,16 @@ class Endpoint:
             self._session = self._open()
             _close(before)
         return True
+
+    def key_of(self, member: str) -> Ed25519PublicKey:
+        """A member's long-term key.
+
+        Raises:
+            MessageError: it has not joined, or is revoked.
+        """
+        if not self.identity.members.has(member):
+            self.fetch_members()
+        return self.identity.members.key(member)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

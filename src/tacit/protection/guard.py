@@ -157,7 +157,12 @@ class Guard:
                 f' share of it; add SecureAggregation(), or use {name}(where="local"), or'
                 ' where="central" if the server is trusted',
             )
-
+        if isinstance(noise, LaplaceNoise) and noise.where == "central" and self.secure:
+            raise _refused(
+                noise,
+                f"is measured in sums of lengths, which rounding to the integers of {self.secure!r}"
+                f' adds to; use GaussianNoise(where="central") with Clip({self.clip.norm})',
+            )
         if isinstance(self.secure, HomomorphicEncryption) and noise.where != "local":
             raise _refused(
                 noise,

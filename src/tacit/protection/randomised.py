@@ -4,15 +4,20 @@ Warner 1965; for k values Kairouz, Bonawitz & Ramage 2016. It is a local guarant
 holds against everyone, with no trust in a coordinator.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tacit.errors import require
 from tacit.protection.release import PURE, Release
-from tacit.protection.sampling import Words
+
+if TYPE_CHECKING:  # so that sums can be taken where there is no torch
+    from tacit.protection.sampling import Words
 
 
 @dataclass(frozen=True)

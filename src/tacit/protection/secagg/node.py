@@ -15,9 +15,9 @@ Masked vectors are not signed: a receiver can always spoil the sum.
 
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from numpy.typing import NDArray
 
@@ -41,6 +41,14 @@ from tacit.protection.secagg.sealing import seal, unseal
 from tacit.protection.secagg.session import Aborted, Session
 
 
+class Signer(Protocol):
+    """A long-term Ed25519 key, wherever it is kept."""
+
+    def sign(self, data: bytes, /) -> bytes:
+        """(64,) bytes."""
+        ...
+
+
 class Node:
     """One node through one session: each stage once, in order, and after an ``Aborted`` none.
 
@@ -62,7 +70,7 @@ class Node:
         self,
         session: Session,
         me: int,
-        identity: Ed25519PrivateKey,
+        identity: Signer,
         directory: Mapping[int, Ed25519PublicKey],
     ) -> None:
         require(me in session.members, "me", me, "a node of the session")

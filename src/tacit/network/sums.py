@@ -1,0 +1,219 @@
+"""Secure sums among real machines: the part of a site, and that of the coordinator.
+
+A sum is one session of ``tacit.protection.secagg``. A site enters one with keys that live in its
+process and nowhere else, so that a site that was killed is lost to that session.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from numpy.typing import NDArray
+
+from tacit.engine.secure_sum import Binding, Opened, masking
+from tacit.experiment import Experiment
+from tacit.network.blobs import Offer
+from tacit.network.protocol import SMALL, Body, Stage
+from tacit.network.tensors import Tensors
+from tacit.protection.secagg.messages import advert_size
+from tacit.protection.secagg.node import Node, Signer
+from tacit.protection.secagg.receiver import Receiver
+from tacit.protection.secagg.session import Session
+
+# A member's long-term key, by its name.
+KeyOf = Callable[[str], Ed25519PublicKey]
+Vector = NDArray[np.unsignedinteger]
+
+
+def session_of(
+    experiment: Experiment, round: int, number: int, exchange: int, nodes: Sequence[int],
+    state: bytes,
+) -> Session:  # fmt: skip
+    """What all parties agree on, each by what it knows.
+
+    Sites whom a lying coordinator tells another state, or other row counts, from which weights
+    follow, are in another session, whose masks do not cancel against those of the first.
+
+    Args:
+        experiment: with everybody's row counts.
+        number: of the session in the round, which no two have in common.
+        exchange: of the algorithm's, from 0.
+        nodes: whose sum it is to be.
+        state: digest of the server's entries of the state, from which nodes trained.
+
+    Raises:
+        InputError: fewer nodes than the experiment's protection asks for.
+    """
+    guard = experiment.guard
+    assert guard is not None
+    rows = experiment.data.train.sizes.astype("<i8").tobytes()
+    start = state + exchange.to_bytes(1, "little") + rows
+    binding = Binding(bytes.fromhex(experiment.digest()), round, start, number)
+    codec = guard.codec(list(experiment.algorithm.sends(experiment.layout).values())[exchange])
+    return masking(guard, codec, binding, nodes, codec.length)
+
+
+def directory(
+    experiment: Experiment, nodes: Sequence[int], key_of: KeyOf
+) -> dict[int, Ed25519PublicKey]:
+    """Long-term keys by node."""
+    return {node: key_of(experiment.data.names[node]) for node in nodes}
+
+
+class SiteSum:
+    """A site's part of one sum.
+
+    Args:
+        number, exchange: as for ``session_of``.
+        vector: gives what the site hides.
+    """
+
+    def __init__(
+        self, session: Session, number: int, exchange: int, me: int, signer: Signer,
+        keys: Mapping[int, Ed25519PublicKey], vector: Callable[[], Vector],
+    ) -> None:  # fmt: skip
+        self.session, self.number, self.exchange = session, number, exchange
+        self._node = Node(session, me, signer, keys)
+        self._vector = vector
+        self._last: tuple[Stage, bytes] | None = None
+
+    @property
+    def most(self) -> int:
+        """Bytes of the largest message to a site: everybody's keys."""
+        return 1024 + len(self.session.nodes) * (advert_size(self.session) + 4)
+
+    def is_(self, round: int, number: int) -> bool:
+        """Whether this is the round's session of that number."""
+        return (self.session.round, self.number) == (round, number)
+
+    def answer(self, stage: Stage, message: bytes) -> bytes:
+        """The site's message of a stage; the same if the last stage is asked for again.
+
+        Raises:
+            Aborted: the session is over for this site.
+        """
+        if self._last is None or self._last[0] != stage:
+            self._last = stage, self._step(stage, message)
+        return self._last[1]
+
+    def _step(self, stage: Stage, message: bytes) -> bytes:
+        match stage:
+            case "advertise":
+                return self._node.advertise()
+            case "share":
+                return self._node.share(message)
+            case "mask":
+                return self._node.mask(message, self._vector())
+            case "consent":
+                return self._node.consent(message)
+            case "unmask":
+                return self._node.unmask(message)
+
+
+class CoordinatorSum:
+    """The coordinator's part of one sum: a stage after the other, each closed by ``advance``.
+
+    Args:
+        number, exchange: as for ``session_of``.
+        pack: makes a message ready for the way.
+
+    Attributes:
+        stage: the present one.
+        asked: by node, this stage's message to it; empty while the next stage's are computed.
+    """
+
+    def __init__(
+        self, session: Session, number: int, exchange: int,
+        keys: Mapping[int, Ed25519PublicKey], pack: Callable[[bytes], Body],
+    ) -> None:  # fmt: skip
+        self.session, self.number, self.exchange = session, number, exchange
+        self._receiver, self._pack = Receiver(session, keys), pack
+        self.stage: Stage = "advertise"
+        self.asked: dict[int, Body] = dict.fromkeys(session.nodes, b"")
+        self._answers: dict[int, bytes] = {}
+
+    @property
+    def most(self) -> int:
+        """Bytes of the largest message of a site: its vector."""
+        session = self.session
+        return 1024 + session.length * session.dtype.itemsize + 128 * len(session.nodes)
+
+    def is_(self, round: int, number: int) -> bool:
+        """Whether this is the round's session of that number."""
+        return (self.session.round, self.number) == (round, number)
+
+    @property
+    def awaited(self) -> frozenset[int]:
+        """Nodes whose message of this stage has not come."""
+        return frozenset(self.asked.keys() - self._answers.keys())
+
+    @property
+    def enough(self) -> bool:
+        """Whether as many have answered as the next stage takes."""
+        return len(self._answers) >= self.session.fewest
+
+    def take(self, node: int, stage: Stage, message: bytes) -> bool:
+        """A site's message, empty if it is out; whether it was awaited."""
+        if stage != self.stage or node not in self.awaited:
+            return False
+        if stage == "mask":  # vectors are added up as they come
+            self._receiver.add(node, message)
+            message = b""
+        self._answers[node] = message
+        return True
+
+    def close(self) -> dict[int, bytes]:
+        """The stage's answers; none is taken after them."""
+        answers, self._answers, self.asked = self._answers, {}, {}
+        return answers
+
+    def advance(self, answers: Mapping[int, bytes]) -> Opened | None:
+        """Go to the next stage, or give the sum after the last; it may take long.
+
+        Raises:
+            Aborted: too few nodes are left.
+        """
+        receiver = self._receiver
+        match self.stage:
+            case "advertise":
+                self._ask("share", receiver.keys(answers))
+            case "share":
+                self._ask("mask", receiver.deliver(answers))
+            case "mask":
+                self._ask("consent", receiver.survivors())
+            case "consent":
+                self._ask("unmask", receiver.request(answers))
+            case "unmask":
+                total, nodes = receiver.sum(answers)
+                return Opened(total, nodes, total.nbytes * len(nodes))
+        return None
+
+    def _ask(self, stage: Stage, messages: Mapping[int, bytes]) -> None:
+        packed = {node: self._pack(message) for node, message in messages.items()}
+        self.stage, self.asked = stage, packed
+
+
+class Parcels:
+    """Messages on their way: what is too large for one lies in a file until it is cleared.
+
+    Args:
+        offer: lets the other party pull a file.
+    """
+
+    def __init__(self, tensors: Tensors, offer: Callable[[Path], object]) -> None:
+        self._tensors, self._offer = tensors, offer
+        self._files: set[bytes] = set()
+
+    def pack(self, message: bytes) -> Body:
+        if len(message) <= SMALL:
+            return message
+        kept: Offer = self._tensors.keep(message)
+        self._files.add(kept.digest)
+        self._offer(self._tensors.path(kept.digest))
+        return kept
+
+    def clear(self) -> None:
+        """Forget what was packed."""
+        while self._files:
+            self._tensors.drop(self._files.pop())
