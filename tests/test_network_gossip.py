@@ -27,6 +27,8 @@ from tacit.network.approval import approve
 from tacit.network.authority import Authority
 from tacit.network.identity import MEMBERS
 
+pytestmark = pytest.mark.processes
+
 NAMES = ("a", "b", "c")
 BOUND = 300.0  # seconds; a loaded machine may need them
 
