@@ -539,8 +539,12 @@ class Coordinator:
     def _gather(self, least: int) -> str:
         """Wait for the updates of a round; why there will not be enough of them, or nothing."""
         with self._changed:
+            enough = time.monotonic()
             while not self._complete(least):
                 self._changed.wait(_TICK if self._away or self.deadline else self.patience)
+                left = [n for n in self._cohort if n not in self._declined and not self._gone(n)]
+                if len(left) >= least:
+                    enough = time.monotonic()
                 came = (
                     f"{len(self._here())} of {len(self._cohort)} updates came, {least} are"
                     " needed, and"
@@ -551,6 +555,11 @@ class Coordinator:
                 if time.monotonic() - self._progress > self.patience:
                     silent = ", ".join(self._missing())
                     return f"{came} nothing was heard for {self.patience:g} seconds of {silent}"
+                if time.monotonic() - enough > self.patience:
+                    away = ", ".join(name for name in self._cohort if self._gone(name))
+                    return (
+                        f"{came} too few were there for {self.patience:g} seconds, without {away}"
+                    )
         return ""
 
     def _here(self) -> list[str]:

@@ -28,10 +28,10 @@ class Tensors:
         return self.folder / digest.hex()
 
     def put(self, tensors: Mapping[str, Tensor]) -> Offer:
-        """Tensors as a file, which is on the disk when this returns; as ``keep``."""
-        return self.keep(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+        """Tensors as a file, which is on the disk when this returns; as ``hold``."""
+        return self.hold(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
-    def keep(self, raw: bytes) -> Offer:
+    def hold(self, raw: bytes) -> Offer:
         """Bytes as a file, which is on the disk when this returns.
 
         Raises:
