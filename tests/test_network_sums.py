@@ -1,4 +1,4 @@
-"""Secure sums between a coordinator and its sites: with calls in place of sockets, and with some."""
+"""Secure sums between a coordinator and its sites, over calls and over sockets."""
 
 import contextlib
 import re
@@ -73,8 +73,11 @@ class Masked(Bench):
 
     def all(self):
         def run(name):
-            with contextlib.suppress(Lost):
-                self.site(name).run()
+            try:
+                with contextlib.suppress(Lost):
+                    self.site(name).run()
+            finally:
+                self.coordinator.here(name, False)
 
         with ThreadPoolExecutor(8) as pool:
             sites = [pool.submit(run, name) for name in self.plan.data.names]
@@ -144,14 +147,18 @@ class Blinking(Masked):
     """Two of five sites are out of reach in the first session, until it has ended."""
 
     def ask(self, name, request):
-        if name in NAMES[3:] and isinstance(request, Answer) and request.session == 0:
-            if request.stage == "share":
-                self.coordinator.here(name, False)
-                until(lambda: self.coordinator._sum is None)
-                with self.coordinator._changed:  # both are back at once
-                    for both in NAMES[3:]:
-                        self.coordinator.here(both, True)
+        if isinstance(request, Answer) and request.session == 0 and request.stage == "share":
+            self._blink(name)
         return super().ask(name, request)
+
+    def _blink(self, name):
+        if name in NAMES[3:]:
+            coordinator = self.coordinator
+            coordinator.here(name, False)
+            until(lambda: (sum := coordinator._sum) is None or sum.number > 0)
+            with coordinator._changed:  # both are back at once
+                for both in NAMES[3:]:
+                    coordinator.here(both, True)
 
 
 def test_a_sum_that_ends_is_tried_again_with_fresh_keys(tmp_path):

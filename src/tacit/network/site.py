@@ -125,7 +125,7 @@ class SiteRun:
         own = own_entries(experiment)
         self._most = HEADER + sum(4 * t.numel() for name, t in first.items() if name not in own)
         self.notes = self._read_notes()
-        self._measured = -1
+        self._measured: Measured | None = None
         self._sum: SiteSum | None = None
 
     def run(self) -> Done:
@@ -161,11 +161,12 @@ class SiteRun:
     def _take_part(self, order: Train) -> None:
         site = self._site(order)
         state: State | None = None
-        if order.measure and self._measured < order.round:
-            state = self._shared(order.state)
-            rows, scores = site.measure(state)
-            self.ask(Measured(self.digest, order.round, rows, scores))
-            self._measured = order.round
+        if order.measure:
+            if self._measured is None or self._measured.round != order.round:
+                state = self._shared(order.state)
+                rows, scores = site.measure(state)
+                self._measured = Measured(self.digest, order.round, rows, scores)
+            self.ask(self._measured)
         if not order.train:
             self.wake(_PAUSE)
             return
