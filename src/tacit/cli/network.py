@@ -1,4 +1,4 @@
-"""``tacit coordinator`` and ``tacit node FILE``: an experiment among real machines."""
+"""``tacit coordinator``, ``tacit node`` and ``tacit peer``: experiments among real machines."""
 
 import logging
 import sys
@@ -13,7 +13,9 @@ from tacit.cli.output import Json, print_json, stdout_kept_clean
 from tacit.errors import InputError
 
 if TYPE_CHECKING:
+    from tacit.data import Federation
     from tacit.experiment import Experiment
+    from tacit.network.processes import Taken
 
 Folder = Annotated[
     Path | None, typer.Option(help="Where the run is kept; by default runs/ and the file's name.")
@@ -108,14 +110,86 @@ def node(
     Shows first what would leave this site, and runs only what was approved: here, or before with
     tacit node approve.
     """
-    from tacit.cli.screen import say
-    from tacit.data import fill
-    from tacit.network.approval import approved
-    from tacit.network.identity import Identity
     from tacit.network.processes import take_part
     from tacit.protection.budget import PrivacyBudget
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
+    home, name, experiment, filled = _approved(file, data, settings, site, home, as_json)
+    taken = take_part(
+        experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
+        connect=connect, insecure=insecure, ledger=PrivacyBudget(ledger) if ledger else None,
+    )  # fmt: skip
+    _report(taken, as_json)
+
+
+def peer(
+    file: File,
+    data: Annotated[Path, typer.Option(help="This site's table: .csv, .csv.gz or .parquet.")],
+    listen: Annotated[
+        list[str],
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where to listen; the invitation named its host. Can be given several times.",
+        ),
+    ],
+    settings: Settings = [],  # noqa: B006
+    site: Annotated[
+        str | None, typer.Option(help="Who this is; by default the only one under ~/.tacit.")
+    ] = None,
+    home: Annotated[Path | None, typer.Option(help="Folder with the site's keys.")] = None,
+    connect: Annotated[
+        list[str],
+        typer.Option(
+            metavar="HOST:PORT",
+            help="A peer, who tells of all others; none for the first. Can be given several times.",
+        ),
+    ] = [],  # noqa: B006
+    folder: Folder = None,
+    patience: Annotated[
+        float, typer.Option(help="Seconds to wait for a neighbour of whom nothing is heard.")
+    ] = 600.0,
+    ledger: Annotated[
+        Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
+    ] = None,
+    insecure: Insecure = False,
+    as_json: Json = False,
+) -> None:
+    """Carry out the experiment that FILE defines among peers, without a coordinator.
+
+    Its algorithm is Gossip, its topology a graph. Shows first what would leave this site, as tacit
+    node does. A peer has joined by tacit node join, while a coordinator or relay was there. Every
+    peer needs the newest list of members: it asks the coordinator for it, if that is still there;
+    else copy members.json, which the authority has signed, from the folder of whoever joined last.
+    """
+    from tacit.cli.screen import progress
+    from tacit.network.processes import gossip
+    from tacit.protection.budget import PrivacyBudget
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
+    home, name, experiment, filled = _approved(file, data, settings, site, home, as_json)
+    with progress([file.stem], experiment.rounds, quiet=as_json) as on_round:
+        taken = gossip(
+            experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
+            listen=listen, connect=connect, patience=patience, insecure=insecure,
+            ledger=PrivacyBudget(ledger) if ledger else None,
+            on_round=lambda row: on_round(file.stem, row),
+        )  # fmt: skip
+    _report(taken, as_json)
+
+
+def _approved(
+    file: Path,
+    data: Path,
+    settings: list[str],
+    site: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> tuple[Path, str, "Experiment", "Federation"]:
+    """A site's folder and name, and an experiment that may run there, without and with its rows."""
+    from tacit.data import fill
+    from tacit.network.approval import approved
+    from tacit.network.identity import Identity
+
     home = home or site_home(site)
     name = Identity.load(home).name
     if site not in (None, name):
@@ -125,10 +199,13 @@ def node(
         filled = fill(experiment.data, {name: data})
     if not approved(home, experiment.digest()):
         _ask_for_approval(experiment, home)
-    taken = take_part(
-        experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
-        connect=connect, insecure=insecure, ledger=PrivacyBudget(ledger) if ledger else None,
-    )  # fmt: skip
+    return home, name, experiment, filled
+
+
+def _report(taken: "Taken", as_json: bool) -> None:
+    """Say how a run ended for a site."""
+    from tacit.cli.screen import say
+
     if as_json:
         print_json(
             {"outcome": taken.outcome, "reason": taken.reason, "scores": taken.scores,

@@ -2,8 +2,10 @@
 
 import logging
 import math
+import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -16,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from tacit.data.sites import told
 from tacit.engine.secure_sum import Opened
-from tacit.errors import InputError, MessageError, TacitError
+from tacit.errors import CheckpointError, InputError, MessageError, TacitError
 from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
 from tacit.network.protocol import (
@@ -40,7 +42,7 @@ from tacit.network.protocol import (
 from tacit.network.rounds import Server, check
 from tacit.network.store import Kept, Store
 from tacit.network.sums import CoordinatorSum, KeyOf, Parcels, directory, session_of
-from tacit.network.tensors import HEADER
+from tacit.network.tensors import HEADER, unwritable
 from tacit.protection import SecureAggregation
 from tacit.protection.codec import SumError
 from tacit.protection.secagg.session import Aborted
@@ -54,6 +56,12 @@ Row = dict[str, Any]
 _TICK = 0.02
 # Seconds that sites have to come back to a coordinator that was killed.
 _RETURN = 10.0
+# Pulls of an update that fail although its sender is there, before the round goes on without it.
+_PULLS = 3
+# More than any site has; sums of them stay far from what 64 bits hold.
+_ROWS = 2**40
+# Of a float32; what a loss may be.
+_LARGEST = 3.4e38
 # Secure sums of a round that may end without one.
 _TRIES = 5
 
@@ -117,6 +125,8 @@ class Coordinator:
         self._declined: dict[str, str] = {}
         self._scores: dict[str, tuple[int, dict[str, float]]] = {}
         self._pulling: set[str] = set()
+        self._failed: Counter[str] = Counter()
+        self._broken: CheckpointError | None = None
         self._told: set[str] = set()
         self._progress = self._opened = time.monotonic()
 
@@ -142,8 +152,10 @@ class Coordinator:
                 case Join():
                     return self._join(site, request)
                 case Ask():
-                    self._progress = time.monotonic()
-                    return self._order(site)
+                    reply = self._order(site)
+                    if not isinstance(reply, Wait):
+                        self._progress = time.monotonic()
+                    return reply
                 case Deliver():
                     return self._deliver(site, request)
                 case Ready():
@@ -158,10 +170,12 @@ class Coordinator:
     def here(self, site: str, there: bool) -> None:
         """A site came or went."""
         with self._changed:
+            if site not in self.names or there == (site not in self._away):
+                return
             if there:
-                self._away.pop(site, None)
-            elif site in self.names:
-                self._away.setdefault(site, time.monotonic())
+                del self._away[site]
+            else:
+                self._away[site] = time.monotonic()
             self._news()
 
     def _join(self, site: str, request: Join) -> Reply:
@@ -170,9 +184,15 @@ class Coordinator:
                 f"{site!r} runs tacit {request.software}, the coordinator {self.software}: install"
                 " the same version"
             )
+        if not 0 < request.rows < _ROWS:
+            raise MessageError(f"{site!r} says that it has {request.rows} rows")
         known = self._rows.get(site)
         if known is None:
-            self.store.join(site, request.rows)
+            try:
+                self.store.join(site, request.rows)
+            except CheckpointError as error:
+                self._break(error)
+                raise
             self._rows[site] = request.rows
             _log.info("%s joined with %d rows", site, request.rows)
         elif known != request.rows:
@@ -226,8 +246,7 @@ class Coordinator:
         if used and not self._secure:
             raise MessageError(f"{site!r} keeps its update; this run has no secure sums")
         if used:
-            loss = request.loss if math.isfinite(request.loss) else None
-            self._updates[site] = (None, loss)
+            self._updates[site] = (None, _number(request.loss))
             self._sessions = max(self._sessions, request.session)
             self._news()
         return Taken(self.digest, used)
@@ -253,13 +272,14 @@ class Coordinator:
         """Pull a site's message of a secure sum."""
         message: bytes | None = None
         try:
-            path = self.store.tensors.path(body.digest)
-            self.pull(site, body, path)
+            path = self._receive(site, body)
             message = path.read_bytes()
             path.unlink()
         except MessageError as error:
             _log.warning("left out of a secure sum: %s", error)
             message = b""
+        except (CheckpointError, OSError) as error:
+            self._break(error)
         except TacitError as error:
             _log.warning("%s's message did not arrive: %s", site, error)
         finally:
@@ -289,24 +309,52 @@ class Coordinator:
     def _take(self, site: str, request: Deliver) -> None:
         """Pull an update, look at it, and keep it."""
         try:
-            path = self.store.tensors.path(request.update.digest)
-            self.pull(site, request.update, path)
+            path = self._receive(site, request.update)
             self._examine(site, path)
             with self._changed:
-                if self._kept and request.round == self._kept.round:
-                    loss = request.loss if math.isfinite(request.loss) else None
-                    self.store.accept(request.round, site, request.update.digest, loss)
-                    self._updates[site] = (request.update.digest, loss)
+                if self._open_to(site, request.round):
+                    digest, loss = request.update.digest, _number(request.loss)
+                    path.replace(self.store.tensors.path(digest))
+                    self.store.accept(request.round, site, digest, loss)
+                    self._updates[site] = (digest, loss)
         except MessageError as error:
             _log.warning("left out of round %d: %s", request.round + 1, error)
             with self._changed:
                 self._declined[site] = str(error)
+        except (CheckpointError, OSError) as error:
+            self._break(error)
         except TacitError as error:
             _log.warning("%s's update did not arrive: %s", site, error)
+            with self._changed:
+                self._failed[site] += site not in self._away
+                if self._failed[site] >= _PULLS:
+                    _log.warning("left out of round %d: %s", request.round + 1, site)
+                    self._declined[site] = f"its update did not arrive ({error})"
         finally:
             with self._changed:
                 self._pulling.discard(site)
                 self._news()
+
+    def _receive(self, site: str, offer: Offer) -> Path:
+        """Pull what a site offers to a path of its own, whatever bytes others have or send."""
+        path = self.store.tensors.folder / f".{site}"
+        partial = path.with_name(f".{path.name}.{offer.digest.hex()[:16]}")
+        for other in path.parent.glob(f".{path.name}.*"):  # what it began and left
+            if other != partial:
+                other.unlink()
+        self.pull(site, offer, path)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        return path
+
+    def _break(self, error: CheckpointError | OSError) -> None:
+        """End the process, not the run, for what only its operator can mend."""
+        folder = self.store.tensors.folder
+        with self._changed:
+            self._broken = (
+                error if isinstance(error, CheckpointError) else unwritable(folder, error)
+            )
+            self._changed.notify_all()
 
     def _examine(self, site: str, path: Path) -> None:
         """Refuse, in the name of its sender, an update that is not what it should be."""
@@ -329,21 +377,23 @@ class Coordinator:
             raise MessageError(f"{site!r} sent an update that cannot be read ({error})") from None
 
     def _measured(self, site: str, request: Measured) -> Reply:
-        used = self._kept is not None and request.round == self._kept.round
-        good = request.scores.keys() <= HIGHER_IS_BETTER.keys()
-        if not good:
+        if not request.scores.keys() <= HIGHER_IS_BETTER.keys():
             raise MessageError(f"{site!r} sent scores that are not known by name")
-        if used:
-            self._scores[site] = (request.rows, request.scores)
+        kept = self._kept
+        used = kept is not None and request.round == kept.round and self._measures(kept.round)
+        if used and site not in self._scores:
+            found = {name: _number(score) for name, score in request.scores.items()}
+            known = {name: score for name, score in found.items() if score is not None}
+            self._scores[site] = (min(request.rows, _ROWS), known)
             self._news()
         return Taken(self.digest, used)
 
     def _decline(self, site: str, request: Decline) -> Reply:
-        used = self._kept is not None and request.round == self._kept.round
+        used = self._open_to(site, request.round)
         if used and (self._secure or site not in self._updates):
             self._updates.pop(site, None)
             self._declined[site] = request.reason
-            _log.warning("%s left round %d out: %s", site, request.round + 1, request.reason)
+            _log.warning("%s left round %d out: %r", site, request.round + 1, request.reason)
             self._news()
         return Taken(self.digest, used)
 
@@ -361,11 +411,16 @@ class Coordinator:
         return kept
 
     def farewell(self, most: float) -> None:
-        """Wait until all sites that are here know of the end, at most so many seconds."""
+        """Wait until all sites know of the end that were here not long ago.
+
+        Args:
+            most: seconds.
+        """
         until = time.monotonic() + most
-        while time.monotonic() < until:
-            with self._changed:
-                if self._told | self._away.keys() >= set(self.names):
+        with self._changed:
+            while (now := time.monotonic()) < until:
+                lost = {name for name, since in self._away.items() if now - since > most}
+                if self._told | lost >= set(self.names):
                     return
                 self._changed.wait(_TICK)
 
@@ -377,7 +432,10 @@ class Coordinator:
         """Wait until everybody has joined, and go to where the store says the run is."""
         with self._changed:
             while missing := [name for name in self.names if name not in self._rows]:
-                if not self._changed.wait(self.patience):
+                heard = self._changed.wait(self.patience)
+                if self._broken:
+                    raise self._broken
+                if not heard:
                     raise InputError(
                         f"sites: {', '.join(missing)} did not join within {self.patience:g} seconds"
                     )
@@ -405,10 +463,11 @@ class Coordinator:
         needed |= {kept.state.digest, kept.memory}
         if self._kept is not None:  # of which somebody may not have all yet
             needed.add(self._kept.state.digest)
-        self.store.tensors.keep(needed)
+        self.store.tensors.retain(needed)
         self.offer(self.store.tensors.path(kept.state.digest))
         with self._changed:
             self._kept, self._declined, self._scores = kept, {}, {}
+            self._failed.clear()
             self._updates, self._sessions = dict(self.store.accepted(kept.round)), 0
             plan = self.experiment.plan
             assert isinstance(plan, Star)
@@ -520,6 +579,8 @@ class Coordinator:
                 with self._changed:
                     while not self._stage_complete(sum, since):
                         self._changed.wait(_TICK)
+                        if self._broken:
+                            raise self._broken
                     answers = sum.close()
                 opened = sum.advance(answers)
             return opened
@@ -529,9 +590,11 @@ class Coordinator:
             parcels.clear()
 
     def _stage_complete(self, sum: CoordinatorSum, since: float) -> bool:
-        late = self.deadline is not None and time.monotonic() - since > self.deadline
+        now = time.monotonic()
+        silent = now - max(since, self._progress) > self.patience
+        late = self.deadline is not None and now - since > self.deadline
         for name in (self.names[node] for node in sum.awaited):
-            lost = name not in self._updates or self._gone(name)
+            lost = silent or name not in self._updates or self._gone(name)
             if not (lost or (late and sum.enough and name not in self._pulling)):
                 return False
         return True
@@ -539,12 +602,10 @@ class Coordinator:
     def _gather(self, least: int) -> str:
         """Wait for the updates of a round; why there will not be enough of them, or nothing."""
         with self._changed:
-            enough = time.monotonic()
             while not self._complete(least):
                 self._changed.wait(_TICK if self._away or self.deadline else self.patience)
-                left = [n for n in self._cohort if n not in self._declined and not self._gone(n)]
-                if len(left) >= least:
-                    enough = time.monotonic()
+                if self._broken:
+                    raise self._broken
                 came = (
                     f"{len(self._here())} of {len(self._cohort)} updates came, {least} are"
                     " needed, and"
@@ -553,13 +614,8 @@ class Coordinator:
                     why = "; ".join(f"{name}: {said}" for name, said in self._declined.items())
                     return f"{came} too many sites declined: {why}"
                 if time.monotonic() - self._progress > self.patience:
-                    silent = ", ".join(self._missing())
+                    silent = ", ".join(name for name in self._cohort if name not in self._here())
                     return f"{came} nothing was heard for {self.patience:g} seconds of {silent}"
-                if time.monotonic() - enough > self.patience:
-                    away = ", ".join(name for name in self._cohort if self._gone(name))
-                    return (
-                        f"{came} too few were there for {self.patience:g} seconds, without {away}"
-                    )
         return ""
 
     def _here(self) -> list[str]:
@@ -632,6 +688,11 @@ class Coordinator:
         for name in self.names:
             self.tell(name)
         return kept
+
+
+def _number(value: float) -> float | None:
+    """What a site measured, or None where that is no number of float32."""
+    return value if abs(value) <= _LARGEST else None
 
 
 def _reader(store: Store, digest: bytes, name: str) -> Callable[[], torch.Tensor]:

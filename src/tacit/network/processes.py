@@ -2,12 +2,15 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from tacit.data import Federation
 from tacit.errors import InputError, MessageError, TacitError
@@ -18,7 +21,16 @@ from tacit.network.blobs import Blobs
 from tacit.network.coordinator import Coordinator
 from tacit.network.identity import Identity
 from tacit.network.messages import Refused
-from tacit.network.protocol import Done, FromCoordinator, FromSite, Reply, Request
+from tacit.network.peer import PeerRun, Row
+from tacit.network.protocol import (
+    Done,
+    FromCoordinator,
+    FromSite,
+    Holds,
+    Reply,
+    Request,
+    Seek,
+)
 from tacit.network.site import SiteRun
 from tacit.network.store import Kept, Store
 from tacit.network.transport import Endpoint, Unreachable
@@ -29,7 +41,8 @@ _log = logging.getLogger("tacit.network")
 _NEWS = "news"
 _REPLY = 10.0
 _AGAIN = 0.5
-_FAREWELL = 10.0
+# Seconds that sites have to come back to hear of the end.
+_FAREWELL = 30.0
 # Seconds between looks at what changed in the coordinator's folder, and at a certificate's life.
 _REFRESH, _RENEW = 1.0, 3600.0
 
@@ -83,11 +96,11 @@ def coordinate(
 
 @dataclass(frozen=True)
 class Taken:
-    """How a run ended for a site.
+    """How a run ended for a site or a peer.
 
     Attributes:
-        scores: of the model that this site goes home with, on its test rows.
-        model: file of that model; None after a failure.
+        scores: of the model that it goes home with, on its test rows.
+        model: file of that model; None after a failure, but for a peer, which has its own.
     """
 
     outcome: str
@@ -105,6 +118,7 @@ def take_part(
     connect: Sequence[str] = (),
     ledger: PrivacyBudget | None = None,
     insecure: bool = False,
+    patience: float = 600.0,
     on_wait: Callable[[str], None] = lambda reason: None,
 ) -> Taken:
     """A site of a run, to the run's end; started again, it goes on.
@@ -115,15 +129,18 @@ def take_part(
         home: with the site's keys.
         folder: of the run at this site.
         connect: addresses of the coordinator; by default those that the site joined by.
+        patience: seconds to wait for a coordinator that is not there, or not any more.
         on_wait: is told whom or what the site waits for.
 
     Raises:
         InputError: the coordinator refuses this experiment or this site.
+        Unreachable: there was no coordinator for so long; started again, the site goes on.
+        MessageError: the coordinator does not keep to the experiment.
     """
     identity = Identity.load(home)
     news = threading.Event()
     folder.mkdir(parents=True, exist_ok=True)
-    with Endpoint(identity, connect=connect or identity.connect, insecure=insecure) as endpoint:
+    with _found(identity, connect or identity.connect, insecure, patience, on_wait) as endpoint:
 
         def heard(_: str, __: bytes) -> bytes:
             news.set()
@@ -134,11 +151,14 @@ def take_part(
         (coordinator,) = identity.members.those("coordinator")
 
         def ask(request: Request) -> Reply:
+            until = time.monotonic() + patience
             while True:
                 try:
                     said = endpoint.ask(coordinator, FromSite(request), FromCoordinator, _REPLY)
                     return said.reply
                 except Unreachable as error:
+                    if time.monotonic() > until:
+                        raise
                     on_wait(str(error))
                     news.wait(_AGAIN)
                 except Refused as error:
@@ -159,6 +179,103 @@ def take_part(
             return _ended(run, run.run(), folder)
         finally:
             stop.set()
+
+
+def _found(
+    identity: Identity,
+    connect: Sequence[str],
+    insecure: bool,
+    patience: float,
+    on_wait: Callable[[str], None],
+) -> Endpoint:
+    """A connection to the coordinator, which may start after its sites."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return Endpoint(identity, connect=connect, insecure=insecure)
+        except Unreachable as error:
+            if time.monotonic() > until:
+                raise
+            on_wait(str(error))
+
+
+def gossip(
+    experiment: Experiment,
+    data: Federation,
+    home: Path,
+    folder: Path,
+    *,
+    listen: Sequence[str],
+    connect: Sequence[str] = (),
+    patience: float = 600.0,
+    ledger: PrivacyBudget | None = None,
+    insecure: bool = False,
+    on_round: Callable[[Row], None] = lambda row: None,
+) -> Taken:
+    """A peer of a run without a coordinator, to the run's end; started again, it goes on.
+
+    Peers are sites that joined while the coordinator or a relay was there; none of these is needed
+    any more, unless for the newest list of members, which every peer must have.
+
+    Args:
+        experiment: as the file defines it, without rows.
+        data: the same federation with this peer's rows.
+        home: with the peer's keys.
+        folder: of the run at this peer.
+        listen: addresses, ``host:port``; the certificate must be good for them.
+        connect: addresses of one peer or more, which tell of all others.
+        patience, ledger, on_round: as ``PeerRun`` has them.
+
+    Raises:
+        InputError: a plan that cannot work among peers.
+    """
+    identity = _newest(Identity.load(home), insecure)
+    news = threading.Event()
+    folder.mkdir(parents=True, exist_ok=True)
+    with Endpoint(identity, listen=listen, connect=connect, insecure=insecure) as endpoint:
+        blobs = Blobs(endpoint)
+
+        def heard(_: str, __: bytes) -> bytes:
+            news.set()
+            return b""
+
+        def wake(seconds: float) -> None:
+            news.wait(seconds)
+            news.clear()
+
+        run = PeerRun(
+            experiment, data, identity.name, folder,
+            lambda peer, request: endpoint.ask(peer, request, Holds, _REPLY),
+            lambda peer, offer, path: blobs.pull(peer, offer, path, most=offer.size),
+            blobs.offer, blobs.withdraw,
+            lambda peer: endpoint.request(peer, _NEWS, b"", 1.0), wake,
+            patience=patience, ledger=ledger, on_round=on_round,
+        )  # fmt: skip
+        endpoint.serve_bytes(_NEWS, heard)
+        endpoint.serve(Seek, run.answer)
+        endpoint.watch(run.here)
+        stop = _every(_RENEW, lambda: joining.renew(endpoint))
+        try:
+            ended = run.run()
+            _, scores = run.peer.measure({})
+            model = _saved(experiment, run.peer.model({}), folder)
+            if ended.outcome == "finished":
+                run.stay()
+            return Taken(ended.outcome, ended.reason, scores, model)
+        finally:
+            stop.set()
+
+
+def _newest(identity: Identity, insecure: bool) -> Identity:
+    """The member with the newest list of members, if the coordinator or a relay is there."""
+    if identity.connect:
+        with (
+            suppress(Unreachable),
+            Endpoint(identity, connect=identity.connect, wait=3.0, insecure=insecure) as hub,
+        ):
+            hub.fetch_members()
+            return hub.identity
+    return identity
 
 
 def _every(seconds: float, call: Callable[[], object]) -> threading.Event:
@@ -183,8 +300,12 @@ def _ended(run: SiteRun, done: Done, folder: Path) -> Taken:
         return Taken(done.outcome, f"{done.reason}; the model did not come ({error})", {}, None)
     if vector is None:
         return Taken(done.outcome, done.reason, {}, None)
+    return Taken(done.outcome, done.reason, scores, _saved(run.experiment, vector, folder))
+
+
+def _saved(experiment: Experiment, vector: Tensor, folder: Path) -> Path:
+    """A model as a file."""
     path = folder / "model.safetensors"
-    layout, template = run.experiment.layout, run.experiment.template
-    module = layout.module(template, vector)
+    module = experiment.layout.module(experiment.template, vector)
     save_file({name: t.contiguous() for name, t in module.state_dict().items()}, path)
-    return Taken(done.outcome, done.reason, scores, path)
+    return path

@@ -1,7 +1,7 @@
-"""What a site and a coordinator say to each other about a run.
+"""What a site and a coordinator, or two peers, say to each other about a run.
 
 A site asks and the coordinator answers, so that either may die at any moment: whatever was asked
-before may be asked again, and is answered the same.
+before may be asked again, and is answered the same. So it is among peers, each of whom does both.
 """
 
 from typing import Annotated, Literal
@@ -202,3 +202,33 @@ class FromCoordinator(Message, frozen=True):
     """The coordinator's reply."""
 
     reply: Reply
+
+
+class Seek(Message, frozen=True):
+    """A peer asks another one what it has.
+
+    Attributes:
+        software: version of tacit at the asker; the other's must be the same.
+    """
+
+    experiment: Digest
+    software: Annotated[str, msgspec.Meta(max_length=40)]
+
+
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a peer sends to its neighbours in a round: safetensors with one tensor, "model"."""
+
+    round: Round
+    offer: Offer
+
+
+class Holds(Message, frozen=True):
+    """Where a peer is.
+
+    Attributes:
+        round: that it carries out; the number of rounds once it is done.
+        models: of its last rounds, ascending; those alone in which it sends to the asker.
+    """
+
+    round: Round
+    models: Annotated[tuple[Model, ...], msgspec.Meta(max_length=64)]

@@ -123,7 +123,8 @@ class SiteRun:
         self.site: Site | None = None
         first = experiment.algorithm.init(experiment.start(), 1, experiment.layout)
         own = own_entries(experiment)
-        self._most = HEADER + sum(4 * t.numel() for name, t in first.items() if name not in own)
+        self._shapes = {n: (t.shape, t.dtype) for n, t in first.items() if n not in own}
+        self._most = HEADER + sum(t.nbytes for name, t in first.items() if name not in own)
         self.notes = self._read_notes()
         self._measured: Measured | None = None
         self._sum: SiteSum | None = None
@@ -164,13 +165,13 @@ class SiteRun:
         if order.measure:
             if self._measured is None or self._measured.round != order.round:
                 state = self._shared(order.state)
-                rows, scores = site.measure(state)
-                self._measured = Measured(self.digest, order.round, rows, scores)
-            self.ask(self._measured)
+                self._measured = Measured(self.digest, order.round, *site.measure(state))
+            self.ask(self._measured)  # again where the coordinator was killed, and forgot
         if not order.train:
             self.wake(_PAUSE)
             return
         notes = self.notes
+        self._refuse(order, notes)
         if notes is None or notes.round != order.round:
             try:
                 self._pay(order.round)
@@ -187,6 +188,25 @@ class SiteRun:
         loss = float("nan") if notes.loss is None else notes.loss
         self.ask(Deliver(self.digest, order.round, notes.update, loss))
         self.wake(_PAUSE)
+
+    def _refuse(self, order: Train, notes: Notes | None) -> None:
+        """An order that no coordinator gives that keeps to the experiment.
+
+        Trained on again, an earlier round would tell more of the rows than was paid for.
+        """
+        last = -1 if notes is None else notes.round
+        if not last <= order.round < self.experiment.rounds:
+            raise MessageError(
+                f"the coordinator asks for round {order.round + 1} of {self.experiment.rounds};"
+                f" the last one here was round {last + 1}"
+            )
+        plan, names = self.experiment.plan, self.experiment.data.names
+        assert isinstance(plan, Star)
+        if self.node not in plan.sample(len(names), self.experiment.seed, order.round):
+            raise MessageError(
+                f"the coordinator asks for round {order.round + 1}, whose cohort {self.name!r} is"
+                " not in"
+            )
 
     def _ready(self, notes: Notes) -> None:
         if notes.opened:
@@ -316,8 +336,14 @@ class SiteRun:
         path = self.tensors.path(offer.digest)
         if not path.exists():
             self.pull(offer, path)
-        state = self.tensors.get(offer.digest)
-        self.tensors.drop(offer.digest)
+        try:
+            state = self.tensors.get(offer.digest)
+        finally:
+            self.tensors.drop(offer.digest)
+        if {name: (t.shape, t.dtype) for name, t in state.items()} != self._shapes:
+            raise MessageError("the coordinator sent another state than the algorithm has")
+        if not all(tensor.isfinite().all() for tensor in state.values()):
+            raise MessageError("the coordinator sent a model that holds NaN or infinity")
         return state
 
     def _pay(self, round: int) -> None:

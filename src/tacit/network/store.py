@@ -4,14 +4,15 @@ A fact is written after the bytes that it names are on the disk, and in one tran
 that goes with it, so that a process killed at any moment leaves the state before or after.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from tacit.network.blobs import Offer
-from tacit.network.tensors import Tensors
+from tacit.network.tensors import Tensors, unwritable
 
 _facts = sa.MetaData()
 _runs = sa.Table(
@@ -84,7 +85,7 @@ class Store:
 
     def read(self) -> Kept | None:
         """The run, if it has begun."""
-        with self._engine.begin() as database:
+        with self._transaction() as database:
             row = database.execute(self._of(_runs)).one_or_none()
         if row is None:
             return None
@@ -93,7 +94,7 @@ class Store:
 
     def begin(self, state: Offer, memory: bytes) -> None:
         """The first fact of a run; without effect if it has begun."""
-        with self._engine.begin() as database:
+        with self._transaction() as database:
             if database.execute(self._of(_runs)).one_or_none() is None:
                 database.execute(
                     _runs.insert().values(
@@ -107,7 +108,7 @@ class Store:
 
     def join(self, site: str, rows: int) -> None:
         """What a site told of its data; what it told first stays."""
-        with self._engine.begin() as database:
+        with self._transaction() as database:
             known = self._of(_sites).where(_sites.c.site == site)
             if database.execute(known).one_or_none() is None:
                 database.execute(
@@ -116,12 +117,12 @@ class Store:
 
     def sites(self) -> dict[str, int]:
         """Rows of those who joined."""
-        with self._engine.begin() as database:
+        with self._transaction() as database:
             return {row.site: row.rows for row in database.execute(self._of(_sites))}
 
     def accept(self, round: int, site: str, digest: bytes, loss: float | None) -> None:
         """An update whose bytes are here; a second one of the round is without effect."""
-        with self._engine.begin() as database:
+        with self._transaction() as database:
             here = self._of(_updates).where(_updates.c.round == round, _updates.c.site == site)
             if database.execute(here).one_or_none() is None:
                 database.execute(
@@ -133,12 +134,12 @@ class Store:
     def accepted(self, round: int) -> dict[str, tuple[bytes, float | None]]:
         """Digest and loss of each site's update in a round."""
         wanted = self._of(_updates).where(_updates.c.round == round)
-        with self._engine.begin() as database:
+        with self._transaction() as database:
             return {row.site: (row.digest, row.loss) for row in database.execute(wanted)}
 
     def advance(self, round: int, state: Offer, memory: bytes, row: Mapping[str, object]) -> None:
         """A round is closed: the state after it, and what is worth reporting."""
-        with self._engine.begin() as database:
+        with self._transaction() as database:
             database.execute(
                 _runs.update()
                 .where(_runs.c.experiment == self.experiment, _runs.c.round == round)
@@ -150,7 +151,7 @@ class Store:
 
     def describe(self, round: int, row: Mapping[str, object]) -> None:
         """What a closed round is reported with, now that more is known."""
-        with self._engine.begin() as database:
+        with self._transaction() as database:
             database.execute(
                 _metrics.update()
                 .where(_metrics.c.experiment == self.experiment, _metrics.c.round == round)
@@ -160,17 +161,30 @@ class Store:
     def metrics(self) -> list[dict[str, object]]:
         """One row per closed round."""
         wanted = self._of(_metrics).order_by(_metrics.c.round)
-        with self._engine.begin() as database:
+        with self._transaction() as database:
             return [row.row for row in database.execute(wanted)]
 
     def end(self, outcome: str, reason: str) -> None:
         """How the run ended."""
-        with self._engine.begin() as database:
+        with self._transaction() as database:
             database.execute(
                 _runs.update()
                 .where(_runs.c.experiment == self.experiment)
                 .values(outcome=outcome, reason=reason)
             )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        """All of it or, after a crash or an error, nothing.
+
+        Raises:
+            CheckpointError: the disk is full, or the database is gone.
+        """
+        try:
+            with self._engine.begin() as database:
+                yield database
+        except sa.exc.OperationalError as error:
+            raise unwritable(self.tensors.folder.parent, error.orig or error) from error
 
     def _of(self, table: sa.Table) -> sa.Select:
         return sa.select(table).where(table.c.experiment == self.experiment)

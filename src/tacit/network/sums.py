@@ -208,7 +208,7 @@ class Parcels:
     def pack(self, message: bytes) -> Body:
         if len(message) <= SMALL:
             return message
-        kept: Offer = self._tensors.hold(message)
+        kept: Offer = self._tensors.keep(message)
         self._files.add(kept.digest)
         self._offer(self._tensors.path(kept.digest))
         return kept

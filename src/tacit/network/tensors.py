@@ -16,6 +16,14 @@ from tacit.network.blobs import Offer
 HEADER = 8192
 
 
+def unwritable(folder: Path, error: Exception) -> CheckpointError:
+    """What ends a process whose disk is full."""
+    return CheckpointError(
+        f"{folder}: it cannot be written ({error}); make room and start again: the run goes on"
+        " from its last round"
+    )
+
+
 class Tensors:
     """A folder of safetensors files, each called by its BLAKE3 digest."""
 
@@ -28,10 +36,10 @@ class Tensors:
         return self.folder / digest.hex()
 
     def put(self, tensors: Mapping[str, Tensor]) -> Offer:
-        """Tensors as a file, which is on the disk when this returns; as ``hold``."""
-        return self.hold(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+        """Tensors as a file, which is on the disk when this returns; as ``keep``."""
+        return self.keep(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
-    def hold(self, raw: bytes) -> Offer:
+    def keep(self, raw: bytes) -> Offer:
         """Bytes as a file, which is on the disk when this returns.
 
         Raises:
@@ -48,10 +56,7 @@ class Tensors:
             part.replace(path)
         except OSError as error:
             part.unlink(missing_ok=True)
-            raise CheckpointError(
-                f"{self.folder}: it cannot be written ({error}); make room and start again: the run"
-                " goes on from its last round"
-            ) from error
+            raise unwritable(self.folder, error) from error
         return offer
 
     def get(self, digest: bytes) -> dict[str, Tensor]:
@@ -62,10 +67,10 @@ class Tensors:
         """
         try:
             return load_file(self.path(digest))
-        except SafetensorError as error:
+        except (SafetensorError, ValueError, KeyError) as error:
             raise MessageError(f"{digest.hex()[:12]} cannot be read ({error})") from None
 
-    def keep(self, digests: Collection[bytes]) -> None:
+    def retain(self, digests: Collection[bytes]) -> None:
         """Forget all files but these, and those that are still being received."""
         names = {digest.hex() for digest in digests}
         for path in self.folder.iterdir():

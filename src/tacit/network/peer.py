@@ -1,0 +1,368 @@
+"""A peer of a run without a coordinator: it trains, offers its model, and asks its neighbours."""
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor
+
+from tacit.data import Federation
+from tacit.errors import DivergenceError, InputError, MessageError, TacitError
+from tacit.experiment import Experiment
+from tacit.network.blobs import Offer
+from tacit.network.gossip import Peer, check
+from tacit.network.identity import write
+from tacit.network.messages import Refused
+from tacit.network.protocol import Holds, Model, Seek
+from tacit.network.tensors import HEADER, Tensors
+from tacit.protection.budget import PrivacyBudget
+from tacit.training.plan import Ints
+
+_log = logging.getLogger("tacit.network")
+
+Row = dict[str, object]
+
+_PAUSE = 0.5
+_NOTES = "peer.json"
+# Seconds that neighbours have to be seen by a peer that was killed, and by one that stays.
+_RETURN, _GRACE = 10.0, 2.0
+# Rounds whose models a peer keeps for those who are slower: on a graph that stays, a neighbour that
+# is here can be one round behind; on one that changes, more.
+_KEPT, _KEPT_CHANGING = 2, 16
+
+
+class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a peer must not forget.
+
+    Attributes:
+        round: that it carries out.
+        own: its row of the state before that round.
+        sent: models of the last rounds, ascending; of this one if it has trained.
+        left_out: in how many rounds it went on without whom.
+    """
+
+    experiment: str
+    round: int
+    own: Offer
+    sent: tuple[Model, ...]
+    left_out: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended for a peer: "finished" or "failed", and why in one sentence."""
+
+    outcome: str
+    reason: str
+
+
+class _Behind(Exception):
+    """All neighbours that answer are past this round."""
+
+    def __init__(self, name: str, holds: Holds) -> None:
+        self.name, self.holds = name, holds
+
+
+class _Isolated(Exception):
+    """Nobody was heard for too long."""
+
+
+class PeerRun:
+    """One peer's run. ``answer`` and ``here`` may be called from many threads, ``run`` from one.
+
+    A neighbour that is gone, or sends nothing for too long, is left out of a round and named in the
+    log. A peer that finds all neighbours past its round goes on in the earliest of theirs: from
+    the newest model of the neighbour that is there where the rule is a mean; else, since one
+    neighbour alone is not to be trusted then, from its own.
+
+    Args:
+        experiment: as the file defines it, without rows.
+        data: the same federation with the rows of this peer.
+        name: of the peer.
+        folder: of this run at this peer, where it goes on after the process was killed.
+        ask: gets a peer's reply, or raises ``TacitError``.
+        pull: brings what a peer offers to a path, or raises ``TacitError``.
+        offer: lets the named peers pull a file.
+        withdraw: ends that.
+        tell: lets a peer know that there are news for it; may fail in silence.
+        wake: returns after so many seconds, or earlier with news.
+        patience: seconds without anything new after which a neighbour that is there, or was never
+            seen, is left out; and after which the run fails where all are.
+        grace: seconds for which a neighbour may be gone before it is left out.
+        ledger: pays for each round before it begins.
+        on_round: called after each round.
+
+    Raises:
+        InputError: a plan that cannot work among peers, a peer without rows, or one that the
+            experiment does not have.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        data: Federation,
+        name: str,
+        folder: Path,
+        ask: Callable[[str, Seek], Holds],
+        pull: Callable[[str, Offer, Path], object],
+        offer: Callable[[Path, Collection[str]], object],
+        withdraw: Callable[[Offer], object],
+        tell: Callable[[str], object] = lambda peer: None,
+        wake: Callable[[float], None] = time.sleep,
+        *,
+        patience: float = 600.0,
+        grace: float = _GRACE,
+        ledger: PrivacyBudget | None = None,
+        on_round: Callable[[Row], None] = lambda row: None,
+    ) -> None:
+        if name not in experiment.data.names:
+            raise InputError(
+                f"site: {name!r} was given; the experiment has {', '.join(experiment.data.names)}"
+            )
+        check(experiment)
+        self.names, self.name, self.rounds = experiment.data.names, name, experiment.rounds
+        self.node = self.names.index(name)
+        if not data.train.sizes[self.node]:
+            raise InputError(f"data: {name!r} has no rows to train on")
+        self.peer = Peer(experiment, data, self.node)
+        self.digest, self.software, self.folder = experiment.digest(), version("tacit"), folder
+        self.ask, self.pull, self.offer, self.withdraw = ask, pull, offer, withdraw
+        self.tell, self.wake, self.patience, self.grace = tell, wake, patience, grace
+        self.ledger, self.on_round = ledger, on_round
+        self.tensors, self.received = Tensors(folder / "tensors"), Tensors(folder / "received")
+        (self.size,) = experiment.algorithm.sends(experiment.layout).values()
+        static = experiment.plan.static  # type: ignore[union-attr]  # a graph, by check
+        self._kept = _KEPT if static else _KEPT_CHANGING
+        self._lock = threading.Lock()
+        found = self._read_notes()
+        first = _RETURN if found else patience
+        self._away = dict.fromkeys(self.names, time.monotonic() + first - grace)
+        self.notes = found or Notes(self.digest, 0, self.tensors.put(self.peer.own), (), {})
+        self.peer.own = self.tensors.get(self.notes.own.digest)
+        for sent in self.notes.sent:
+            self._offer(sent)
+
+    # What others ask
+
+    def answer(self, peer: str, request: Seek) -> Holds:
+        """The reply to another peer, at once.
+
+        Raises:
+            MessageError: a peer, an experiment or a version that has no place in this run.
+        """
+        if peer not in self.names:
+            raise MessageError(f"{peer!r} is no site of this experiment")
+        if request.experiment != self.digest:
+            raise MessageError(
+                f"{peer!r} has experiment {request.experiment[:12]}, {self.name!r}"
+                f" {self.digest[:12]}: give both the same file and settings"
+            )
+        if request.software != self.software:
+            raise MessageError(
+                f"{peer!r} runs tacit {request.software}, {self.name!r} {self.software}: install"
+                " the same version"
+            )
+        notes = self.notes
+        theirs = tuple(m for m in notes.sent if peer in self._names(self.peer.hearers(m.round)))
+        return Holds(notes.round, theirs)
+
+    def here(self, peer: str, there: bool) -> None:
+        """A member came or went."""
+        with self._lock:
+            if there:
+                self._away.pop(peer, None)
+            elif peer in self.names:
+                self._away.setdefault(peer, time.monotonic())
+
+    # What happens by itself
+
+    def run(self) -> Ended:
+        """Carry out the rounds that are left."""
+        try:
+            while self.notes.round < self.rounds:
+                try:
+                    self._round(self.notes.round)
+                except _Behind as behind:
+                    self._catch_up(behind.name, behind.holds)
+        except (_Isolated, DivergenceError, InputError) as error:
+            return Ended("failed", str(error))
+        reason = f"all {self.rounds} rounds are done"
+        if without := [f"{k} without {name}" for name, k in sorted(self.notes.left_out.items())]:
+            reason += f", {', '.join(without)}"
+        return Ended("finished", reason)
+
+    def stay(self) -> None:
+        """Serve on until all who are here are done, or nothing is new of them for too long."""
+        known, since = dict[str, int](), time.monotonic()
+        while time.monotonic() - since < self.patience:
+            others = self._seen(set(self.names) - {self.name})
+            now = {name: holds.round for name in others if (holds := self._holds(name))}
+            if all(round >= self.rounds for round in now.values()):
+                return
+            if now != known:
+                known, since = now, time.monotonic()
+            self.wake(_PAUSE)
+
+    def _round(self, round: int) -> None:
+        began, left_out = time.monotonic(), list[str]()
+        self._pay(round)
+
+        def send(model: Tensor) -> Tensor:
+            # Sent before the process was killed: noise that is drawn twice hides less.
+            for sent in self.notes.sent:
+                if sent.round == round:
+                    return self.tensors.get(sent.offer.digest)["model"]
+            new = Model(round, self.tensors.put({"model": model}))
+            self._offer(new)
+            self._note(round, self.notes.own, (*self.notes.sent, new)[-self._kept :])
+            return model
+
+        def gather(senders: Ints) -> Mapping[int, Tensor]:
+            for name in self._names(self.peer.hearers(round)):
+                self.tell(name)
+            found = self._gather(round, self._names(senders))
+            left_out.extend(name for name in self._names(senders) if name not in found)
+            return {self.names.index(name): model for name, model in found.items()}
+
+        loss = self.peer.carry_out(round, send, gather)
+        self._note(round + 1, self.tensors.put(self.peer.own), self.notes.sent, left_out)
+        for path in self.received.folder.iterdir():  # of pulls that were given up
+            path.unlink()
+        if left_out:
+            _log.warning("round %d went on without %s", round + 1, ", ".join(left_out))
+        seconds = time.monotonic() - began
+        self.on_round(
+            {"round": round + 1, "train_loss": loss, "left_out": left_out, "seconds": seconds}
+        )
+
+    def _gather(self, round: int, names: Collection[str]) -> dict[str, Tensor]:
+        """The models of the round of those who are there."""
+        found, refused, past = dict[str, Tensor](), set[str](), dict[str, Holds]()
+        known, since = dict[str, int](), time.monotonic()
+        while True:
+            for name in self._seen(set(names) - found.keys() - past.keys() - refused):
+                try:
+                    holds = self.ask(name, Seek(self.digest, self.software))
+                    theirs = {model.round: model.offer for model in holds.models}
+                    if round in theirs:
+                        found[name] = self._take(name, theirs[round])
+                    elif round < holds.round <= self.rounds:
+                        past[name] = holds
+                    elif holds.round <= known.get(name, -1):
+                        continue
+                    known[name], since = holds.round, time.monotonic()
+                except (MessageError, Refused) as error:
+                    _log.warning("left out of round %d: %s", round + 1, error)
+                    refused.add(name)
+                except TacitError as error:
+                    _log.info("%s", error)
+            waiting = set(names) - found.keys() - past.keys() - refused - self._gone()
+            late = time.monotonic() - since > self.patience
+            if not waiting or late:
+                if found or not names:
+                    return found
+                if past:
+                    name = min(past, key=lambda name: past[name].round)
+                    raise _Behind(name, past[name])
+                if late:
+                    raise _Isolated(
+                        f"round {round + 1}: nothing was heard for {self.patience:g} seconds of any"
+                        f" of {', '.join(names)}"
+                    )
+            self.wake(_PAUSE)
+
+    def _take(self, name: str, offer: Offer) -> Tensor:
+        """A peer's model, if it is what it should be."""
+        most = HEADER + 4 * self.size
+        if offer.size > most:
+            raise MessageError(f"{name!r} offers a model of {offer.size} bytes; {most} is the most")
+        self.pull(name, offer, self.received.path(offer.digest))
+        tensors = self.received.get(offer.digest)
+        self.received.drop(offer.digest)
+        model = tensors.get("model")
+        if model is None or len(tensors) > 1 or model.shape != (self.size,):
+            raise MessageError(f"{name!r} sent another thing than one model of {self.size} numbers")
+        if model.dtype != torch.float32 or not model.isfinite().all():
+            raise MessageError(
+                f"{name!r} sent a model that is not float32, or holds NaN or infinity"
+            )
+        return model
+
+    def _catch_up(self, name: str, holds: Holds) -> None:
+        """Go on in a neighbour's round."""
+        own, now = self.peer.own["models"].clone(), self._holds(name)
+        if now and holds.round <= now.round <= self.rounds:
+            holds = now
+        if holds.models and self.peer.experiment.aggregation.streams:
+            try:
+                own[:, : self.size] = self._take(name, holds.models[-1].offer)
+            except TacitError as error:
+                _log.warning("%s", error)
+        _log.warning(
+            "behind: from round %d to round %d of %s", self.notes.round + 1, holds.round + 1, name
+        )
+        self.peer.own = {"models": own}
+        self._note(holds.round, self.tensors.put(self.peer.own), self.notes.sent)
+
+    def _holds(self, name: str) -> Holds | None:
+        try:
+            return self.ask(name, Seek(self.digest, self.software))
+        except TacitError as error:
+            _log.info("%s", error)
+            return None
+
+    def _names(self, nodes: Ints) -> list[str]:
+        return [self.names[int(node)] for node in nodes]
+
+    def _seen(self, names: Collection[str]) -> list[str]:
+        """Those that are here."""
+        with self._lock:
+            return sorted(set(names) - self._away.keys())
+
+    def _gone(self) -> set[str]:
+        now = time.monotonic()
+        with self._lock:
+            return {name for name, since in self._away.items() if now - since > self.grace}
+
+    def _offer(self, model: Model) -> None:
+        to = self._names(self.peer.hearers(model.round))
+        self.offer(self.tensors.path(model.offer.digest), to)
+
+    def _note(
+        self, round: int, own: Offer, sent: tuple[Model, ...], left_out: Collection[str] = ()
+    ) -> None:
+        """Write down where the run is, then forget what is not needed any more."""
+        before = self.notes
+        without = dict(Counter(before.left_out) + Counter(left_out))
+        notes = Notes(self.digest, round, own, sent, without)
+        write(self.folder / _NOTES, msgspec.json.encode(notes))
+        self.notes = notes
+        kept = {own, *(model.offer for model in sent)}
+        for offer in {before.own, *(model.offer for model in before.sent)} - kept:
+            self.withdraw(offer)
+            self.tensors.drop(offer.digest)
+
+    def _pay(self, round: int) -> None:
+        """Spend before training, so that a crash loses budget and no privacy."""
+        guard = self.peer.experiment.guard
+        if self.ledger and guard and guard.multiplier:
+            self.ledger.spend(
+                self.peer.experiment.data.name, self.digest, round, guard.release, guard.releases,
+                f"{self.digest}:{round}", guard.unit,
+            )  # fmt: skip
+
+    def _read_notes(self) -> Notes | None:
+        try:
+            notes = msgspec.json.decode((self.folder / _NOTES).read_bytes(), type=Notes)
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError:
+            raise InputError(f"{self.folder / _NOTES}: the file is damaged; remove it") from None
+        return notes if notes.experiment == self.digest else None
