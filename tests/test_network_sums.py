@@ -184,6 +184,7 @@ def test_with_fewer_than_the_threshold_the_run_ends_and_says_why(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         run = pool.submit(bench.all)
         until(lambda: len(bench.store.metrics()) == 1)
+        until(lambda: len(bench.coordinator._away) == 2 and bench.coordinator._sum is None)
         bench.coordinator.patience = 1
         kept = run.result()
     assert kept.outcome == "failed"
