@@ -170,10 +170,12 @@ class Coordinator:
     def here(self, site: str, there: bool) -> None:
         """A site came or went."""
         with self._changed:
+            if site not in self.names or there == (site not in self._away):
+                return
             if there:
-                self._away.pop(site, None)
-            elif site in self.names:
-                self._away.setdefault(site, time.monotonic())
+                del self._away[site]
+            else:
+                self._away[site] = time.monotonic()
             self._news()
 
     def _join(self, site: str, request: Join) -> Reply:
@@ -588,9 +590,11 @@ class Coordinator:
             parcels.clear()
 
     def _stage_complete(self, sum: CoordinatorSum, since: float) -> bool:
-        late = self.deadline is not None and time.monotonic() - since > self.deadline
+        now = time.monotonic()
+        silent = now - max(since, self._progress) > self.patience
+        late = self.deadline is not None and now - since > self.deadline
         for name in (self.names[node] for node in sum.awaited):
-            lost = name not in self._updates or self._gone(name)
+            lost = silent or name not in self._updates or self._gone(name)
             if not (lost or (late and sum.enough and name not in self._pulling)):
                 return False
         return True
@@ -610,7 +614,7 @@ class Coordinator:
                     why = "; ".join(f"{name}: {said}" for name, said in self._declined.items())
                     return f"{came} too many sites declined: {why}"
                 if time.monotonic() - self._progress > self.patience:
-                    silent = ", ".join(self._missing())
+                    silent = ", ".join(name for name in self._cohort if name not in self._here())
                     return f"{came} nothing was heard for {self.patience:g} seconds of {silent}"
         return ""
 
