@@ -17,6 +17,7 @@ import time
 from contextlib import suppress
 from functools import wraps
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,10 @@ def _arm(kill: dict[str, Any], folder: Path) -> None:
     *outer, last = name.split(".")
     for part in outer:
         holder = getattr(holder, part)
-    function, calls = getattr(holder, last), [0]
+    function, calls = getattr(holder, last), count(1)
 
-    def die() -> None:
-        if calls[0] == kill.get("nth", 1):
+    def die(call: int) -> None:
+        if call == kill["nth"]:
             try:
                 os.close(os.open(folder / "killed", os.O_CREAT | os.O_EXCL))
             except FileExistsError:
@@ -71,12 +72,12 @@ def _arm(kill: dict[str, Any], folder: Path) -> None:
 
     @wraps(function)
     def deadly(*args: Any, **kwargs: Any) -> Any:
-        calls[0] += 1
+        call = next(calls)
         if kill["when"] == "before":
-            die()
+            die(call)
         result = function(*args, **kwargs)
         if kill["when"] == "after":
-            die()
+            die(call)
         return result
 
     setattr(holder, last, deadly)
