@@ -256,10 +256,12 @@ class SiteRun:
         site, notes = self.site, self.notes
         if self._sum and self._sum.is_(order.round, order.session):
             return self._sum
-        assert self.signer is not None
-        assert self.key_of is not None
         if site is None or notes is None or notes.round != order.round:
             raise InputError(f"round: {order.round} was given, for which nothing was trained")
+        if not (site.experiment.guard and site.experiment.guard.secure):
+            raise InputError(f"session: {order.session} was given; this run has no secure sums")
+        assert self.signer is not None
+        assert self.key_of is not None
         if order.session < notes.session:
             raise InputError(f"session: {order.session} was entered, or an earlier one than that")
         if order.exchange >= len(self.experiment.algorithm.sends(self.experiment.layout)):
