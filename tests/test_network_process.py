@@ -16,6 +16,8 @@ import pytest
 import network_killing
 import tacit
 
+pytestmark = pytest.mark.processes
+
 Case = dict[str, Any]
 
 # What is called, before or after which call, and the how manieth.

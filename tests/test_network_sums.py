@@ -1,8 +1,5 @@
 """Secure sums between a coordinator and its sites, with calls in place of sockets."""
 
-import time
-
-import numpy as np
 import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -45,5 +42,5 @@ def test_a_run_with_secure_sums_gives_the_bits_of_one_process(changes, tmp_path)
     kept = bench.all()
     assert kept.outcome == "finished", kept.reason
     whole = tacit.run(plan)
-    print((model(plan, kept, bench.store)- plan.layout.vector(whole.model)).abs().max())
+    print((model(plan, kept, bench.store) - plan.layout.vector(whole.model)).abs().max())
     assert torch.equal(model(plan, kept, bench.store), plan.layout.vector(whole.model))

@@ -213,7 +213,7 @@ class Experiment:
         plan, n, training = self.plan, self.data.nodes, self.algorithm.local(self.training)
         links = list(self._links())
         most = max((int(np.bincount(to).max(initial=0)) for _, to in links), default=0)
-        # A node without rows hides nobody in a sum; sites tell theirs when they join, all with some.
+        # A node without rows hides nobody in a sum. Sites tell theirs later, and all have some.
         sizes = self.data.train.sizes
         full = (sizes > 0) | (sizes.sum() == 0)
         hiding = [np.bincount(to[full[senders]]) for senders, to in links]

@@ -245,7 +245,7 @@ class PeerRun:
     def _gather(self, round: int, names: Collection[str]) -> dict[str, Tensor]:
         """The models of the round of those who are there."""
         found, refused, past = dict[str, Tensor](), set[str](), dict[str, Holds]()
-        since = time.monotonic()
+        known, since = dict[str, int](), time.monotonic()
         while True:
             for name in self._seen(set(names) - found.keys() - past.keys() - refused):
                 try:
@@ -255,9 +255,9 @@ class PeerRun:
                         found[name] = self._take(name, theirs[round])
                     elif round < holds.round <= self.rounds:
                         past[name] = holds
-                    else:
+                    elif holds.round <= known.get(name, -1):
                         continue
-                    since = time.monotonic()
+                    known[name], since = holds.round, time.monotonic()
                 except (MessageError, Refused) as error:
                     _log.warning("left out of round %d: %s", round + 1, error)
                     refused.add(name)
@@ -297,7 +297,9 @@ class PeerRun:
 
     def _catch_up(self, name: str, holds: Holds) -> None:
         """Go on in a neighbour's round."""
-        holds, own = self._holds(name) or holds, self.peer.own["models"].clone()
+        own, now = self.peer.own["models"].clone(), self._holds(name)
+        if now and holds.round <= now.round <= self.rounds:
+            holds = now
         if holds.models and self.peer.experiment.aggregation.streams:
             try:
                 own[:, : self.size] = self._take(name, holds.models[-1].offer)
@@ -307,7 +309,7 @@ class PeerRun:
             "behind: from round %d to round %d of %s", self.notes.round + 1, holds.round + 1, name
         )
         self.peer.own = {"models": own}
-        self._note(min(holds.round, self.rounds), self.tensors.put(self.peer.own), self.notes.sent)
+        self._note(holds.round, self.tensors.put(self.peer.own), self.notes.sent)
 
     def _holds(self, name: str) -> Holds | None:
         try:

@@ -21,7 +21,7 @@ from tacit.network.blobs import Blobs
 from tacit.network.coordinator import Coordinator
 from tacit.network.identity import Identity
 from tacit.network.messages import Refused
-from tacit.network.peer import PeerRun, Row
+from tacit.network.peer import PeerRun
 from tacit.network.protocol import (
     Done,
     FromCoordinator,
@@ -212,10 +212,8 @@ def gossip(
     *,
     listen: Sequence[str],
     connect: Sequence[str] = (),
-    patience: float = 600.0,
-    ledger: PrivacyBudget | None = None,
     insecure: bool = False,
-    on_round: Callable[[Row], None] = lambda row: None,
+    **settings: Any,
 ) -> Taken:
     """A peer of a run without a coordinator, to the run's end; started again, it goes on.
 
@@ -229,7 +227,7 @@ def gossip(
         folder: of the run at this peer.
         listen: addresses, ``host:port``; the certificate must be good for them.
         connect: addresses of one peer or more, which tell of all others.
-        patience, ledger, on_round: as ``PeerRun`` has them.
+        settings: of ``PeerRun``.
 
     Raises:
         InputError: a plan that cannot work among peers.
@@ -253,8 +251,7 @@ def gossip(
             lambda peer, request: endpoint.ask(peer, request, Holds, _REPLY),
             lambda peer, offer, path: blobs.pull(peer, offer, path, most=offer.size),
             blobs.offer, blobs.withdraw,
-            lambda peer: endpoint.request(peer, _NEWS, b"", 1.0), wake,
-            patience=patience, ledger=ledger, on_round=on_round,
+            lambda peer: endpoint.request(peer, _NEWS, b"", 1.0), wake, **settings,
         )  # fmt: skip
         endpoint.serve_bytes(_NEWS, heard)
         endpoint.serve(Seek, run.answer)

@@ -23,7 +23,7 @@ from tacit.engine.protect import Protector
 from tacit.engine.secure_sum import Opened
 from tacit.errors import DivergenceError, InputError, MessageError
 from tacit.experiment import Experiment
-from tacit.protection import AdaptiveClip, SecureAggregation
+from tacit.protection import AdaptiveClip, RandomisedResponse, SecureAggregation
 from tacit.topology import Star
 from tacit.training.evaluation import Evaluator
 from tacit.training.lowering import choose, least_batch
@@ -52,6 +52,12 @@ def check(experiment: Experiment) -> None:
             f"compression: {experiment.compression!r} was given; among real machines updates travel"
             " as float32 so far; leave it out"
         )
+    for part in experiment.protection:
+        if isinstance(part, RandomisedResponse):
+            raise InputError(
+                f"protection: {part!r} was given; among real machines labels are not randomised so"
+                " far; use DPSGD"
+            )
     guard = experiment.guard
     if guard and isinstance(guard.clip, AdaptiveClip):
         raise InputError(
