@@ -25,7 +25,8 @@ from torch import nn
 
 experiment = tacit.Experiment(
     data=tacit.data.at_sites(["north", "south"], target="y", columns=["a"], labels=[0, 1]),
-    model=lambda: nn.Linear(1, 2), loss=nn.functional.cross_entropy, rounds=1, training=tacit.SGD(lr=0.1),
+    model=lambda: nn.Linear(1, 2), loss=nn.functional.cross_entropy,
+    rounds=1, training=tacit.SGD(lr=0.1),
 )
 """
 
