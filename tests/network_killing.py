@@ -10,6 +10,7 @@ import faulthandler
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -120,11 +121,11 @@ def _fork(role: str, case: dict[str, Any], folder: Path, port: int) -> int:
 
 def _port() -> int:
     """A free port below those of outgoing connections, which would take it between two lives."""
-    for port in range(20000 + os.getpid() % 10000, 32000):
+    while True:
+        port = secrets.randbelow(12000) + 20000
         with socket.socket() as free, suppress(OSError):
             free.bind(("127.0.0.1", port))
             return port
-    raise OSError("no free port")
 
 
 def play(case: dict[str, Any]) -> dict[str, Any]:

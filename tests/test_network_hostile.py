@@ -1,6 +1,9 @@
 """Members with valid certificates that lie: a site to the coordinator, and that to a site."""
 
 import ast
+import errno
+import itertools
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -289,6 +292,42 @@ def test_a_database_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     kept.close()
 
 
+@pytest.mark.parametrize("room", [2, 3, 5, 8])
+def test_a_run_goes_on_when_there_is_room_again(
+    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, fsync, calls = experiment(rounds=2), os.fsync, itertools.count()
+
+    def full(file: int) -> None:
+        if next(calls) >= room and threading.current_thread().name == "coordinator":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(file)
+
+    bench = Bench(plan, tmp_path, patience=60)
+    over: list[TacitError] = []
+
+    def run() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            try:
+                bench.coordinator.run()
+            except TacitError as error:
+                over.append(error)
+        bench.start()
+        bench.coordinator.run()
+
+    coordinator = threading.Thread(target=run, name="coordinator")
+    coordinator.start()
+    with ThreadPoolExecutor(8) as pool:
+        for done in pool.map(lambda name: bench.site(name).run(), plan.data.names):
+            assert done.outcome == "finished"
+    coordinator.join(60)
+    assert "No space left on device" in str(over[0])
+    assert "make room and start again" in str(over[0])
+    found = bench.store.tensors.get(bench.store.read().state.digest)["model"]
+    assert torch.allclose(found, plan.layout.vector(tacit.run(plan).model), atol=1e-6)
+
+
 # A coordinator that lies
 
 
@@ -378,6 +417,17 @@ def test_a_state_that_is_too_large_is_not_pulled(liar: Liar) -> None:
 def test_other_row_counts_are_refused(rows: tuple[int, ...], liar: Liar) -> None:
     with pytest.raises(MessageError, match="row counts"):
         liar.run(liar.order(rows=rows))
+
+
+def test_a_full_disk_ends_a_site_in_a_sentence(liar: Liar, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(CheckpointError, match="make room and start again"):
+            liar.run(liar.order())
+    assert any(isinstance(each, Deliver) for each in liar.run(liar.order()))
 
 
 def test_no_round_is_trained_twice_or_backwards(liar: Liar) -> None:

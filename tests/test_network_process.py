@@ -88,7 +88,9 @@ def play() -> Iterator[Callable[[Case], Case]]:
 
         def play(case: Case) -> Case:
             print(json.dumps(case), file=driver.stdin, flush=True)
-            told: Case = json.loads(driver.stdout.readline())  # type: ignore[union-attr]
+            line = driver.stdout.readline()  # type: ignore[union-attr]
+            assert line, f"the process that starts all others ended with {driver.wait(60)}"
+            told: Case = json.loads(line)
             return told
 
         yield play
