@@ -10,6 +10,7 @@ import faulthandler
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ import time
 from contextlib import suppress
 from functools import wraps
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +61,10 @@ def _arm(kill: dict[str, Any], folder: Path) -> None:
     *outer, last = name.split(".")
     for part in outer:
         holder = getattr(holder, part)
-    function, calls = getattr(holder, last), [0]
+    function, calls = getattr(holder, last), count(1)
 
-    def die() -> None:
-        if calls[0] == kill.get("nth", 1):
+    def die(call: int) -> None:
+        if call == kill["nth"]:
             try:
                 os.close(os.open(folder / "killed", os.O_CREAT | os.O_EXCL))
             except FileExistsError:
@@ -71,12 +73,12 @@ def _arm(kill: dict[str, Any], folder: Path) -> None:
 
     @wraps(function)
     def deadly(*args: Any, **kwargs: Any) -> Any:
-        calls[0] += 1
+        call = next(calls)
         if kill["when"] == "before":
-            die()
+            die(call)
         result = function(*args, **kwargs)
         if kill["when"] == "after":
-            die()
+            die(call)
         return result
 
     setattr(holder, last, deadly)
@@ -119,11 +121,11 @@ def _fork(role: str, case: dict[str, Any], folder: Path, port: int) -> int:
 
 def _port() -> int:
     """A free port below those of outgoing connections, which would take it between two lives."""
-    for port in range(20000 + os.getpid() % 10000, 32000):
+    while True:
+        port = secrets.randbelow(12000) + 20000
         with socket.socket() as free, suppress(OSError):
             free.bind(("127.0.0.1", port))
             return port
-    raise OSError("no free port")
 
 
 def play(case: dict[str, Any]) -> dict[str, Any]:

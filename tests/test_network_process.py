@@ -88,7 +88,9 @@ def play() -> Iterator[Callable[[Case], Case]]:
 
         def play(case: Case) -> Case:
             print(json.dumps(case), file=driver.stdin, flush=True)
-            told: Case = json.loads(driver.stdout.readline())  # type: ignore[union-attr]
+            line = driver.stdout.readline()  # type: ignore[union-attr]
+            assert line, f"the process that starts all others ended with {driver.wait(60)}"
+            told: Case = json.loads(line)
             return told
 
         yield play
@@ -105,9 +107,20 @@ def model() -> list[float]:
 
 CASES = [("coordinator", *case) for case in COORDINATOR.items()]
 CASES += [("north", *case) for case in SITE.items()]
+# Of each phase one; all others are slow.
+FAST = {
+    "a site joined and is not told", "an update is accepted and nobody told",
+    "the round's state is written", "between rounds", "the end is written and nobody knows",
+    "trained", "noted", "told of the end",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("role", "phase", "kill"), CASES, ids=[f"{r}: {p}" for r, p, _ in CASES])
+def marked(role: str, phase: str, kill: tuple[str, str, int]) -> Any:
+    marks = () if phase in FAST else pytest.mark.slow
+    return pytest.param(role, phase, kill, id=f"{role}: {phase}", marks=marks)
+
+
+@pytest.mark.parametrize(("role", "phase", "kill"), [marked(*case) for case in CASES])
 def test_a_killed_process_changes_nothing(
     role: str,
     phase: str,

@@ -22,6 +22,7 @@ from tacit.errors import CheckpointError, InputError, MessageError, TacitError
 from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
 from tacit.network.protocol import (
+    MOST_ROWS,
     Answer,
     Ask,
     Decline,
@@ -30,6 +31,7 @@ from tacit.network.protocol import (
     Enter,
     Go,
     Join,
+    Leave,
     Measured,
     Ready,
     Reply,
@@ -58,8 +60,6 @@ _TICK = 0.02
 _RETURN = 10.0
 # Pulls of an update that fail although its sender is there, before the round goes on without it.
 _PULLS = 3
-# More than any site has; sums of them stay far from what 64 bits hold.
-_ROWS = 2**40
 # Of a float32; what a loss may be.
 _LARGEST = 3.4e38
 # Secure sums of a round that may end without one.
@@ -127,7 +127,7 @@ class Coordinator:
         self._pulling: set[str] = set()
         self._failed: Counter[str] = Counter()
         self._broken: CheckpointError | None = None
-        self._told: set[str] = set()
+        self._left: set[str] = set()
         self._progress = self._opened = time.monotonic()
 
     # What sites ask
@@ -156,6 +156,10 @@ class Coordinator:
                     if not isinstance(reply, Wait):
                         self._progress = time.monotonic()
                     return reply
+                case Leave():
+                    self._left.add(site)
+                    self._news()
+                    return Taken(self.digest, True)
                 case Deliver():
                     return self._deliver(site, request)
                 case Ready():
@@ -184,7 +188,7 @@ class Coordinator:
                 f"{site!r} runs tacit {request.software}, the coordinator {self.software}: install"
                 " the same version"
             )
-        if not 0 < request.rows < _ROWS:
+        if not 0 < request.rows < MOST_ROWS:
             raise MessageError(f"{site!r} says that it has {request.rows} rows")
         known = self._rows.get(site)
         if known is None:
@@ -211,8 +215,8 @@ class Coordinator:
             return Wait(self.digest, f"waiting for {', '.join(absent) or 'the start'}"[:2000])
         if kept.outcome is not None:
             state = kept.state if kept.outcome == "finished" else None
-            self._told.add(site)
-            return Done(self.digest, kept.outcome, (kept.reason or "")[:2000], state)
+            rows = tuple(self._rows[name] for name in self.names)
+            return Done(self.digest, kept.outcome, (kept.reason or "")[:2000], state, rows)
         if site not in self._rows:
             raise MessageError(f"{site!r} has not joined yet")
         if (go := self._go(site)) is not None:
@@ -384,7 +388,7 @@ class Coordinator:
         if used and site not in self._scores:
             found = {name: _number(score) for name, score in request.scores.items()}
             known = {name: score for name, score in found.items() if score is not None}
-            self._scores[site] = (min(request.rows, _ROWS), known)
+            self._scores[site] = (min(request.rows, MOST_ROWS), known)
             self._news()
         return Taken(self.digest, used)
 
@@ -411,7 +415,7 @@ class Coordinator:
         return kept
 
     def farewell(self, most: float) -> None:
-        """Wait until all sites know of the end that were here not long ago.
+        """Wait until all sites that were here not long ago have gone home with the model.
 
         Args:
             most: seconds.
@@ -420,7 +424,7 @@ class Coordinator:
         with self._changed:
             while (now := time.monotonic()) < until:
                 lost = {name for name, since in self._away.items() if now - since > most}
-                if self._told | lost >= set(self.names):
+                if self._left | lost >= set(self.names):
                     return
                 self._changed.wait(_TICK)
 

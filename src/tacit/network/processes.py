@@ -27,6 +27,7 @@ from tacit.network.protocol import (
     FromCoordinator,
     FromSite,
     Holds,
+    Leave,
     Reply,
     Request,
     Seek,
@@ -176,7 +177,11 @@ def take_part(
         )  # fmt: skip
         stop = _every(_RENEW, lambda: joining.renew(endpoint))
         try:
-            return _ended(run, run.run(), folder)
+            taken = _ended(run, run.run(), folder)
+            with suppress(Unreachable, Refused):  # the coordinator did not wait any longer
+                gone = FromSite(Leave(run.digest))
+                endpoint.ask(coordinator, gone, FromCoordinator, _REPLY)
+            return taken
         finally:
             stop.set()
 

@@ -11,6 +11,8 @@ import msgspec
 from tacit.network.blobs import Offer
 from tacit.network.messages import Message
 
+# More than any site has; sums of them stay far from what 64 bits hold.
+MOST_ROWS = 2**40
 Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 Round = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
@@ -45,6 +47,10 @@ class Join(Part, frozen=True):
 
 class Ask(Part, frozen=True):
     """What is there to do?"""
+
+
+class Leave(Part, frozen=True):
+    """A site has all that it wants of a run that is over."""
 
 
 class Deliver(Part, frozen=True):
@@ -181,14 +187,16 @@ class Done(Part, frozen=True):
         outcome: "finished" or "failed".
         reason: in one sentence.
         state: as in ``Train``, after the last round; None after a failure.
+        rows: as in ``Train``.
     """
 
     outcome: Annotated[str, msgspec.Meta(pattern=r"\A(finished|failed)\Z")]
     reason: Sentence
     state: Offer | None
+    rows: Annotated[tuple[Count, ...], msgspec.Meta(max_length=100_000)]
 
 
-Request = Join | Ask | Deliver | Ready | Answer | Measured | Decline
+Request = Join | Ask | Leave | Deliver | Ready | Answer | Measured | Decline
 Reply = Wait | Train | Enter | Go | Taken | Done
 
 

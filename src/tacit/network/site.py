@@ -19,6 +19,7 @@ from tacit.experiment import Experiment
 from tacit.network.blobs import Digest, Offer
 from tacit.network.identity import write
 from tacit.network.protocol import (
+    MOST_ROWS,
     Answer,
     Ask,
     Body,
@@ -153,14 +154,14 @@ class SiteRun:
         Raises:
             Unreachable: the coordinator was gone before the model came.
         """
-        if done.state is None or self.site is None:
+        if done.state is None:
             return None
-        state = self._shared(done.state)
-        _, scores = self.site.measure(state)
-        return self.site.model(state), scores
+        site, state = self._site(done.rows), self._shared(done.state)
+        _, scores = site.measure(state)
+        return site.model(state), scores
 
     def _take_part(self, order: Train) -> None:
-        site = self._site(order)
+        site = self._site(order.rows)
         state: State | None = None
         if order.measure:
             if self._measured is None or self._measured.round != order.round:
@@ -255,10 +256,12 @@ class SiteRun:
         site, notes = self.site, self.notes
         if self._sum and self._sum.is_(order.round, order.session):
             return self._sum
-        assert self.signer is not None
-        assert self.key_of is not None
         if site is None or notes is None or notes.round != order.round:
             raise InputError(f"round: {order.round} was given, for which nothing was trained")
+        if not (site.experiment.guard and site.experiment.guard.secure):
+            raise InputError(f"session: {order.session} was given; this run has no secure sums")
+        assert self.signer is not None
+        assert self.key_of is not None
         if order.session < notes.session:
             raise InputError(f"session: {order.session} was entered, or an earlier one than that")
         if order.exchange >= len(self.experiment.algorithm.sends(self.experiment.layout)):
@@ -319,12 +322,12 @@ class SiteRun:
         write(self.folder / _NOTES, msgspec.json.encode(notes))
         self.notes = notes
 
-    def _site(self, order: Train) -> Site:
+    def _site(self, rows: tuple[int, ...]) -> Site:
         if self.site is None:
             names = self.experiment.data.names
-            if len(order.rows) != len(names) or order.rows[self.node] != self.rows:
+            if len(rows) != len(names) or rows[self.node] != self.rows or max(rows) >= MOST_ROWS:
                 raise MessageError("the coordinator tells other row counts than this site has")
-            experiment = self.experiment.replace(data=told(self.experiment.data, order.rows))
+            experiment = self.experiment.replace(data=told(self.experiment.data, rows))
             self.site = Site(experiment, self.data, self.node)
             if self.notes:
                 self.site.own = self.tensors.get(self.notes.own.digest)
