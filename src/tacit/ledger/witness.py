@@ -22,7 +22,7 @@ class Conflict(MessageError):
 
 
 class Forked(MessageError):
-    """A checkpoint that does not extend the last one (422); ``note`` is the log's own word for it."""
+    """A checkpoint that does not extend the last one (422); ``note`` is the log's word for it."""
 
     def __init__(self, note: str, why: str) -> None:
         self.note = note
