@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tacit.cli import data, federation, node
+from tacit.cli import data, federation, ledger, node
 from tacit.cli.arena import arena
 from tacit.cli.arguments import File, Settings, Tables, experiment_of
 from tacit.cli.audit import audit
@@ -58,11 +58,13 @@ app = typer.Typer(
 app.add_typer(data.app, name="data", help="List, describe and fetch the data sets known by name.")
 app.add_typer(federation.app, name="federation", help="Say who belongs to a federation.")
 app.add_typer(node.app, name="node", help="Take part in a federation as a site.")
+app.add_typer(ledger.app, name="ledger", help="Look into the signed record of a run.")
 app.command()(arena)
 app.command()(audit)
 app.command()(coordinator)
 app.command()(doctor)
 app.command()(peer)
+app.command()(ledger.verify)
 
 
 class Engine(StrEnum):
@@ -168,6 +170,9 @@ def run(
     ledger: Annotated[
         Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
     ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Folder for a signed record of the run; see verify.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Carry out the experiment that FILE defines.
@@ -194,7 +199,7 @@ def run(
 
                 result = carry_out(
                     experiment, engine=engine.value, folder=kept.path, resume=resume,
-                    on_round=measured, ledger=ledger,
+                    on_round=measured, ledger=ledger, record=record,
                 )  # fmt: skip
         except KeyboardInterrupt:
             _say_how_to_go_on(kept.rounds_done(), experiment.rounds)

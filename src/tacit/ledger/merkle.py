@@ -6,7 +6,8 @@ A tree is read through ``read(level, index)``, which gives the hash of the compl
 
 import hashlib
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 
 Read = Callable[[int, int], bytes]
 
@@ -26,6 +27,31 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 def root(read: Read, size: int) -> bytes:
     """Of the tree's first ``size`` leaves."""
     return _hash(read, 0, size) if size else EMPTY
+
+
+class Growing:
+    """Roots of a list of leaves' hashes that grows, in memory of its length's logarithm."""
+
+    def __init__(self, leaves: Iterable[bytes] = ()) -> None:
+        self._peaks: list[tuple[int, bytes]] = []  # complete subtrees: their levels and hashes
+        for leaf in leaves:
+            self.add(leaf)
+
+    def add(self, leaf: bytes) -> None:
+        """Add a leaf's hash."""
+        level, found = 0, leaf
+        while self._peaks and self._peaks[-1][0] == level:
+            found = node_hash(self._peaks.pop()[1], found)
+            level += 1
+        self._peaks.append((level, found))
+
+    @property
+    def root(self) -> bytes:
+        """Of the leaves so far."""
+        if not self._peaks:
+            return EMPTY
+        hashes = [found for _, found in reversed(self._peaks)]
+        return reduce(lambda right, left: node_hash(left, right), hashes)
 
 
 def inclusion(read: Read, index: int, size: int) -> list[bytes]:
