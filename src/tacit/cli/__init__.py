@@ -110,7 +110,8 @@ def demo(
 
     Eight places learn alone, with a server, without one, and pooled: a table, a verdict in plain
     words, and a report to look at in a browser. Then a third of them lies, with and without a
-    defence; and all of them protect their rows, at two prices.
+    defence; and all of them protect their rows, at two prices. The last run leaves a signed record,
+    which is checked, and then changed by one byte.
     """
     import torch
 
@@ -123,7 +124,9 @@ def demo(
         price,
         private,
         protect,
+        tamper,
         withstand,
+        witnessed,
     )  # fmt: skip
 
     if not as_json:
@@ -142,14 +145,18 @@ def demo(
         stdout_kept_clean(as_json),
         progress(list(plans), plans["no privacy"].rounds, quiet=as_json) as on_round,
     ):
-        prices = protect(plan, on_round)
+        prices = protect(plan, out / "record", on_round)
+    audits = tamper(out / "record")
     if as_json:
-        print_json(found | {"poisoned": rows, "private": prices})
+        findings = [[str(finding) for finding in audit.findings] for audit in audits]
+        print_json(found | {"poisoned": rows, "private": prices, "audits": findings})
         return
     for told, sentence in ((rows, moral(rows)), (prices, price(prices))):
         say("")
         show_rows([{"run": row["run"], "accuracy": f"{row['accuracy']:.3f}"} for row in told])
         say(sentence)
+    say(f"\n{witnessed(audits)}")
+    typer.echo(f"The record: {out / 'record'}; try tacit verify and tacit ledger show.")
 
 
 @app.command()
