@@ -503,6 +503,9 @@ class Coordinator:
             return self._fail(f"round {kept.round + 1}: {reason}")
         with self._changed:
             updates, scores = dict(self._updates), dict(self._scores)
+        if guard and guard.budget:
+            epsilon = guard.epsilon(kept.round + 1)
+            self.store.spend(kept.round, epsilon, guard.budget.delta)
         if self._secure:
             try:
                 nodes = self._close_sums(kept, least)
@@ -525,7 +528,7 @@ class Coordinator:
             "seconds": time.monotonic() - self._opened,
         }
         if guard and guard.budget:
-            row["epsilon"] = guard.epsilon(kept.round + 1)
+            row["epsilon"] = epsilon
         self.store.advance(kept.round, state, memory.digest, row)
         now = self.store.read()
         assert now is not None
