@@ -88,7 +88,7 @@ class StarExchange:
         if self.aggregation.streams and plain and not lying:
             # A streaming rule is (1 - sum(w)) own + sum(w_i received_i); groups do not change it.
             assert not isinstance(received, Tensor)
-            result = own * (1 - weight.sum()) + received.sum(weight)
+            result = received.sum(weight).add_(own, alpha=float(1 - weight.sum()))
             if self.adversary is None or result.isfinite().all():
                 return result
         matrix = received if isinstance(received, Tensor) else received.matrix()
