@@ -10,6 +10,7 @@ import faulthandler
 import json
 import logging
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -25,23 +26,30 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
+from blake3 import blake3
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import tacit
-from network_parties import joined
+from network_links import Links, enter
+from network_parties import joined, until
 from tacit.network import peer, processes
 from tacit.network.authority import Authority
-from tacit.network.identity import MEMBERS
+from tacit.network.blobs import TOPIC, Blobs, Offer
+from tacit.network.configuration import CHUNK, host
+from tacit.network.identity import MEMBERS, Identity
 from tacit.network.processes import coordinate, gossip, take_part
 from tacit.network.store import Store
+from tacit.network.transport import Endpoint
 from test_network_rounds import alone, empty
 
 SITES = ("north", "south")
 PEERS = ("a", "b", "c")
 ROUNDS = 2
+LARGE = 10 * CHUNK + 99  # bytes
 # Seconds after which a case is given up: many times what it takes.
 _BOUND = 150.0
 # Whoever comes back is waited for, however long it takes on a loaded machine.
@@ -69,11 +77,14 @@ def _model() -> nn.Module:
 
 
 def _data(names: tuple[str, ...]) -> tacit.data.Federation:
-    random, nodes = np.random.default_rng(5), []
+    draw, nodes = np.random.default_rng(5), []
     for rows in (24, 40, 33)[: len(names)]:
-        x = random.normal(size=(rows, 4)).astype(np.float32)
+        x = draw.normal(size=(rows, 4)).astype(np.float32)
         nodes.append((x, (x[:, 0] + x[:, 1] > 0).astype(np.int64)))
     return tacit.data.from_arrays(nodes, names=names)
+
+
+Addresses = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -82,34 +93,34 @@ class Cast:
 
     Attributes:
         roles: who are started, in this order.
-        set_up: makes their keys, given the folder and the first role's address.
-        act: carries out one role to its end, given also an address of its own; what it tells.
+        set_up: makes their keys, given the folder and each role's address.
+        act: carries out one role to its end, given that, too; what it tells.
         kept: what the folder holds at the end.
     """
 
     roles: tuple[str, ...]
-    set_up: Callable[[Path, str], None]
-    act: Callable[[str, Path, str, str], dict[str, Any]]
+    set_up: Callable[[Path, Addresses], None]
+    act: Callable[[str, Path, Addresses], dict[str, Any]]
     kept: Callable[[Path], dict[str, Any]] = lambda folder: {}
 
 
-def _server_set_up(folder: Path, address: str) -> None:
-    authority = Authority.init("hearts", folder / "keys" / "coordinator", [address])
+def _server_set_up(folder: Path, at: Addresses) -> None:
+    authority = Authority.init("hearts", folder / "keys" / "coordinator", [at["coordinator"]])
     for site in SITES:
         joined(authority, folder / "keys" / site, site)
 
 
-def _server_act(role: str, folder: Path, first: str, _: str) -> dict[str, Any]:
+def _server_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
     whole = plan()
     public, home = whole.replace(data=empty(whole.data)), folder / "keys" / role
     if role == "coordinator":
         kept, rows = coordinate(
-            public, home, folder / role, listen=[first], quorum=len(SITES), grace=_BOUND,
+            public, home, folder / role, listen=[at[role]], quorum=len(SITES), grace=_BOUND,
             patience=_BOUND,
         )  # fmt: skip
         return {"outcome": kept.outcome, "reason": kept.reason, "rows": rows}
     data = alone(whole.data, SITES.index(role))
-    taken = take_part(public, data, home, folder / role, connect=[first])
+    taken = take_part(public, data, home, folder / role, connect=[at["coordinator"]])
     return {"outcome": taken.outcome, "reason": taken.reason, "scores": taken.scores}
 
 
@@ -124,21 +135,21 @@ def _server_kept(folder: Path) -> dict[str, Any]:
     return {name: state[name].tolist() for name in ("model", "control")}
 
 
-def _peers_set_up(folder: Path, address: str) -> None:
+def _peers_set_up(folder: Path, at: Addresses) -> None:
     keys = folder / "keys"
-    authority = Authority.init("hearts", keys / "coordinator", [address])
+    authority = Authority.init("hearts", keys / "coordinator", ["127.0.0.1:1"])
     for name in PEERS:
-        joined(authority, keys / name, name, ("127.0.0.1",))
+        joined(authority, keys / name, name, (host(at[name]),))
     for name in PEERS:
         shutil.copy(keys / "coordinator" / MEMBERS, keys / name / MEMBERS)
 
 
-def _peer_act(role: str, folder: Path, first: str, own: str) -> dict[str, Any]:
-    whole = peer_plan()
+def _peer_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
+    whole, first = peer_plan(), PEERS[0]
     taken = gossip(
         whole.replace(data=empty(whole.data)), alone(whole.data, PEERS.index(role)),
-        folder / "keys" / role, folder / role, listen=[own], connect=[first] * (own != first),
-        patience=_BOUND, grace=_BOUND,
+        folder / "keys" / role, folder / role, listen=[at[role]],
+        connect=[at[first]] * (role != first), patience=_BOUND, grace=_BOUND,
     )  # fmt: skip
     model = flat(load_file(taken.model)) if taken.model else None
     return {"outcome": taken.outcome, "reason": taken.reason, "model": model}
@@ -150,9 +161,36 @@ def flat(state: dict[str, Tensor]) -> list[float]:
     return numbers
 
 
+def _transfer_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
+    """A site has a large file, which the coordinator pulls."""
+    to = {"listen": [at[role]]} if role == "coordinator" else {"connect": [at["coordinator"]]}
+    data, asked = random.Random(3).randbytes(LARGE), list[int]()
+    told: dict[str, Any] = {"outcome": "finished"}
+    with Endpoint(Identity.load(folder / "keys" / role), **to) as endpoint:
+        blobs = Blobs(endpoint)
+        if role == "north":
+            blobs.offer(data)
+
+            def counted(sender: str, payload: bytes) -> bytes:
+                asked.append(msgspec.msgpack.decode(payload)[1])
+                return blobs._chunk(sender, payload)
+
+            endpoint.serve_bytes(TOPIC, counted)
+            until(lambda: (folder / "north" / "done").exists(), _BOUND)
+            told["asked"] = asked
+        elif role == "coordinator":
+            until(lambda: "north" in endpoint.alive())
+            offer = Offer(blake3(data).digest(), LARGE)
+            found = blobs.pull("north", offer, folder / role / "it", most=LARGE, stall=_BOUND)
+            told["same"] = found.read_bytes() == data
+            (folder / "north" / "done").touch()
+    return told
+
+
 CASTS = {
     "server": Cast(("coordinator", *SITES), _server_set_up, _server_act, _server_kept),
     "gossip": Cast(PEERS, _peers_set_up, _peer_act),
+    "transfer": Cast(("coordinator", *SITES), _server_set_up, _transfer_act),
 }
 
 
@@ -186,30 +224,33 @@ def _arm(kill: dict[str, Any], folder: Path) -> None:
     setattr(holder, last, deadly)
 
 
-def _play(role: str, case: dict[str, Any], folder: Path, ports: dict[str, int]) -> None:
+def _play(role: str, case: dict[str, Any], folder: Path, at: Addresses) -> None:
     """One role, to its end, in a process of its own."""
     log = os.open(folder / f"{role}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1), os.dup2(log, 2)
     logging.basicConfig(level=logging.INFO, force=True)
     faulthandler.dump_traceback_later(_BOUND - 5, file=log)
-    if case["role"] == role:
+    if case.get("role") == role:
         _arm(case, folder)
-    cast = CASTS[case["cast"]]
-    first, own = (f"127.0.0.1:{ports[each]}" for each in (cast.roles[0], role))
-    told = cast.act(role, folder, first, own)
+    told = CASTS[case["cast"]].act(role, folder, at)
     (folder / f"{role}.json").write_text(json.dumps(told))
 
 
-def _fork(role: str, case: dict[str, Any], folder: Path, ports: dict[str, int]) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        _play(role, case, folder, ports)
-        os._exit(0)
-    except BaseException:
-        logging.exception("%s failed", role)
-        os._exit(1)
+def _fork(role: str, case: dict[str, Any], folder: Path, at: Addresses, links: Links | None) -> int:
+    mine, its = socket.socketpair()
+    with mine, its:
+        if pid := os.fork():
+            if links:
+                links.add(host(at[role]), socket.recv_fds(mine, 1, 1)[1][0])
+            return pid
+        try:
+            if links:
+                socket.send_fds(its, [b"t"], [enter(host(at[role]))])
+            _play(role, case, folder, at)
+            os._exit(0)
+        except BaseException:
+            logging.exception("%s failed", role)
+            os._exit(1)
 
 
 def _port() -> int:
@@ -224,25 +265,30 @@ def _port() -> int:
 def play(case: dict[str, Any]) -> dict[str, Any]:
     """A whole case: whoever is killed is started again. How it ended for all."""
     folder, cast = Path(case["folder"]), CASTS[case["cast"]]
-    ports = {role: _port() for role in cast.roles}
-    cast.set_up(folder, f"127.0.0.1:{ports[cast.roles[0]]}")
+    links = Links(**case["links"]) if "links" in case else None
+    hosts = [f"10.9.0.{i}" if links else "127.0.0.1" for i, _ in enumerate(cast.roles, 1)]
+    at = {role: f"{where}:{_port()}" for role, where in zip(cast.roles, hosts, strict=True)}
+    cast.set_up(folder, at)
     began, killed = time.monotonic(), 0
     for role in cast.roles:
         (folder / role).mkdir()
-    running = {_fork(role, case, folder, ports): role for role in cast.roles}
+    running = {_fork(role, case, folder, at, links): role for role in cast.roles}
     while running and time.monotonic() - began < _BOUND:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if not pid:
-            time.sleep(0.01)
+            links.step() if links else time.sleep(0.01)
             continue
         role = running.pop(pid)
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
             killed += 1
-            running[_fork(role, case, folder, ports)] = role
+            running[_fork(role, case, folder, at, links)] = role
     for pid in running:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     told: dict[str, Any] = {"killed": killed, "seconds": time.monotonic() - began}
+    if links:
+        told["passed"], told["uncut"] = links.passed, links.cuts
+        links.close()
     for role in cast.roles:
         path, log = folder / f"{role}.json", (folder / f"{role}.log").read_text()
         told[role] = json.loads(path.read_text()) if path.exists() else {"log": log[-3000:]}

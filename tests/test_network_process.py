@@ -10,13 +10,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import network_killing
+import network_links
 import tacit
+from tacit.network.blobs import WINDOW
+from tacit.network.configuration import CHUNK, LEASE
 
 pytestmark = pytest.mark.processes
 
@@ -166,8 +170,8 @@ def case(cast: str, role: str, kill: tuple[str, str, int], folder: Path) -> Case
     return who | {"point": point, "when": when, "nth": nth}
 
 
-def all_finished(told: Case, cast: str) -> None:
-    assert told["killed"] == 1, f"nobody died: {told}"
+def all_finished(told: Case, cast: str, killed: int = 1) -> None:
+    assert told["killed"] == killed, f"{killed} were to die: {told}"
     for name in network_killing.CASTS[cast].roles:
         assert told[name].get("outcome") == "finished", (name, told)
 
@@ -204,3 +208,75 @@ def test_a_killed_peer_changes_nothing(
     for name, wanted in zip(network_killing.PEERS, models, strict=True):
         assert told[name]["reason"] == "all 2 rounds are done"
         assert told[name]["model"] == pytest.approx(wanted, abs=1e-5)
+
+
+# Links that are slow, lossy or cut
+
+
+@pytest.fixture(scope="module")
+def networks() -> None:
+    """Networks of one's own, or no test."""
+    words = [sys.executable, network_links.__file__]
+    said = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout
+    if said:
+        pytest.skip(said.strip())
+
+
+# Longer than a link without a sign of life is kept.
+CUT = 3 * LEASE / 1000
+LINKS = {
+    "slow and lossy": {"delay": 0.2, "loss": 0.02, "rate": 10e6 / 8},
+    "cut in the handshake": {"cuts": [("10.9.0.2", 2_000, CUT)]},
+    "cut in a round": {"cuts": [("10.9.0.2", 12_000, CUT)]},
+    "cut twice, at both": {"cuts": [("10.9.0.2", 10_000, CUT), ("10.9.0.3", 12_000, CUT)]},
+    "the coordinator is cut off": {"cuts": [("10.9.0.1", 18_000, CUT)]},
+}
+
+
+@pytest.mark.parametrize("links", LINKS.values(), ids=LINKS)
+@pytest.mark.usefixtures("networks")
+def test_a_bad_network_changes_nothing(
+    links: Case, play: Callable[[Case], Case], model: list[float], tmp_path: Path
+) -> None:
+    told = play({"folder": str(tmp_path), "cast": "server", "links": links})
+    all_finished(told, "server", killed=0)
+    assert told["uncut"] == []
+    assert told["model"] == pytest.approx(model, abs=1e-6)
+
+
+PEER_LINKS = {
+    "slow and lossy": {"delay": 0.2, "loss": 0.02, "rate": 10e6 / 8},
+    "split and healed": {"cuts": [("10.9.0.2", 16_000, CUT)]},
+    "all cut off": {"cuts": [(f"10.9.0.{i}", 16_000, CUT) for i in (1, 2, 3)]},
+}
+
+
+@pytest.mark.parametrize("links", PEER_LINKS.values(), ids=PEER_LINKS)
+@pytest.mark.usefixtures("networks")
+def test_a_bad_network_among_peers_changes_nothing(
+    links: Case, play: Callable[[Case], Case], models: list[list[float]], tmp_path: Path
+) -> None:
+    told = play({"folder": str(tmp_path), "cast": "gossip", "links": links})
+    all_finished(told, "gossip", killed=0)
+    assert told["uncut"] == []
+    for name, wanted in zip(network_killing.PEERS, models, strict=True):
+        assert told[name]["model"] == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.usefixtures("networks")
+def test_a_transfer_that_is_cut_sends_only_what_is_missing_again(
+    play: Callable[[Case], Case], tmp_path: Path
+) -> None:
+    links = {"rate": 10e6 / 8, "cuts": [("10.9.0.2", 4 * CHUNK, CUT)]}
+    told = play({"folder": str(tmp_path), "cast": "transfer", "links": links})
+    all_finished(told, "transfer", killed=0)
+    assert told["uncut"] == []
+    assert told["coordinator"]["same"]
+    asked = told["north"]["asked"]
+    assert set(asked) == set(range(-(-network_killing.LARGE // CHUNK)))
+    assert len(asked) > len(set(asked))
+    # What is under way when a link breaks is a window of chunks; all before it is kept.
+    assert all(
+        chunk >= highest - WINDOW
+        for chunk, highest in zip(asked, accumulate(asked, max), strict=True)
+    )
