@@ -1,8 +1,8 @@
 """What each site's update was worth: scores of a round, by several methods with one interface.
 
 V(S) is the utility, on validation rows, of the model that the updates of the sites S alone would
-have made: w + sum over S of (n_j / n_S) D_j, for the round's base w, updates D and rows n. Utilities
-of many coalitions are asked for at once, so that their models are evaluated as one batch.
+have made: w + sum over S of (n_j / n_S) D_j, for the round's base w, updates D and rows n. Many
+coalitions are asked for at once, so that their models are evaluated as one batch.
 """
 
 import math
