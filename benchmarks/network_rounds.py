@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT = 120.0
+PAUSE = 0.5  # as a site's
 
 
 def memory(pid: int, field: str) -> float:
@@ -94,10 +95,11 @@ def take_part(digest: str, update: Path, home: Path) -> None:
             if isinstance(reply, Train):
                 if reply.measure:
                     ask(Measured(digest, reply.round, 1, {"loss": 0.1}))
-                if reply.train:
-                    blobs.pull("coordinator", reply.state, home / "state", most=1 << 20)
-                    ask(Deliver(digest, reply.round, offer, 0.1))
-            news.wait(TIMEOUT)
+                with suppress(Unreachable):
+                    if reply.train:
+                        blobs.pull("coordinator", reply.state, home / "state", most=1 << 20)
+                        ask(Deliver(digest, reply.round, offer, 0.1))
+            news.wait(PAUSE)
             news.clear()
             reply = ask(Ask(digest))
         with suppress(Unreachable):
