@@ -28,9 +28,9 @@ PAUSE = 0.5  # as a site's
 
 
 def memory(pid: int, field: str) -> float:
-    """MiB of a process: VmRSS, now, or VmHWM, at most so far."""
+    """MiB of a process: VmRSS, now, or VmHWM, at most so far; 0 of one that has ended."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+    return next((int(line.split()[1]) for line in lines if line.startswith(field)), 0) / 1024
 
 
 def plan(names: list[str], rounds: int) -> Any:

@@ -128,6 +128,9 @@ class SiteRun:
         self.notes = self._read_notes()
         self._measured: Measured | None = None
         self._sum: SiteSum | None = None
+        guard = experiment.guard
+        if self.notes and not (guard and guard.secure):  # it may have been half pulled
+            self.offer(self.tensors.path(self.notes.update.digest))
 
     def run(self) -> Done:
         """Take part until the coordinator says that the run is over."""
