@@ -38,18 +38,22 @@ def init(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a federation: its authority, and its coordinator's keys.
+    """Make a federation: its authority, its coordinator's keys, and a policy file.
 
     The authority's key decides who belongs: keep a copy of the folder in a safe place.
     """
     from tacit.network.authority import Authority
+    from tacit.network.identity import POLICY, write
+    from tacit.network.policy import NO_LIMITS, text
 
     folder = home or FOLDERS / name / "coordinator"
     Authority.init(name, folder, address)
+    write(folder / POLICY, text(NO_LIMITS).encode())
     if as_json:
         print_json({"federation": name, "home": str(folder), "addresses": address})
     else:
         typer.echo(f"Federation {name!r} is in {folder}.")
+        typer.echo(f"What it demands of every experiment: {folder / POLICY}.")
         typer.echo("Next: `tacit federation invite SITE` prints a token for each site.")
 
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 Folder = Annotated[
     Path | None, typer.Option(help="Where the run is kept; by default runs/ and the file's name.")
 ]
+PolicyFile = Annotated[
+    Path | None,
+    typer.Option(help="What may run here; by default policy.toml in the folder with the keys."),
+]
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Without encryption; for loopback addresses alone.")
 ]
@@ -102,6 +106,7 @@ def node(
     ledger: Annotated[
         Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
     ] = None,
+    policy: PolicyFile = None,
     insecure: Insecure = False,
     as_json: Json = False,
 ) -> None:
@@ -114,7 +119,7 @@ def node(
     from tacit.protection.budget import PrivacyBudget
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
-    home, name, experiment, filled = _approved(file, data, settings, site, home, as_json)
+    home, name, experiment, filled = _approved(file, data, settings, site, home, policy, as_json)
     taken = take_part(
         experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
         connect=connect, insecure=insecure, ledger=PrivacyBudget(ledger) if ledger else None,
@@ -151,6 +156,7 @@ def peer(
     ledger: Annotated[
         Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
     ] = None,
+    policy: PolicyFile = None,
     insecure: Insecure = False,
     as_json: Json = False,
 ) -> None:
@@ -166,7 +172,7 @@ def peer(
     from tacit.protection.budget import PrivacyBudget
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
-    home, name, experiment, filled = _approved(file, data, settings, site, home, as_json)
+    home, name, experiment, filled = _approved(file, data, settings, site, home, policy, as_json)
     with progress([file.stem], experiment.rounds, quiet=as_json) as on_round:
         taken = gossip(
             experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
@@ -183,12 +189,14 @@ def _approved(
     settings: list[str],
     site: str | None,
     home: Path | None,
+    policy: Path | None,
     as_json: bool,
 ) -> tuple[Path, str, "Experiment", "Federation"]:
     """A site's folder and name, and an experiment that may run there, without and with its rows."""
     from tacit.data import fill
     from tacit.network.approval import approved
-    from tacit.network.identity import Identity
+    from tacit.network.identity import POLICY, Identity
+    from tacit.network.policy import Policy, at_site, read, refusals
 
     home = home or site_home(site)
     name = Identity.load(home).name
@@ -197,8 +205,14 @@ def _approved(
     with stdout_kept_clean(as_json):
         experiment = experiment_of(file, settings)
         filled = fill(experiment.data, {name: data})
-    if not approved(home, experiment.digest()):
-        _ask_for_approval(experiment, home)
+    if policy is not None and not policy.exists():
+        raise InputError(f"--policy: {policy}: there is no such file")
+    rules = read(policy or home / POLICY, Policy)
+    rows, digest = int(filled.train.sizes.sum()), experiment.digest()
+    if found := refusals(rules, at_site(experiment, rows)):
+        raise InputError(f"this site's policy refuses experiment {digest[:12]}: {'; '.join(found)}")
+    if not (approved(home, digest) or rules.allows(experiment)):
+        _ask_for_approval(experiment, rows, home)
     return home, name, experiment, filled
 
 
@@ -230,12 +244,13 @@ def site_home(site: str | None) -> Path:
     return found[0]
 
 
-def _ask_for_approval(experiment: "Experiment", home: Path) -> None:
+def _ask_for_approval(experiment: "Experiment", rows: int, home: Path) -> None:
     from tacit.explain import explain
     from tacit.network.approval import approve
+    from tacit.network.policy import shown
 
     digest = experiment.digest()
-    typer.echo(explain(experiment).to_text(), err=True)
+    typer.echo(f"{explain(experiment).to_text()}\n{shown(experiment, rows)}", err=True)
     if sys.stdin.isatty() and typer.confirm("May this leave the site?", err=True):
         approve(home, digest)
         return

@@ -53,6 +53,7 @@ def join(
     """Join a federation: make keys here, which never leave, and have them certified."""
     from tacit.network import joining
     from tacit.network.admission import Token
+    from tacit.network.identity import POLICY
 
     read = Token.from_text(token)
     identity = joining.join(read, home or FOLDERS / read.federation / read.name)
@@ -67,3 +68,4 @@ def join(
         )
     else:
         typer.echo(f"Joined {identity.federation!r} as {identity.name!r}; keys: {identity.folder}.")
+        typer.echo(f"What may run here: {identity.folder / POLICY}; so far, nothing.")

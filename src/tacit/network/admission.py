@@ -91,7 +91,15 @@ class Application(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Admission(Message, frozen=True):
-    """What a member gets when it has joined; nothing of it is secret."""
+    """What a member gets when it has joined; nothing of it is secret.
+
+    Attributes:
+        certificate: PEM.
+        members: the signed list.
+        policy: the federation's limits, TOML: what a site's own policy begins with. Its operator
+            reads it and may change it: it is not signed.
+    """
 
     certificate: Annotated[bytes, msgspec.Meta(max_length=4096)]
     members: bytes
+    policy: Annotated[bytes, msgspec.Meta(max_length=16384)] = b""

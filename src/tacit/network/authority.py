@@ -26,6 +26,7 @@ from tacit.network.identity import (
     CA,
     FEDERATION,
     MEMBERS,
+    POLICY,
     TLS,
     Federation,
     make_folder,
@@ -179,7 +180,9 @@ class Authority:
             if known.key == "":
                 roll.by_name[name] = Member(known.role, asked.key, known.hosts)
             certificate = self._issue(roll, admissions, name, asked.csr)
-        return Admission(certificate, (self.home / MEMBERS).read_bytes())
+        policy = self.home / POLICY
+        limits = policy.read_bytes() if policy.exists() else b""
+        return Admission(certificate, (self.home / MEMBERS).read_bytes(), limits)
 
     def renew(self, name: str, csr: bytes) -> bytes:
         """A new certificate, PEM, for a member that is known to ask; MessageError otherwise."""

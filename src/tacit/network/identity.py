@@ -6,6 +6,7 @@ tls.pem          the member's TLS key and certificate, mode 0600; one file, so t
 sign.key         its Ed25519 key, which signs its messages, mode 0600
 members.json     who else belongs, signed by the authority
 federation.json  names, and the addresses to connect to
+policy.toml      what may run, written by people
 """
 
 import os
@@ -24,12 +25,13 @@ from tacit.network import certificates, members
 from tacit.network.malformed import MALFORMED
 from tacit.network.members import Members, Role
 
-CA, TLS, SIGN, MEMBERS, FEDERATION = (
+CA, TLS, SIGN, MEMBERS, FEDERATION, POLICY = (
     "ca.pem",
     "tls.pem",
     "sign.key",
     "members.json",
     "federation.json",
+    "policy.toml",
 )
 
 

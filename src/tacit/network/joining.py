@@ -1,6 +1,7 @@
 """Joining a federation over the network, and staying in it."""
 
 import tempfile
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,7 @@ from tacit.network.identity import (
     CA,
     FEDERATION,
     MEMBERS,
+    POLICY,
     TLS,
     Federation,
     Identity,
@@ -68,7 +70,8 @@ def join(token: Token, folder: Path) -> Identity:
     """Makes keys in a folder and joins the federation of a token; may be tried again.
 
     Raises:
-        InputError: the token has expired, or another member's keys are in the folder.
+        InputError: the token has expired, another member's keys are in the folder, or the
+            federation's policy cannot be used.
         Unreachable: no answer.
         MessageError: the authority refuses, in one sentence.
     """
@@ -77,12 +80,17 @@ def join(token: Token, folder: Path) -> Identity:
         raise InputError(
             f"the token expired on {knock.not_valid_after_utc:%Y-%m-%d}; ask for another"
         )
+    from tacit.network.policy import Limits, Policy, parse, text
+
     make_folder(folder)
     own = sign_key(folder)
     key = certificates.new_key()
     asked = Application(token.name, certificates.request(key, token.name), public_hex(own))
     admission = _ask(token, asked.proven(token.nonce, own.sign))
     named = Federation(token.federation, token.name, token.addresses)
+    limits = parse(admission.policy, f"the policy of {token.federation!r}", Limits)
+    if not (folder / POLICY).exists():
+        write(folder / POLICY, text(Policy(**asdict(limits))).encode())
     write(folder / CA, token.authority)
     write(folder / FEDERATION, msgspec.json.encode(named))
     write(folder / MEMBERS, admission.members)

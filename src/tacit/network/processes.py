@@ -19,9 +19,10 @@ from tacit.network import joining
 from tacit.network.authority import Authority
 from tacit.network.blobs import Blobs
 from tacit.network.coordinator import Coordinator
-from tacit.network.identity import Identity
+from tacit.network.identity import POLICY, Identity
 from tacit.network.messages import Refused
 from tacit.network.peer import PeerRun
+from tacit.network.policy import Limits, read
 from tacit.network.protocol import (
     Done,
     FromCoordinator,
@@ -77,7 +78,7 @@ def coordinate(
             experiment, store,
             lambda site, offer, path: blobs.pull(site, offer, path, most=offer.size),
             blobs.offer, lambda site: endpoint.request(site, _NEWS, b"", 1.0), endpoint.key_of,
-            **settings,
+            limits=read(home / POLICY, Limits), **settings,
         )  # fmt: skip
         joining.serve(endpoint, Authority.load(home))
         endpoint.watch(coordinator.here)

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -37,6 +36,7 @@ from tacit.network.protocol import (
     Train,
 )
 from tacit.network.rounds import Site, own_entries
+from tacit.network.software import software
 from tacit.network.sums import KeyOf, Parcels, SiteSum, Vector, directory, session_of
 from tacit.network.tensors import HEADER, Tensors
 from tacit.network.transport import Unreachable
@@ -132,7 +132,7 @@ class SiteRun:
 
     def run(self) -> Done:
         """Take part until the coordinator says that the run is over."""
-        reply = self.ask(Join(self.digest, version("tacit"), self.rows))
+        reply = self.ask(Join(self.digest, software(), self.rows))
         while not isinstance(reply, Done):
             if isinstance(reply, Train):
                 try:
