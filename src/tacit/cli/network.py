@@ -15,6 +15,7 @@ from tacit.errors import InputError
 if TYPE_CHECKING:
     from tacit.data import Federation
     from tacit.experiment import Experiment
+    from tacit.network.policy import Policy
     from tacit.network.processes import Taken
 
 Folder = Annotated[
@@ -119,10 +120,13 @@ def node(
     from tacit.protection.budget import PrivacyBudget
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
-    home, name, experiment, filled = _approved(file, data, settings, site, home, policy, as_json)
+    home, name, experiment, filled, rules = _approved(
+        file, data, settings, site, home, policy, as_json
+    )
     taken = take_part(
         experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
         connect=connect, insecure=insecure, ledger=PrivacyBudget(ledger) if ledger else None,
+        disclosure=rules.disclosure,
     )  # fmt: skip
     _report(taken, as_json)
 
@@ -172,13 +176,15 @@ def peer(
     from tacit.protection.budget import PrivacyBudget
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
-    home, name, experiment, filled = _approved(file, data, settings, site, home, policy, as_json)
+    home, name, experiment, filled, rules = _approved(
+        file, data, settings, site, home, policy, as_json
+    )
     with progress([file.stem], experiment.rounds, quiet=as_json) as on_round:
         taken = gossip(
             experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
             listen=listen, connect=connect, patience=patience, insecure=insecure,
             ledger=PrivacyBudget(ledger) if ledger else None,
-            on_round=lambda row: on_round(file.stem, row),
+            on_round=lambda row: on_round(file.stem, row), disclosure=rules.disclosure,
         )  # fmt: skip
     _report(taken, as_json)
 
@@ -191,8 +197,8 @@ def _approved(
     home: Path | None,
     policy: Path | None,
     as_json: bool,
-) -> tuple[Path, str, "Experiment", "Federation"]:
-    """A site's folder and name, and an experiment that may run there, without and with its rows."""
+) -> tuple[Path, str, "Experiment", "Federation", "Policy"]:
+    """A site's folder and name, what may run there, without and with its rows, and its policy."""
     from tacit.data import fill
     from tacit.network.approval import approved
     from tacit.network.identity import POLICY, Identity
@@ -213,7 +219,7 @@ def _approved(
         raise InputError(f"this site's policy refuses experiment {digest[:12]}: {'; '.join(found)}")
     if not (approved(home, digest) or rules.allows(experiment)):
         _ask_for_approval(experiment, rows, home)
-    return home, name, experiment, filled
+    return home, name, experiment, filled, rules
 
 
 def _report(taken: "Taken", as_json: bool) -> None:

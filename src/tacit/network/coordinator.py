@@ -400,8 +400,9 @@ class Coordinator:
         used = self._open_to(site, request.round)
         if used and (self._secure or site not in self._updates):
             self._updates.pop(site, None)
-            self._declined[site] = request.reason
-            _log.warning("%s left round %d out: %r", site, request.round + 1, request.reason)
+            reason = f"{request.code} {request.reason}".rstrip()
+            self._declined[site] = reason
+            _log.warning("%s left round %d out: %r", site, request.round + 1, reason)
             self._news()
         return Taken(self.digest, used)
 

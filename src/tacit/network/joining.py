@@ -57,9 +57,9 @@ def serve(endpoint: Endpoint, authority: Authority) -> None:
         try:
             answer = authority.admit(msgspec.msgpack.decode(payload, type=Application))
         except MALFORMED:
-            answer = Refusal("message", "the request to join cannot be read")
+            answer = Refusal(MessageError.code, "the request to join cannot be read")
         except MessageError as error:
-            answer = Refusal("join", str(error))
+            answer = Refusal(error.code, str(error))
         return msgspec.msgpack.encode(answer)
 
     endpoint.serve_bytes(JOIN, join)

@@ -76,7 +76,7 @@ class Policy(Limits):
 
     experiments: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
-    disclosure: Disclosure = "phase"
+    disclosure: Disclosure = "redacted"
 
     def __post_init__(self) -> None:
         super().__post_init__()

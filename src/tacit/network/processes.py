@@ -19,6 +19,7 @@ from tacit.network import joining
 from tacit.network.authority import Authority
 from tacit.network.blobs import Blobs
 from tacit.network.coordinator import Coordinator
+from tacit.network.disclosure import Disclosure
 from tacit.network.identity import POLICY, Identity
 from tacit.network.messages import Refused
 from tacit.network.peer import PeerRun
@@ -122,6 +123,7 @@ def take_part(
     insecure: bool = False,
     patience: float = 600.0,
     on_wait: Callable[[str], None] = lambda reason: None,
+    disclosure: Disclosure = "redacted",
 ) -> Taken:
     """A site of a run, to the run's end; started again, it goes on.
 
@@ -133,6 +135,7 @@ def take_part(
         connect: addresses of the coordinator; by default those that the site joined by.
         patience: seconds to wait for a coordinator that is not there, or not any more.
         on_wait: is told whom or what the site waits for.
+        disclosure: how much others learn of errors here.
 
     Raises:
         InputError: the coordinator refuses this experiment or this site.
@@ -142,7 +145,9 @@ def take_part(
     identity = Identity.load(home)
     news = threading.Event()
     folder.mkdir(parents=True, exist_ok=True)
-    with _found(identity, connect or identity.connect, insecure, patience, on_wait) as endpoint:
+    with _found(
+        identity, connect or identity.connect, insecure, disclosure, patience, on_wait
+    ) as endpoint:
 
         def heard(_: str, __: bytes) -> bytes:
             news.set()
@@ -174,7 +179,7 @@ def take_part(
             experiment, data, identity.name, folder, ask,
             lambda offer, path: blobs.pull(coordinator, offer, path, most=offer.size),
             lambda path: blobs.offer(path, to=[coordinator]), wake, ledger,
-            identity, endpoint.key_of,
+            identity, endpoint.key_of, disclosure,
         )  # fmt: skip
         stop = _every(_RENEW, lambda: joining.renew(endpoint))
         try:
@@ -191,6 +196,7 @@ def _found(
     identity: Identity,
     connect: Sequence[str],
     insecure: bool,
+    disclosure: Disclosure,
     patience: float,
     on_wait: Callable[[str], None],
 ) -> Endpoint:
@@ -198,7 +204,7 @@ def _found(
     until = time.monotonic() + patience
     while True:
         try:
-            return Endpoint(identity, connect=connect, insecure=insecure)
+            return Endpoint(identity, connect=connect, insecure=insecure, disclosure=disclosure)
         except Unreachable as error:
             if time.monotonic() > until:
                 raise
@@ -214,6 +220,7 @@ def gossip(
     listen: Sequence[str],
     connect: Sequence[str] = (),
     insecure: bool = False,
+    disclosure: Disclosure = "redacted",
     **settings: Any,
 ) -> Taken:
     """A peer of a run without a coordinator, to the run's end; started again, it goes on.
@@ -228,6 +235,7 @@ def gossip(
         folder: of the run at this peer.
         listen: addresses, ``host:port``; the certificate must be good for them.
         connect: addresses of one peer or more, which tell of all others.
+        disclosure: how much others learn of errors here.
         settings: of ``PeerRun``.
 
     Raises:
@@ -236,7 +244,9 @@ def gossip(
     identity = _newest(Identity.load(home), insecure)
     news = threading.Event()
     folder.mkdir(parents=True, exist_ok=True)
-    with Endpoint(identity, listen=listen, connect=connect, insecure=insecure) as endpoint:
+    with Endpoint(
+        identity, listen=listen, connect=connect, insecure=insecure, disclosure=disclosure
+    ) as endpoint:
         blobs = Blobs(endpoint)
 
         def heard(_: str, __: bytes) -> bytes:
