@@ -125,6 +125,32 @@ def rotate(home: Home = None, as_json: Json = False) -> None:
         typer.echo(f"{name!r} has a new certificate, valid until {until}.")
 
 
+@app.command()
+def trust(
+    site: Member,
+    ca: Annotated[
+        Path, typer.Option(help="Certificate of its institution's authority, PEM.", exists=True)
+    ],
+    known_as: Annotated[
+        str | None,
+        typer.Option("--as", help="Its name in its institution's certificates; by default SITE."),
+    ] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Have a member's own institution vouch for it, when it joins and at each renewal.
+
+    For this name alone: the institution's authority can certify no other member.
+    """
+    from tacit.network.institution import Institution
+
+    _authority(home).trust(site, Institution.of(ca.read_bytes(), known_as or site))
+    if as_json:
+        print_json({"site": site, "institution": known_as or site})
+    else:
+        typer.echo(f"{site!r} joins with a certificate of its institution for {known_as or site}.")
+
+
 def _day(seconds: float | None) -> str | None:
     return None if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
 

@@ -10,6 +10,7 @@ from tacit.cli.federation import FOLDERS
 from tacit.cli.network import node as run
 from tacit.cli.network import site_home
 from tacit.cli.output import Json, print_json
+from tacit.errors import InputError
 
 
 class _RunsByDefault(TyperGroup):
@@ -48,15 +49,30 @@ def join(
         Path | None,
         typer.Option(help="Folder to make; by default ~/.tacit, federation and site."),
     ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="This site's certificate of its institution, PEM.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="The certificate's key, PEM.")] = None,
+    chain: Annotated[
+        Path | None, typer.Option(help="Certificates between it and its authority, PEM.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Join a federation: make keys here, which never leave, and have them certified."""
+    """Join a federation: make keys here, which never leave, and have them certified.
+
+    With --certificate and --key, the site connects with this key of its institution instead of one
+    that is made.
+    """
     from tacit.network import joining
     from tacit.network.admission import Token
     from tacit.network.identity import POLICY
+    from tacit.network.institution import Own
 
     read = Token.from_text(token)
-    identity = joining.join(read, home or FOLDERS / read.federation / read.name)
+    if (certificate is None) != (key is None) or (chain and not key):
+        raise InputError("--certificate: give it together with --key")
+    own = Own.at(certificate, key, chain) if certificate and key else None
+    identity = joining.join(read, home or FOLDERS / read.federation / read.name, own)
     if as_json:
         print_json(
             {

@@ -15,6 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from tacit.errors import InputError
+from tacit.network.institution import Chain
 from tacit.network.malformed import MALFORMED
 from tacit.network.members import is_signed
 from tacit.network.messages import Message
@@ -63,6 +64,7 @@ class Application(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         csr: certificate signing request for the name, PEM.
         key: the applicant's Ed25519 public key, 64 hexadecimal digits.
+        chain: certificates of its institution, for the key of the request, PEM; where it has one.
         proof: HMAC-SHA256 of the above by the token's nonce: a relay that sees the application
             cannot join in its place.
         signature: Ed25519, of the same. Without it, whoever finds a used token could ask again with
@@ -72,6 +74,7 @@ class Application(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, msgspec.Meta(max_length=63)]
     csr: Annotated[bytes, msgspec.Meta(max_length=4096)]
     key: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+    chain: Chain = b""
     proof: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
     signature: Annotated[bytes, msgspec.Meta(max_length=64)] = b""
 

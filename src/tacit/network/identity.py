@@ -78,7 +78,10 @@ class Identity:
             named = msgspec.json.decode(_read(folder / FEDERATION), type=Federation)
             authority = x509.load_pem_x509_certificate(_read(folder / CA))
             tls = _read(folder / TLS, secret=True)
-            certificate, tls_key = x509.load_pem_x509_certificate(tls), certificates.read_key(tls)
+            certificate, tls_key = (
+                x509.load_pem_x509_certificate(tls),
+                certificates.read_tls_key(tls),
+            )
             key = _read_sign_key(folder / SIGN)
         except (*MALFORMED, ValueError, TypeError) as error:
             if isinstance(error, InputError):
@@ -113,7 +116,7 @@ class Identity:
         write(self.folder / MEMBERS, text)
         return replace(self, members=roll)
 
-    def _check(self, tls_key: certificates.Key) -> None:
+    def _check(self, tls_key: certificates.TlsKey) -> None:
         where, now = self.folder, datetime.now(UTC)
         if not (
             certificates.issued_by(self.certificate, self.authority)

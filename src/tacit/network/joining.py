@@ -1,5 +1,6 @@
 """Joining a federation over the network, and staying in it."""
 
+import logging
 import tempfile
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -28,19 +29,27 @@ from tacit.network.identity import (
     sign_key,
     write,
 )
+from tacit.network.institution import Chain, Own
 from tacit.network.malformed import MALFORMED
 from tacit.network.members import Member, Members
 from tacit.network.messages import Message, Refusal
 from tacit.network.transport import Endpoint
 
+_log = logging.getLogger("tacit.network")
 TIMEOUT = 20.0  # seconds for an answer
 LEFT = 1 / 3  # of a certificate's life, when it is time for another
 
 
 class Renew(Message, frozen=True):
-    """A member asks for a new certificate; ``csr``: signing request, PEM."""
+    """A member asks for a new certificate.
+
+    Attributes:
+        csr: signing request, PEM.
+        chain: as in ``Application``.
+    """
 
     csr: Annotated[bytes, msgspec.Meta(max_length=4096)]
+    chain: Chain = b""
 
 
 class Renewed(Message, frozen=True):
@@ -63,11 +72,16 @@ def serve(endpoint: Endpoint, authority: Authority) -> None:
         return msgspec.msgpack.encode(answer)
 
     endpoint.serve_bytes(JOIN, join)
-    endpoint.serve(Renew, lambda sender, asked: Renewed(authority.renew(sender, asked.csr)))
+    endpoint.serve(
+        Renew, lambda sender, asked: Renewed(authority.renew(sender, asked.csr, asked.chain))
+    )
 
 
-def join(token: Token, folder: Path) -> Identity:
+def join(token: Token, folder: Path, own: Own | None = None) -> Identity:
     """Makes keys in a folder and joins the federation of a token; may be tried again.
+
+    Args:
+        own: a key and certificate of the member's institution, with which it connects then.
 
     Raises:
         InputError: the token has expired, another member's keys are in the folder, or the
@@ -83,14 +97,20 @@ def join(token: Token, folder: Path) -> Identity:
     from tacit.network.policy import Limits, Policy, parse, text
 
     make_folder(folder)
-    own = sign_key(folder)
-    key = certificates.new_key()
-    asked = Application(token.name, certificates.request(key, token.name), public_hex(own))
-    admission = _ask(token, asked.proven(token.nonce, own.sign))
+    signs = sign_key(folder)
+    key: certificates.TlsKey = certificates.new_key()
+    chain = b""
+    if own:
+        key, chain = own.read()
+    csr = certificates.request(key, token.name)
+    asked = Application(token.name, csr, public_hex(signs), chain)
+    admission = _ask(token, asked.proven(token.nonce, signs.sign))
     named = Federation(token.federation, token.name, token.addresses)
     limits = parse(admission.policy, f"the policy of {token.federation!r}", Limits)
     if not (folder / POLICY).exists():
         write(folder / POLICY, text(Policy(**asdict(limits))).encode())
+    if own:
+        own.keep(folder)
     write(folder / CA, token.authority)
     write(folder / FEDERATION, msgspec.json.encode(named))
     write(folder / MEMBERS, admission.members)
@@ -124,18 +144,27 @@ def _ask(token: Token, application: Application) -> Admission:
 def renew(endpoint: Endpoint) -> bool:
     """Gets a new certificate, with a new key, once two thirds of the old one's life are over.
 
+    With an institution's own key and certificate, these must have been replaced before.
+
     Whether it did. To be called now and then, at least daily.
 
     Raises:
+        InputError: the institution's files cannot be used.
         Unreachable, Refused, MessageError: as ``Endpoint.ask``; the old one stays.
     """
     identity = endpoint.identity
     begin, end = identity.certificate.not_valid_before_utc, identity.certificate.not_valid_after_utc
     if end - datetime.now(UTC) > LEFT * (end - begin):
         return False
-    key = certificates.new_key()
+    key: certificates.TlsKey = certificates.new_key()
+    chain = b""
+    if own := Own.of(identity.folder):
+        key, chain = own.read()
+        if x509.load_pem_x509_certificate(chain).not_valid_after_utc <= end:
+            _log.warning("%s ends on %s: renew it", own.certificate, f"{end:%Y-%m-%d}")
+            return False
     (coordinator,) = identity.members.those("coordinator")
-    asked = Renew(certificates.request(key, identity.name))
+    asked = Renew(certificates.request(key, identity.name), chain)
     renewed = endpoint.ask(coordinator, asked, Renewed, TIMEOUT)
     if not certificates.issued_by(
         x509.load_pem_x509_certificate(renewed.certificate), identity.authority
