@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tacit.cli.arguments import File, Settings, experiment_of
+from tacit.cli.arguments import File, ProxyUrl, Settings, experiment_of
 from tacit.cli.federation import FOLDERS, federation_home
 from tacit.cli.output import Json, print_json, stdout_kept_clean
 from tacit.errors import InputError
@@ -108,6 +108,7 @@ def node(
         Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
     ] = None,
     policy: PolicyFile = None,
+    proxy: ProxyUrl = None,
     insecure: Insecure = False,
     as_json: Json = False,
 ) -> None:
@@ -116,7 +117,9 @@ def node(
     Shows first what would leave this site, and runs only what was approved: here, or before with
     tacit node approve.
     """
+    from tacit.network.identity import Identity
     from tacit.network.processes import take_part
+    from tacit.network.proxy import chosen
     from tacit.protection.budget import PrivacyBudget
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
@@ -127,6 +130,7 @@ def node(
         experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
         connect=connect, insecure=insecure, ledger=PrivacyBudget(ledger) if ledger else None,
         disclosure=rules.disclosure,
+        proxy=chosen(proxy, connect or Identity.load(home).connect),
     )  # fmt: skip
     _report(taken, as_json)
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from tacit.cli.arguments import ProxyUrl
 from tacit.cli.federation import FOLDERS
 from tacit.cli.network import node as run
 from tacit.cli.network import site_home
@@ -56,6 +57,7 @@ def join(
     chain: Annotated[
         Path | None, typer.Option(help="Certificates between it and its authority, PEM.")
     ] = None,
+    proxy: ProxyUrl = None,
     as_json: Json = False,
 ) -> None:
     """Join a federation: make keys here, which never leave, and have them certified.
@@ -67,12 +69,15 @@ def join(
     from tacit.network.admission import Token
     from tacit.network.identity import POLICY
     from tacit.network.institution import Own
+    from tacit.network.proxy import chosen
 
     read = Token.from_text(token)
     if (certificate is None) != (key is None) or (chain and not key):
         raise InputError("--certificate: give it together with --key")
     own = Own.at(certificate, key, chain) if certificate and key else None
-    identity = joining.join(read, home or FOLDERS / read.federation / read.name, own)
+    identity = joining.join(
+        read, home or FOLDERS / read.federation / read.name, own, chosen(proxy, read.addresses)
+    )
     if as_json:
         print_json(
             {

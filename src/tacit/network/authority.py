@@ -230,9 +230,10 @@ class Authority:
             raise MessageError(
                 f"no institution is trusted to vouch for {name!r}; see `tacit federation trust`"
             )
-        certificate = certificates.issue(
-            self.certificate, self._key, name, public, roll.by_name[name].hosts, validity
-        )
+        hosts = roll.by_name[name].hosts
+        if hosts and roll.by_name[name].role != "site":  # where the way through a proxy leads
+            hosts = tuple(dict.fromkeys((*hosts, "127.0.0.1")))
+        certificate = certificates.issue(self.certificate, self._key, name, public, hosts, validity)
         admissions.certificates[name] = certificate.not_valid_after_utc.timestamp()
         return certificates.pem(certificate)
 

@@ -33,6 +33,7 @@ from tacit.network.institution import Chain, Own
 from tacit.network.malformed import MALFORMED
 from tacit.network.members import Member, Members
 from tacit.network.messages import Message, Refusal
+from tacit.network.proxy import Proxy, through
 from tacit.network.transport import Endpoint
 
 _log = logging.getLogger("tacit.network")
@@ -77,11 +78,14 @@ def serve(endpoint: Endpoint, authority: Authority) -> None:
     )
 
 
-def join(token: Token, folder: Path, own: Own | None = None) -> Identity:
+def join(
+    token: Token, folder: Path, own: Own | None = None, proxy: Proxy | None = None
+) -> Identity:
     """Makes keys in a folder and joins the federation of a token; may be tried again.
 
     Args:
         own: a key and certificate of the member's institution, with which it connects then.
+        proxy: the way out, if there is no other.
 
     Raises:
         InputError: the token has expired, another member's keys are in the folder, or the
@@ -104,7 +108,7 @@ def join(token: Token, folder: Path, own: Own | None = None) -> Identity:
         key, chain = own.read()
     csr = certificates.request(key, token.name)
     asked = Application(token.name, csr, public_hex(signs), chain)
-    admission = _ask(token, asked.proven(token.nonce, signs.sign))
+    admission = _ask(token, asked.proven(token.nonce, signs.sign), proxy)
     named = Federation(token.federation, token.name, token.addresses)
     limits = parse(admission.policy, f"the policy of {token.federation!r}", Limits)
     if not (folder / POLICY).exists():
@@ -118,7 +122,7 @@ def join(token: Token, folder: Path, own: Own | None = None) -> Identity:
     return Identity.load(folder)
 
 
-def _ask(token: Token, application: Application) -> Admission:
+def _ask(token: Token, application: Application, proxy: Proxy | None) -> Admission:
     """Connects with the token's own certificate, which lets one do nothing else."""
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder) / TLS, token.tls, secret=True)
@@ -129,7 +133,10 @@ def _ask(token: Token, application: Application) -> Admission:
             x509.load_pem_x509_certificate(token.authority),
             x509.load_pem_x509_certificate(token.tls), Ed25519PrivateKey.generate(),
         )  # fmt: skip
-        with Endpoint(knock, connect=token.addresses, wait=TIMEOUT) as endpoint:
+        with (
+            through(proxy, token.addresses) as connect,
+            Endpoint(knock, connect=connect, wait=TIMEOUT) as endpoint,
+        ):
             payload = msgspec.msgpack.encode(application)
             reply = endpoint.request(token.coordinator, JOIN, payload, TIMEOUT).result()
     try:

@@ -34,6 +34,7 @@ from tacit.network.protocol import (
     Request,
     Seek,
 )
+from tacit.network.proxy import Proxy, through
 from tacit.network.site import SiteRun
 from tacit.network.store import Kept, Store
 from tacit.network.transport import Endpoint, Unreachable
@@ -124,6 +125,7 @@ def take_part(
     patience: float = 600.0,
     on_wait: Callable[[str], None] = lambda reason: None,
     disclosure: Disclosure = "redacted",
+    proxy: Proxy | None = None,
 ) -> Taken:
     """A site of a run, to the run's end; started again, it goes on.
 
@@ -136,6 +138,7 @@ def take_part(
         patience: seconds to wait for a coordinator that is not there, or not any more.
         on_wait: is told whom or what the site waits for.
         disclosure: how much others learn of errors here.
+        proxy: the way out to the coordinator, if there is no other.
 
     Raises:
         InputError: the coordinator refuses this experiment or this site.
@@ -145,9 +148,10 @@ def take_part(
     identity = Identity.load(home)
     news = threading.Event()
     folder.mkdir(parents=True, exist_ok=True)
-    with _found(
-        identity, connect or identity.connect, insecure, disclosure, patience, on_wait
-    ) as endpoint:
+    with (
+        through(proxy, connect or identity.connect) as addresses,
+        _found(identity, addresses, insecure, disclosure, patience, on_wait) as endpoint,
+    ):
 
         def heard(_: str, __: bytes) -> bytes:
             news.set()
