@@ -16,6 +16,7 @@ from tacit.cli.audit import audit
 from tacit.cli.doctor import doctor
 from tacit.cli.network import coordinator, peer
 from tacit.cli.output import Json, print_json, stdout_kept_clean
+from tacit.cli.relay import relay
 from tacit.errors import TacitError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ app.command()(audit)
 app.command()(coordinator)
 app.command()(doctor)
 app.command()(peer)
+app.command()(relay)
 
 
 class Engine(StrEnum):

@@ -1,6 +1,7 @@
 """``tacit federation``: who belongs, decided where the coordinator runs."""
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,11 @@ Home = Annotated[
     typer.Option(help="Folder of the coordinator; by default the only one under ~/.tacit."),
 ]
 Member = Annotated[str, typer.Argument(metavar="SITE", help="Name of the member.")]
+
+
+class _Invited(StrEnum):
+    site = "site"
+    relay = "relay"
 
 
 @app.command()
@@ -67,6 +73,9 @@ def invite(
             " address. Can be given several times."
         ),
     ] = [],  # noqa: B006
+    role: Annotated[
+        _Invited, typer.Option(help="A site with data, or a relay that passes messages on.")
+    ] = _Invited.site,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -74,7 +83,9 @@ def invite(
 
     Whoever has the token can join under this name: send it by a way you trust.
     """
-    token = _authority(home).invite(site, host).to_text()
+    if role is _Invited.relay and not host:
+        raise InputError("--host: say where the relay will listen")
+    token = _authority(home).invite(site, host, role.value).to_text()
     if as_json:
         print_json({"site": site, "token": token})
     else:

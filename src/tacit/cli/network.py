@@ -142,9 +142,10 @@ def peer(
         list[str],
         typer.Option(
             metavar="HOST:PORT",
-            help="Where to listen; the invitation named its host. Can be given several times.",
+            help="Where to listen; the invitation named its host. Nowhere, if all peers meet at the"
+            " relay that --connect names. Can be given several times.",
         ),
-    ],
+    ] = [],  # noqa: B006
     settings: Settings = [],  # noqa: B006
     site: Annotated[
         str | None, typer.Option(help="Who this is; by default the only one under ~/.tacit.")
@@ -180,6 +181,8 @@ def peer(
     from tacit.protection.budget import PrivacyBudget
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
+    if not (listen or connect):
+        raise InputError("--listen: say where to listen, or by --connect which relay to meet at")
     home, name, experiment, filled, rules = _approved(
         file, data, settings, site, home, policy, as_json
     )

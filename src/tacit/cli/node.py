@@ -57,6 +57,14 @@ def join(
     chain: Annotated[
         Path | None, typer.Option(help="Certificates between it and its authority, PEM.")
     ] = None,
+    connect: Annotated[
+        list[str],
+        typer.Option(
+            metavar="HOST:PORT",
+            help="A relay, now and from now on; by default the coordinator. Can be given several"
+            " times.",
+        ),
+    ] = [],  # noqa: B006
     proxy: ProxyUrl = None,
     as_json: Json = False,
 ) -> None:
@@ -65,13 +73,20 @@ def join(
     With --certificate and --key, the site connects with this key of its institution instead of one
     that is made.
     """
+    from msgspec.structs import replace
+
     from tacit.network import joining
     from tacit.network.admission import Token
+    from tacit.network.configuration import require_address
     from tacit.network.identity import POLICY
     from tacit.network.institution import Own
     from tacit.network.proxy import chosen
 
     read = Token.from_text(token)
+    if connect:
+        for address in connect:
+            require_address("--connect", address)
+        read = replace(read, addresses=tuple(connect))
     if (certificate is None) != (key is None) or (chain and not key):
         raise InputError("--certificate: give it together with --key")
     own = Own.at(certificate, key, chain) if certificate and key else None

@@ -31,6 +31,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         authority: the authority's certificate, PEM.
         tls: key and certificate with which to connect in order to ask, PEM.
         nonce: 16 secret bytes.
+        relays: names of those by whom the coordinator may be reached.
     """
 
     federation: str
@@ -40,6 +41,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     authority: bytes
     tls: bytes
     nonce: bytes
+    relays: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Token({self.federation!r}, {self.name!r})"

@@ -158,6 +158,7 @@ class Authority:
         return Token(
             here.federation, here.member, name, here.connect, certificates.pem(self.certificate),
             certificates.key_bytes(key) + certificates.pem(knock), nonce,
+            tuple(self.members.those("relay")),
         )  # fmt: skip
 
     def admit(self, asked: Application) -> Admission:

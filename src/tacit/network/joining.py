@@ -127,7 +127,9 @@ def _ask(token: Token, application: Application, proxy: Proxy | None) -> Admissi
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder) / TLS, token.tls, secret=True)
         write(Path(folder) / CA, token.authority)
-        known = Members(token.federation, 0, {token.coordinator: Member("coordinator")})
+        hubs = {name: Member("relay") for name in token.relays}
+        hubs[token.coordinator] = Member("coordinator")
+        known = Members(token.federation, 0, hubs)
         knock = Identity(
             JOINING, token.federation, Path(folder), token.addresses, known,
             x509.load_pem_x509_certificate(token.authority),

@@ -237,8 +237,9 @@ def gossip(
         data: the same federation with this peer's rows.
         home: with the peer's keys.
         folder: of the run at this peer.
-        listen: addresses, ``host:port``; the certificate must be good for them.
-        connect: addresses of one peer or more, which tell of all others.
+        listen: addresses, ``host:port``; the certificate must be good for them. None: all peers
+            meet at a relay.
+        connect: addresses of one peer or more, which tell of all others; or of a relay.
         disclosure: how much others learn of errors here.
         settings: of ``PeerRun``.
 
@@ -248,9 +249,11 @@ def gossip(
     identity = _newest(Identity.load(home), insecure)
     news = threading.Event()
     folder.mkdir(parents=True, exist_ok=True)
+    wait = settings.get("patience", 600.0) if not listen else 10.0  # for the relay
     with Endpoint(
-        identity, listen=listen, connect=connect, insecure=insecure, disclosure=disclosure
-    ) as endpoint:
+        identity, listen=listen, connect=connect, wait=wait, insecure=insecure,
+        disclosure=disclosure,
+    ) as endpoint:  # fmt: skip
         blobs = Blobs(endpoint)
 
         def heard(_: str, __: bytes) -> bytes:

@@ -190,7 +190,7 @@ class Endpoint:
         A new certificate, or other names, take a new session: requests under way fail, clients are
         back by themselves. Whether that happened.
         """
-        old, new = self.identity, Identity.load(self.identity.folder)
+        old, new = self._opened, Identity.load(self.identity.folder)
         self.identity = new
         if new.certificate == old.certificate and new.members.names() == old.members.names():
             return False
@@ -248,7 +248,7 @@ class Endpoint:
             name = str(sample.key_expr).split("/")[2]
             self._change(name, sample.kind == zenoh.SampleKind.PUT)
 
-        self._session = session
+        self._session, self._opened = session, self.identity
         session.declare_queryable(
             key(federation, me, "*", "*"), zenoh.handlers.Callback(self._asked, indirect=False)
         )
