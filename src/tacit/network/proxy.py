@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies, proxy_bypass
 
 from tacit.errors import InputError, TacitError
 from tacit.network.configuration import host
@@ -120,12 +120,11 @@ def chosen(url: str | None, addresses: Sequence[str]) -> Proxy | None:
     """The proxy to go through: the given one, or HTTPS_PROXY's but for loopback and NO_PROXY."""
     if url is not None:
         return Proxy.of(url)
-    found = getproxies_environment()
+    found = getproxies()
     away = [
         each
         for each in map(host, addresses)
-        if each not in ("127.0.0.1", "::1", "localhost")
-        and not proxy_bypass_environment(each, found)
+        if each not in ("127.0.0.1", "::1", "localhost") and not proxy_bypass(each)
     ]
     return Proxy.of(found["https"]) if "https" in found and away else None
 
