@@ -22,6 +22,7 @@ from tacit.network.identity import (
     sign_key,
     write,
 )
+from tacit.network.members import Role
 from tacit.network.messages import Message
 from tacit.network.transport import Endpoint, Unreachable
 
@@ -42,9 +43,11 @@ def application(folder: Path, token: Token) -> tuple[Application, bytes]:
     return asked.proven(token.nonce, own.sign), certificates.key_bytes(key)
 
 
-def joined(authority: Authority, folder: Path, name: str, hosts: tuple[str, ...] = ()) -> Identity:
+def joined(
+    authority: Authority, folder: Path, name: str, hosts: tuple[str, ...] = (), role: Role = "site"
+) -> Identity:
     """A member that joined by hand, without a network."""
-    asked, key = application(folder, authority.invite(name, hosts))
+    asked, key = application(folder, authority.invite(name, hosts, role))
     return admitted(authority, folder, name, key, authority.admit(asked))
 
 

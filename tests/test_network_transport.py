@@ -111,7 +111,7 @@ def test_what_goes_wrong_in_an_answer_is_told_as_far_as_it_may(hearts: Federatio
         zurich.ask("coordinator", Ping(2), Pong, timeout=10)
     with pytest.raises(Refused) as hidden:
         zurich.ask("coordinator", Ping(3), Pong, timeout=10)
-    assert hidden.value.code == "internal"
+    assert hidden.value.code == "TACIT-100"
     assert "Meier" not in str(hidden.value)
     with pytest.raises(Unreachable, match="no reply of 'coordinator'"):
         zurich.ask("coordinator", Ping(4), Pong, timeout=0.2)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tacit.cli.arguments import File, Settings, experiment_of
+from tacit.cli.arguments import File, ProxyUrl, Settings, experiment_of
 from tacit.cli.federation import FOLDERS, federation_home
 from tacit.cli.output import Json, print_json, stdout_kept_clean
 from tacit.errors import InputError
@@ -15,10 +15,15 @@ from tacit.errors import InputError
 if TYPE_CHECKING:
     from tacit.data import Federation
     from tacit.experiment import Experiment
+    from tacit.network.policy import Policy
     from tacit.network.processes import Taken
 
 Folder = Annotated[
     Path | None, typer.Option(help="Where the run is kept; by default runs/ and the file's name.")
+]
+PolicyFile = Annotated[
+    Path | None,
+    typer.Option(help="What may run here; by default policy.toml in the folder with the keys."),
 ]
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Without encryption; for loopback addresses alone.")
@@ -102,6 +107,8 @@ def node(
     ledger: Annotated[
         Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
     ] = None,
+    policy: PolicyFile = None,
+    proxy: ProxyUrl = None,
     insecure: Insecure = False,
     as_json: Json = False,
 ) -> None:
@@ -110,14 +117,20 @@ def node(
     Shows first what would leave this site, and runs only what was approved: here, or before with
     tacit node approve.
     """
+    from tacit.network.identity import Identity
     from tacit.network.processes import take_part
+    from tacit.network.proxy import chosen
     from tacit.protection.budget import PrivacyBudget
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
-    home, name, experiment, filled = _approved(file, data, settings, site, home, as_json)
+    home, name, experiment, filled, rules = _approved(
+        file, data, settings, site, home, policy, as_json
+    )
     taken = take_part(
         experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
         connect=connect, insecure=insecure, ledger=PrivacyBudget(ledger) if ledger else None,
+        disclosure=rules.disclosure,
+        proxy=chosen(proxy, connect or Identity.load(home).connect),
     )  # fmt: skip
     _report(taken, as_json)
 
@@ -129,9 +142,10 @@ def peer(
         list[str],
         typer.Option(
             metavar="HOST:PORT",
-            help="Where to listen; the invitation named its host. Can be given several times.",
+            help="Where to listen; the invitation named its host. Nowhere, if all peers meet at the"
+            " relay that --connect names. Can be given several times.",
         ),
-    ],
+    ] = [],  # noqa: B006
     settings: Settings = [],  # noqa: B006
     site: Annotated[
         str | None, typer.Option(help="Who this is; by default the only one under ~/.tacit.")
@@ -151,6 +165,7 @@ def peer(
     ledger: Annotated[
         Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
     ] = None,
+    policy: PolicyFile = None,
     insecure: Insecure = False,
     as_json: Json = False,
 ) -> None:
@@ -166,13 +181,17 @@ def peer(
     from tacit.protection.budget import PrivacyBudget
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
-    home, name, experiment, filled = _approved(file, data, settings, site, home, as_json)
+    if not (listen or connect):
+        raise InputError("--listen: say where to listen, or by --connect which relay to meet at")
+    home, name, experiment, filled, rules = _approved(
+        file, data, settings, site, home, policy, as_json
+    )
     with progress([file.stem], experiment.rounds, quiet=as_json) as on_round:
         taken = gossip(
             experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
             listen=listen, connect=connect, patience=patience, insecure=insecure,
             ledger=PrivacyBudget(ledger) if ledger else None,
-            on_round=lambda row: on_round(file.stem, row),
+            on_round=lambda row: on_round(file.stem, row), disclosure=rules.disclosure,
         )  # fmt: skip
     _report(taken, as_json)
 
@@ -183,12 +202,14 @@ def _approved(
     settings: list[str],
     site: str | None,
     home: Path | None,
+    policy: Path | None,
     as_json: bool,
-) -> tuple[Path, str, "Experiment", "Federation"]:
-    """A site's folder and name, and an experiment that may run there, without and with its rows."""
+) -> tuple[Path, str, "Experiment", "Federation", "Policy"]:
+    """A site's folder and name, what may run there, without and with its rows, and its policy."""
     from tacit.data import fill
     from tacit.network.approval import approved
-    from tacit.network.identity import Identity
+    from tacit.network.identity import POLICY, Identity
+    from tacit.network.policy import Policy, at_site, read, refusals
 
     home = home or site_home(site)
     name = Identity.load(home).name
@@ -197,9 +218,15 @@ def _approved(
     with stdout_kept_clean(as_json):
         experiment = experiment_of(file, settings)
         filled = fill(experiment.data, {name: data})
-    if not approved(home, experiment.digest()):
-        _ask_for_approval(experiment, home)
-    return home, name, experiment, filled
+    if policy is not None and not policy.exists():
+        raise InputError(f"--policy: {policy}: there is no such file")
+    rules = read(policy or home / POLICY, Policy)
+    rows, digest = int(filled.train.sizes.sum()), experiment.digest()
+    if found := refusals(rules, at_site(experiment, rows)):
+        raise InputError(f"this site's policy refuses experiment {digest[:12]}: {'; '.join(found)}")
+    if not (approved(home, digest) or rules.allows(experiment)):
+        _ask_for_approval(experiment, rows, home)
+    return home, name, experiment, filled, rules
 
 
 def _report(taken: "Taken", as_json: bool) -> None:
@@ -230,12 +257,13 @@ def site_home(site: str | None) -> Path:
     return found[0]
 
 
-def _ask_for_approval(experiment: "Experiment", home: Path) -> None:
+def _ask_for_approval(experiment: "Experiment", rows: int, home: Path) -> None:
     from tacit.explain import explain
     from tacit.network.approval import approve
+    from tacit.network.policy import shown
 
     digest = experiment.digest()
-    typer.echo(explain(experiment).to_text(), err=True)
+    typer.echo(f"{explain(experiment).to_text()}\n{shown(experiment, rows)}", err=True)
     if sys.stdin.isatty() and typer.confirm("May this leave the site?", err=True):
         approve(home, digest)
         return

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from tacit.engine.secure_sum import Opened
 from tacit.errors import CheckpointError, InputError, MessageError, TacitError
 from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
+from tacit.network.policy import NO_LIMITS, Limits, enforce
 from tacit.network.protocol import (
     MOST_ROWS,
     Answer,
@@ -42,6 +42,7 @@ from tacit.network.protocol import (
     Wait,
 )
 from tacit.network.rounds import Read, Server, check
+from tacit.network.software import software
 from tacit.network.store import Kept, Store
 from tacit.network.sums import CoordinatorSum, KeyOf, Parcels, directory, session_of
 from tacit.network.tensors import HEADER, PIECE, unwritable
@@ -82,9 +83,10 @@ class Coordinator:
         patience: seconds without a quorum and without anything new after which the run fails.
         grace: seconds for which a site may be gone before its round goes on without it.
         on_round: called with the metrics of each closed round.
+        limits: of the federation, to which the experiment must keep.
 
     Raises:
-        InputError: a plan that cannot work among real machines.
+        InputError: a plan that cannot work among real machines, or is against the limits.
     """
 
     def __init__(
@@ -101,14 +103,16 @@ class Coordinator:
         patience: float = 600.0,
         grace: float = 1.0,
         on_round: Callable[[Row], None] | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         check(experiment)
+        enforce(limits, experiment)
         self.experiment, self.store, self.pull, self.offer = experiment, store, pull, offer
         self.digest, self.names = experiment.digest(), experiment.data.names
         self.deadline, self.patience, self.grace = deadline, patience, grace
-        self.quorum, self.tell, self.key_of = quorum, tell, key_of
+        self.quorum, self.tell, self.key_of, self.limits = quorum, tell, key_of, limits
         self.on_round = on_round or (lambda row: None)
-        self.software = version("tacit")
+        self.software = software()
         self.server: Server | None = None
         self._changed = threading.Condition()
         self._pool = ThreadPoolExecutor(8, "tacit-pull")
@@ -406,8 +410,9 @@ class Coordinator:
         used = self._open_to(site, request.round)
         if used and (self._secure or site not in self._updates):
             self._updates.pop(site, None)
-            self._declined[site] = request.reason
-            _log.warning("%s left round %d out: %r", site, request.round + 1, request.reason)
+            reason = f"{request.code} {request.reason}".rstrip()
+            self._declined[site] = reason
+            _log.warning("%s left round %d out: %r", site, request.round + 1, reason)
             self._news()
         return Taken(self.digest, used)
 
@@ -456,6 +461,7 @@ class Coordinator:
         rows = [self._rows[name] for name in self.names]
         experiment = self.experiment.replace(data=told(self.experiment.data, rows))
         check(experiment)
+        enforce(self.limits, experiment)
         server = self.server = Server(experiment)
         guard = experiment.guard
         if guard and isinstance(guard.secure, SecureAggregation):

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -21,6 +20,7 @@ from tacit.network.gossip import Peer, check
 from tacit.network.identity import write
 from tacit.network.messages import Refused
 from tacit.network.protocol import Holds, Model, Seek
+from tacit.network.software import software
 from tacit.network.tensors import HEADER, Tensors, finite
 from tacit.protection.budget import PrivacyBudget
 from tacit.training.plan import Ints
@@ -134,7 +134,7 @@ class PeerRun:
         if not data.train.sizes[self.node]:
             raise InputError(f"data: {name!r} has no rows to train on")
         self.peer = Peer(experiment, data, self.node)
-        self.digest, self.software, self.folder = experiment.digest(), version("tacit"), folder
+        self.digest, self.software, self.folder = experiment.digest(), software(), folder
         self.ask, self.pull, self.offer, self.withdraw = ask, pull, offer, withdraw
         self.tell, self.wake, self.patience, self.grace = tell, wake, patience, grace
         self.ledger, self.on_round = ledger, on_round

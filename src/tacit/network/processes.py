@@ -19,9 +19,11 @@ from tacit.network import joining
 from tacit.network.authority import Authority
 from tacit.network.blobs import Blobs
 from tacit.network.coordinator import Coordinator
-from tacit.network.identity import Identity
+from tacit.network.disclosure import Disclosure
+from tacit.network.identity import POLICY, Identity
 from tacit.network.messages import Refused
 from tacit.network.peer import PeerRun
+from tacit.network.policy import Limits, read
 from tacit.network.protocol import (
     Done,
     FromCoordinator,
@@ -32,6 +34,7 @@ from tacit.network.protocol import (
     Request,
     Seek,
 )
+from tacit.network.proxy import Proxy, through
 from tacit.network.site import SiteRun
 from tacit.network.store import Kept, Store
 from tacit.network.transport import Endpoint, Unreachable
@@ -77,7 +80,7 @@ def coordinate(
             experiment, store,
             lambda site, offer, path: blobs.pull(site, offer, path, most=offer.size),
             blobs.offer, lambda site: endpoint.request(site, _NEWS, b"", 1.0), endpoint.key_of,
-            **settings,
+            limits=read(home / POLICY, Limits), **settings,
         )  # fmt: skip
         joining.serve(endpoint, Authority.load(home))
         endpoint.watch(coordinator.here)
@@ -121,6 +124,8 @@ def take_part(
     insecure: bool = False,
     patience: float = 600.0,
     on_wait: Callable[[str], None] = lambda reason: None,
+    disclosure: Disclosure = "redacted",
+    proxy: Proxy | None = None,
 ) -> Taken:
     """A site of a run, to the run's end; started again, it goes on.
 
@@ -132,6 +137,8 @@ def take_part(
         connect: addresses of the coordinator; by default those that the site joined by.
         patience: seconds to wait for a coordinator that is not there, or not any more.
         on_wait: is told whom or what the site waits for.
+        disclosure: how much others learn of errors here.
+        proxy: the way out to the coordinator, if there is no other.
 
     Raises:
         InputError: the coordinator refuses this experiment or this site.
@@ -141,7 +148,10 @@ def take_part(
     identity = Identity.load(home)
     news = threading.Event()
     folder.mkdir(parents=True, exist_ok=True)
-    with _found(identity, connect or identity.connect, insecure, patience, on_wait) as endpoint:
+    with (
+        through(proxy, connect or identity.connect) as addresses,
+        _found(identity, addresses, insecure, disclosure, patience, on_wait) as endpoint,
+    ):
 
         def heard(_: str, __: bytes) -> bytes:
             news.set()
@@ -173,7 +183,7 @@ def take_part(
             experiment, data, identity.name, folder, ask,
             lambda offer, path: blobs.pull(coordinator, offer, path, most=offer.size),
             lambda path: blobs.offer(path, to=[coordinator]), wake, ledger,
-            identity, endpoint.key_of,
+            identity, endpoint.key_of, disclosure,
         )  # fmt: skip
         stop = _every(_RENEW, lambda: joining.renew(endpoint))
         try:
@@ -190,6 +200,7 @@ def _found(
     identity: Identity,
     connect: Sequence[str],
     insecure: bool,
+    disclosure: Disclosure,
     patience: float,
     on_wait: Callable[[str], None],
 ) -> Endpoint:
@@ -197,7 +208,7 @@ def _found(
     until = time.monotonic() + patience
     while True:
         try:
-            return Endpoint(identity, connect=connect, insecure=insecure)
+            return Endpoint(identity, connect=connect, insecure=insecure, disclosure=disclosure)
         except Unreachable as error:
             if time.monotonic() > until:
                 raise
@@ -213,6 +224,7 @@ def gossip(
     listen: Sequence[str],
     connect: Sequence[str] = (),
     insecure: bool = False,
+    disclosure: Disclosure = "redacted",
     **settings: Any,
 ) -> Taken:
     """A peer of a run without a coordinator, to the run's end; started again, it goes on.
@@ -225,8 +237,10 @@ def gossip(
         data: the same federation with this peer's rows.
         home: with the peer's keys.
         folder: of the run at this peer.
-        listen: addresses, ``host:port``; the certificate must be good for them.
-        connect: addresses of one peer or more, which tell of all others.
+        listen: addresses, ``host:port``; the certificate must be good for them. None: all peers
+            meet at a relay.
+        connect: addresses of one peer or more, which tell of all others; or of a relay.
+        disclosure: how much others learn of errors here.
         settings: of ``PeerRun``.
 
     Raises:
@@ -235,7 +249,11 @@ def gossip(
     identity = _newest(Identity.load(home), insecure)
     news = threading.Event()
     folder.mkdir(parents=True, exist_ok=True)
-    with Endpoint(identity, listen=listen, connect=connect, insecure=insecure) as endpoint:
+    wait = settings.get("patience", 600.0) if not listen else 10.0  # for the relay
+    with Endpoint(
+        identity, listen=listen, connect=connect, wait=wait, insecure=insecure,
+        disclosure=disclosure,
+    ) as endpoint:  # fmt: skip
         blobs = Blobs(endpoint)
 
         def heard(_: str, __: bytes) -> bytes:

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -14,9 +13,10 @@ from torch import Tensor
 from tacit.algorithms.base import State
 from tacit.data import Federation
 from tacit.data.sites import told
-from tacit.errors import DivergenceError, InputError, MessageError
+from tacit.errors import CheckpointError, DivergenceError, InputError, MessageError
 from tacit.experiment import Experiment
 from tacit.network.blobs import Digest, Offer
+from tacit.network.disclosure import Disclosure, disclosed
 from tacit.network.identity import write
 from tacit.network.protocol import (
     MOST_ROWS,
@@ -37,6 +37,7 @@ from tacit.network.protocol import (
     Train,
 )
 from tacit.network.rounds import Site, own_entries, shapes
+from tacit.network.software import software
 from tacit.network.sums import KeyOf, Parcels, SiteSum, Vector, directory, session_of
 from tacit.network.tensors import HEADER, Tensors, finite
 from tacit.network.transport import Unreachable
@@ -85,6 +86,7 @@ class SiteRun:
         ledger: pays for each round before it begins.
         signer: holds the site's long-term key, for secure sums.
         key_of: tells others' keys, for secure sums.
+        disclosure: how much the coordinator learns of why the site leaves a round out.
 
     Raises:
         InputError: a site without rows, or that the experiment does not have.
@@ -103,6 +105,7 @@ class SiteRun:
         ledger: PrivacyBudget | None = None,
         signer: Signer | None = None,
         key_of: KeyOf | None = None,
+        disclosure: Disclosure = "redacted",
     ) -> None:
         if name not in experiment.data.names:
             raise InputError(
@@ -120,6 +123,7 @@ class SiteRun:
         )
         self.ask, self.pull, self.offer, self.wake = ask, pull, offer, wake
         self.ledger, self.signer, self.key_of = ledger, signer, key_of
+        self.disclosure = disclosure
         self.parcels = Parcels(self.tensors, offer)
         self.site: Site | None = None
         unread = own_entries(experiment) | experiment.algorithm.server_only()
@@ -134,7 +138,7 @@ class SiteRun:
 
     def run(self) -> Done:
         """Take part until the coordinator says that the run is over."""
-        reply = self.ask(Join(self.digest, version("tacit"), self.rows))
+        reply = self.ask(Join(self.digest, software(), self.rows))
         while not isinstance(reply, Done):
             if isinstance(reply, Train):
                 try:
@@ -179,9 +183,15 @@ class SiteRun:
             try:
                 self._pay(order.round)
                 notes = self._train(site, order, state or self._shared(order.state))
+            except (CheckpointError, MessageError, Unreachable, OSError):
+                raise  # for its own operator, who can mend it
             except (DivergenceError, InputError) as error:
                 _log.warning("%s", error)
-                self._decline(order.round, type(error).__name__, "it could not train")
+                self._decline(order.round, error, "it could not train")
+                return
+            except Exception as error:
+                _log.exception("training failed")
+                self._decline(order.round, error, "it could not train")
                 return
         guard = site.experiment.guard
         if guard and guard.secure:
@@ -214,17 +224,17 @@ class SiteRun:
     def _ready(self, notes: Notes) -> None:
         if notes.opened:
             why = "it has helped to open this round's sum, and opens no second one"
-            self._decline(notes.round, "Aborted", why)
+            self._decline(notes.round, Aborted(why), why)
         elif notes.session and self._sum is None:
             why = "it was started anew within a secure sum, and enters none twice"
-            self._decline(notes.round, "Aborted", why)
+            self._decline(notes.round, Aborted(why), why)
         else:
             loss = float("nan") if notes.loss is None else notes.loss
             self.ask(Ready(self.digest, notes.round, loss, notes.session))
             self.wake(_PAUSE)
 
-    def _decline(self, round: int, code: str, reason: str) -> None:
-        self.ask(Decline(self.digest, round, code, reason))
+    def _decline(self, round: int, error: Exception, phase: str) -> None:
+        self.ask(Decline(self.digest, round, *disclosed(self.disclosure, error, phase)))
         self.wake(_PAUSE)
 
     def _summed(self, order: Enter | Go) -> None:
@@ -238,7 +248,7 @@ class SiteRun:
             answer = self._answer(entered, stage, body)
         except InputError as error:
             _log.warning("%s", error)
-            self._decline(order.round, "Aborted", "it does not enter this secure sum")
+            self._decline(order.round, error, "it does not enter this secure sum")
             return
         except Unreachable as error:
             _log.info("%s", error)

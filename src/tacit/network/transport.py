@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tacit.errors import MessageError, TacitError
 from tacit.network.configuration import configuration, key
+from tacit.network.disclosure import Disclosure, disclosed
 from tacit.network.identity import MEMBERS, Identity
 from tacit.network.messages import Message, Refusal, Refused, kind, seal, unseal
 
@@ -34,6 +35,8 @@ _log = logging.getLogger("tacit.network")
 class Unreachable(TacitError):
     """No answer: nobody is there, it hangs, or it may not be asked."""
 
+    code = "TACIT-110"
+
 
 class Endpoint:
     """One member's session; safe to use from many threads.
@@ -50,6 +53,7 @@ class Endpoint:
         connect: Sequence[str] = (),
         wait: float = 10.0,
         insecure: bool = False,
+        disclosure: Disclosure = "full",
     ) -> None:
         """Connects.
 
@@ -57,6 +61,7 @@ class Endpoint:
             listen, connect: addresses, ``host:port``.
             wait: seconds to reach one of the addresses in, if there is nothing to listen on.
             insecure: plain TCP, for loopback addresses.
+            disclosure: how much others learn of why they are refused.
 
         Raises:
             Unreachable: none of the addresses answered, or an address to listen on is taken.
@@ -64,7 +69,7 @@ class Endpoint:
         """
         self.identity = identity
         self._listen, self._connect = listen, connect
-        self._wait, self._insecure = wait, insecure
+        self._wait, self._insecure, self._disclosure = wait, insecure, disclosure
         self._answers: dict[str, tuple[Answer, ThreadPoolExecutor]] = {}
         self._waiting: Counter[str] = Counter()
         self._alive: set[str] = set()
@@ -77,21 +82,20 @@ class Endpoint:
     def serve(self, request: type[Q], answer: Callable[[str, Q], Message]) -> None:
         """Answers every request of this type: ``answer(sender, request) -> reply``, in a thread.
 
-        Raising ``Refused`` refuses with a code and a sentence, a ``MessageError`` with its
-        sentence; of any other exception the sender learns nothing.
+        Raising ``Refused`` or a ``MessageError`` refuses; how much the sender learns of it is a
+        matter of ``disclosure``. Of any other exception it learns nothing.
         """
 
         def reply(sender: str, sealed: bytes) -> bytes:
             try:
                 said = answer(sender, self._unseal(sender, sealed, request))
-            except Refused as error:
-                said = Refusal(error.code, str(error)[:2000])
-            except MessageError as error:
+            except (Refused, MessageError) as error:
                 _log.warning("refused a %s of %r: %s", kind(request), sender, error)
-                said = Refusal("message", str(error)[:2000])
+                said = Refusal(*disclosed(self._disclosure, error, f"a {kind(request)}"))
             except Exception:
                 _log.exception("failed to answer a %s of %r", kind(request), sender)
-                said = Refusal("internal", f"{self.identity.name!r} failed; its log says why")
+                failed = f"{self.identity.name!r} failed; its log says why"
+                said = Refusal(TacitError.code, failed)
             return seal(self.identity, sender, said, answers=sealed)
 
         self.serve_bytes(kind(request), reply)
@@ -120,7 +124,8 @@ class Endpoint:
         answered = self.request(member, kind(type(request)), sealed, timeout).result()
         said = self._unseal(member, answered, reply, Refusal, answers=sealed)
         if isinstance(said, Refusal):
-            raise Refused(said.code, f"{member!r} refuses: {said.sentence}")
+            why = said.sentence or f"its site tells no more than {said.code}"
+            raise Refused(said.code, f"{member!r} refuses: {why}")
         return cast(R, said)
 
     def _unseal(
@@ -185,7 +190,7 @@ class Endpoint:
         A new certificate, or other names, take a new session: requests under way fail, clients are
         back by themselves. Whether that happened.
         """
-        old, new = self.identity, Identity.load(self.identity.folder)
+        old, new = self._opened, Identity.load(self.identity.folder)
         self.identity = new
         if new.certificate == old.certificate and new.members.names() == old.members.names():
             return False
@@ -243,7 +248,7 @@ class Endpoint:
             name = str(sample.key_expr).split("/")[2]
             self._change(name, sample.kind == zenoh.SampleKind.PUT)
 
-        self._session = session
+        self._session, self._opened = session, self.identity
         session.declare_queryable(
             key(federation, me, "*", "*"), zenoh.handlers.Callback(self._asked, indirect=False)
         )
