@@ -1,6 +1,5 @@
 """``tacit coordinator``, ``tacit node`` and ``tacit peer``: experiments among real machines."""
 
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ import typer
 from tacit.cli.arguments import File, Settings, experiment_of
 from tacit.cli.federation import FOLDERS, federation_home
 from tacit.cli.output import Json, print_json, stdout_kept_clean
+from tacit.cli.service import Form, Level, LogFormat, LogLevel, Metrics, service
 from tacit.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,6 +52,9 @@ def coordinator(
         float, typer.Option(help="Seconds to wait for a quorum while nothing is heard.")
     ] = 600.0,
     insecure: Insecure = False,
+    metrics: Metrics = None,
+    log_format: LogFormat = Form.text,
+    log_level: LogLevel = Level.info,
     as_json: Json = False,
 ) -> None:
     """Coordinate the experiment that FILE defines, among sites that hold its data.
@@ -61,17 +64,20 @@ def coordinator(
     from tacit.cli.screen import progress, say, show_rows
     from tacit.network.processes import coordinate
 
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
     if quorum is not None and quorum < 1:
         raise InputError(f"--quorum: {quorum} was given; allowed is a whole number, 1 or more")
+    home = home or federation_home()
     with stdout_kept_clean(as_json):
         experiment = experiment_of(file, settings)
     if not as_json:
         say(f"Experiment {experiment.digest()}\nSites: {', '.join(experiment.data.names)}")
-    with progress([file.stem], experiment.rounds, quiet=as_json) as on_round:
+    with (
+        service(home, log_format, log_level),
+        progress([file.stem], experiment.rounds, quiet=as_json) as on_round,
+    ):
         kept, rows = coordinate(
-            experiment, home or federation_home(), folder or Path("runs") / file.stem,
-            listen=listen, database=database, insecure=insecure, quorum=quorum,
+            experiment, home, folder or Path("runs") / file.stem,
+            listen=listen, database=database, insecure=insecure, metrics=metrics, quorum=quorum,
             deadline=deadline, patience=patience,
             on_round=lambda row: on_round(file.stem, row),
         )  # fmt: skip
@@ -103,6 +109,9 @@ def node(
         Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
     ] = None,
     insecure: Insecure = False,
+    metrics: Metrics = None,
+    log_format: LogFormat = Form.text,
+    log_level: LogLevel = Level.info,
     as_json: Json = False,
 ) -> None:
     """Take part in the experiment that FILE defines, with the rows of one table.
@@ -113,12 +122,13 @@ def node(
     from tacit.network.processes import take_part
     from tacit.protection.budget import PrivacyBudget
 
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
     home, name, experiment, filled = _approved(file, data, settings, site, home, as_json)
-    taken = take_part(
-        experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
-        connect=connect, insecure=insecure, ledger=PrivacyBudget(ledger) if ledger else None,
-    )  # fmt: skip
+    with service(home, log_format, log_level):
+        taken = take_part(
+            experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
+            connect=connect, insecure=insecure, metrics=metrics,
+            ledger=PrivacyBudget(ledger) if ledger else None,
+        )  # fmt: skip
     _report(taken, as_json)
 
 
@@ -152,6 +162,9 @@ def peer(
         Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
     ] = None,
     insecure: Insecure = False,
+    metrics: Metrics = None,
+    log_format: LogFormat = Form.text,
+    log_level: LogLevel = Level.info,
     as_json: Json = False,
 ) -> None:
     """Carry out the experiment that FILE defines among peers, without a coordinator.
@@ -165,12 +178,15 @@ def peer(
     from tacit.network.processes import gossip
     from tacit.protection.budget import PrivacyBudget
 
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
     home, name, experiment, filled = _approved(file, data, settings, site, home, as_json)
-    with progress([file.stem], experiment.rounds, quiet=as_json) as on_round:
+    with (
+        service(home, log_format, log_level),
+        progress([file.stem], experiment.rounds, quiet=as_json) as on_round,
+    ):
         taken = gossip(
             experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
             listen=listen, connect=connect, patience=patience, insecure=insecure,
+            metrics=metrics,
             ledger=PrivacyBudget(ledger) if ledger else None,
             on_round=lambda row: on_round(file.stem, row),
         )  # fmt: skip

@@ -127,6 +127,8 @@ class Coordinator:
         self._pulling: set[str] = set()
         self._failed: Counter[str] = Counter()
         self._broken: CheckpointError | None = None
+        self.accepted = self.refused = 0  # updates, for whoever watches
+        self.row: Row = {}  # of the last closed round
         self._left: set[str] = set()
         self._progress = self._opened = time.monotonic()
 
@@ -182,6 +184,17 @@ class Coordinator:
                 self._away[site] = time.monotonic()
             self._news()
 
+    @property
+    def connected(self) -> int:
+        """How many sites are here."""
+        return len(self.names) - len(self._away)
+
+    @property
+    def trouble(self) -> str:
+        """Why the run cannot go on, or nothing."""
+        failed = self._kept is not None and self._kept.outcome == "failed"
+        return str(self._broken or (failed and self._kept.reason) or "")
+
     def _join(self, site: str, request: Join) -> Reply:
         if request.software != self.software:
             raise MessageError(
@@ -198,7 +211,7 @@ class Coordinator:
                 self._break(error)
                 raise
             self._rows[site] = request.rows
-            _log.info("%s joined with %d rows", site, request.rows)
+            _log.info("%s joined with %d rows", site, request.rows, extra={"site": site})
         elif known != request.rows:
             raise MessageError(
                 f"{site!r} joined with {known} rows and now has {request.rows}: give it the data"
@@ -280,12 +293,12 @@ class Coordinator:
             message = path.read_bytes()
             path.unlink()
         except MessageError as error:
-            _log.warning("left out of a secure sum: %s", error)
+            _log.warning("left out of a secure sum: %s", error, extra={"site": site})
             message = b""
         except (CheckpointError, OSError) as error:
             self._break(error)
         except TacitError as error:
-            _log.warning("%s's message did not arrive: %s", site, error)
+            _log.warning("%s's message did not arrive: %s", site, error, extra={"site": site})
         finally:
             with self._changed:
                 self._pulling.discard(site)
@@ -312,6 +325,7 @@ class Coordinator:
 
     def _take(self, site: str, request: Deliver) -> None:
         """Pull an update, look at it, and keep it."""
+        about = {"site": site, "round": request.round + 1}
         try:
             path = self._receive(site, request.update)
             self._examine(site, path)
@@ -321,18 +335,22 @@ class Coordinator:
                     path.replace(self.store.tensors.path(digest))
                     self.store.accept(request.round, site, digest, loss)
                     self._updates[site] = (digest, loss)
+                    self.accepted += 1
+                    known = about | {"digest": digest.hex(), "bytes": request.update.size}
+                    _log.info("%s's update is accepted", site, extra=known)
         except MessageError as error:
-            _log.warning("left out of round %d: %s", request.round + 1, error)
+            _log.warning("left out of round %d: %s", request.round + 1, error, extra=about)
             with self._changed:
                 self._declined[site] = str(error)
+                self.refused += 1
         except (CheckpointError, OSError) as error:
             self._break(error)
         except TacitError as error:
-            _log.warning("%s's update did not arrive: %s", site, error)
+            _log.warning("%s's update did not arrive: %s", site, error, extra=about)
             with self._changed:
                 self._failed[site] += site not in self._away
                 if self._failed[site] >= _PULLS:
-                    _log.warning("left out of round %d: %s", request.round + 1, site)
+                    _log.warning("left out of round %d: %s", request.round + 1, site, extra=about)
                     self._declined[site] = f"its update did not arrive ({error})"
         finally:
             with self._changed:
@@ -397,7 +415,9 @@ class Coordinator:
         if used and (self._secure or site not in self._updates):
             self._updates.pop(site, None)
             self._declined[site] = request.reason
-            _log.warning("%s left round %d out: %r", site, request.round + 1, request.reason)
+            number = request.round + 1
+            about = {"site": site, "round": number}
+            _log.warning("%s left round %d out: %r", site, number, request.reason, extra=about)
             self._news()
         return Taken(self.digest, used)
 
@@ -457,6 +477,7 @@ class Coordinator:
             self.store.begin(self.store.tensors.put(server.shared), memory.digest)
             kept = self.store.read()
             assert kept is not None
+        self.row = (self.store.metrics() or [{}])[-1]
         server.shared = self.store.tensors.get(kept.state.digest)
         server.memory.update(self.store.tensors.get(kept.memory))
         self._open(kept)
@@ -480,6 +501,11 @@ class Coordinator:
             self._cohort = tuple(self.names[int(node)] for node in nodes)
             self._opened = time.monotonic()
             self._news()
+        if not last:
+            about = {"round": kept.round + 1, "digest": kept.state.digest.hex()}
+            _log.info(
+                "round %d begins, of %s", kept.round + 1, ", ".join(self._cohort), extra=about
+            )
         for name in self.names:
             self.tell(name)
 
@@ -499,6 +525,7 @@ class Coordinator:
         if self._secure:
             try:
                 nodes = self._close_sums(kept, least)
+                self.accepted += len(nodes)
             except (Aborted, SumError) as error:
                 return self._fail(f"round {kept.round + 1}: {error}")
         else:
@@ -519,9 +546,14 @@ class Coordinator:
         if guard and guard.budget:
             row["epsilon"] = guard.epsilon(kept.round + 1)
         self.store.advance(kept.round, state, memory.digest, row)
+        about = {"round": kept.round + 1}
+        _log.info("round %d is closed: %d updates", kept.round + 1, len(counted), extra=about)
+        if row["left_out"]:
+            _log.warning("left out of it: %s", ", ".join(row["left_out"]), extra=about)
         now = self.store.read()
         assert now is not None
         self._open(now)
+        self.row = row
         self.on_round(row)
         return now
 
@@ -686,6 +718,7 @@ class Coordinator:
 
     def _end(self, outcome: str, reason: str) -> Kept:
         self.store.end(outcome, reason)
+        _log.info("%s: %s", outcome, reason)
         with self._changed:
             kept = self._kept = self.store.read()
             assert kept is not None

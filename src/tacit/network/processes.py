@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from tacit.network.protocol import (
     Seek,
 )
 from tacit.network.site import SiteRun
+from tacit.network.status import Status, of_coordinator, of_peer, of_site
 from tacit.network.store import Kept, Store
 from tacit.network.transport import Endpoint, Unreachable
 from tacit.protection.budget import PrivacyBudget
@@ -56,6 +57,7 @@ def coordinate(
     listen: Sequence[str],
     database: str | None = None,
     insecure: bool = False,
+    metrics: str | None = None,
     **settings: Any,
 ) -> tuple[Kept, list[dict[str, object]]]:
     """The coordinator of a run, to its end; started again, it goes on.
@@ -65,6 +67,7 @@ def coordinate(
         folder: of the run.
         listen: addresses, ``host:port``.
         database: URL as SQLAlchemy has it; by default SQLite in the folder.
+        metrics: address, ``host:port``, of figures and of a health check.
         settings: of ``Coordinator``.
 
     Returns:
@@ -86,9 +89,10 @@ def coordinate(
         )
         stop = _every(_REFRESH, endpoint.refresh)
         try:
-            kept = coordinator.run()
-            coordinator.farewell(_FAREWELL)
-            return kept, store.metrics()
+            with _serving(metrics, lambda: of_coordinator(coordinator), blobs, endpoint):
+                kept = coordinator.run()
+                coordinator.farewell(_FAREWELL)
+                return kept, store.metrics()
         finally:
             stop.set()
             coordinator.stop()
@@ -121,6 +125,7 @@ def take_part(
     insecure: bool = False,
     patience: float = 600.0,
     on_wait: Callable[[str], None] = lambda reason: None,
+    metrics: str | None = None,
 ) -> Taken:
     """A site of a run, to the run's end; started again, it goes on.
 
@@ -132,6 +137,7 @@ def take_part(
         connect: addresses of the coordinator; by default those that the site joined by.
         patience: seconds to wait for a coordinator that is not there, or not any more.
         on_wait: is told whom or what the site waits for.
+        metrics: address, ``host:port``, of figures and of a health check.
 
     Raises:
         InputError: the coordinator refuses this experiment or this site.
@@ -176,12 +182,17 @@ def take_part(
             identity, endpoint.key_of,
         )  # fmt: skip
         stop = _every(_RENEW, lambda: joining.renew(endpoint))
+
+        def status() -> Status:
+            return of_site(run, coordinator in endpoint.alive())
+
         try:
-            taken = _ended(run, run.run(), folder)
-            with suppress(Unreachable, Refused):  # the coordinator did not wait any longer
-                gone = FromSite(Leave(run.digest))
-                endpoint.ask(coordinator, gone, FromCoordinator, _REPLY)
-            return taken
+            with _serving(metrics, status, blobs, endpoint):
+                taken = _ended(run, run.run(), folder)
+                with suppress(Unreachable, Refused):  # the coordinator did not wait any longer
+                    gone = FromSite(Leave(run.digest))
+                    endpoint.ask(coordinator, gone, FromCoordinator, _REPLY)
+                return taken
         finally:
             stop.set()
 
@@ -213,6 +224,7 @@ def gossip(
     listen: Sequence[str],
     connect: Sequence[str] = (),
     insecure: bool = False,
+    metrics: str | None = None,
     **settings: Any,
 ) -> Taken:
     """A peer of a run without a coordinator, to the run's end; started again, it goes on.
@@ -227,6 +239,7 @@ def gossip(
         folder: of the run at this peer.
         listen: addresses, ``host:port``; the certificate must be good for them.
         connect: addresses of one peer or more, which tell of all others.
+        metrics: address, ``host:port``, of figures and of a health check.
         settings: of ``PeerRun``.
 
     Raises:
@@ -258,12 +271,13 @@ def gossip(
         endpoint.watch(run.here)
         stop = _every(_RENEW, lambda: joining.renew(endpoint))
         try:
-            ended = run.run()
-            _, scores = run.peer.measure({})
-            model = _saved(experiment, run.peer.model({}), folder)
-            if ended.outcome == "finished":
-                run.stay()
-            return Taken(ended.outcome, ended.reason, scores, model)
+            with _serving(metrics, lambda: of_peer(run), blobs, endpoint):
+                ended = run.run()
+                _, scores = run.peer.measure({})
+                model = _saved(experiment, run.peer.model({}), folder)
+                if ended.outcome == "finished":
+                    run.stay()
+                return Taken(ended.outcome, ended.reason, scores, model)
         finally:
             stop.set()
 
@@ -278,6 +292,18 @@ def _newest(identity: Identity, insecure: bool) -> Identity:
             hub.fetch_members()
             return hub.identity
     return identity
+
+
+def _serving(
+    address: str | None, status: Callable[[], Status], blobs: Blobs, endpoint: Endpoint
+) -> AbstractContextManager[None]:
+    """Figures of a run at an address, if there is one."""
+    if address is None:
+        return nullcontext()
+    from tacit.network.metrics import serving
+
+    me = endpoint.identity
+    return serving(address, status, blobs, federation=me.federation, member=me.name)
 
 
 def _every(seconds: float, call: Callable[[], object]) -> threading.Event:
