@@ -9,7 +9,7 @@ import typer
 from tacit.cli.arguments import File, Settings, experiment_of
 from tacit.cli.federation import FOLDERS, federation_home
 from tacit.cli.output import Json, print_json, stdout_kept_clean
-from tacit.cli.service import Form, Level, LogFormat, LogLevel, Metrics, service
+from tacit.cli.service import Form, Level, LogFormat, LogLevel, Metrics, logged_waiting, service
 from tacit.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def coordinator(
     if not as_json:
         say(f"Experiment {experiment.digest()}\nSites: {', '.join(experiment.data.names)}")
     with (
-        service(home, log_format, log_level),
+        service(home, log_format, log_level, as_json),
         progress([file.stem], experiment.rounds, quiet=as_json) as on_round,
     ):
         kept, rows = coordinate(
@@ -123,11 +123,11 @@ def node(
     from tacit.protection.budget import PrivacyBudget
 
     home, name, experiment, filled = _approved(file, data, settings, site, home, as_json)
-    with service(home, log_format, log_level):
+    with service(home, log_format, log_level, as_json):
         taken = take_part(
             experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
             connect=connect, insecure=insecure, metrics=metrics,
-            ledger=PrivacyBudget(ledger) if ledger else None,
+            ledger=PrivacyBudget(ledger) if ledger else None, on_wait=logged_waiting(),
         )  # fmt: skip
     _report(taken, as_json)
 
@@ -180,7 +180,7 @@ def peer(
 
     home, name, experiment, filled = _approved(file, data, settings, site, home, as_json)
     with (
-        service(home, log_format, log_level),
+        service(home, log_format, log_level, as_json),
         progress([file.stem], experiment.rounds, quiet=as_json) as on_round,
     ):
         taken = gossip(

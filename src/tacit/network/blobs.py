@@ -64,9 +64,15 @@ class Blobs:
         self.sent = self.received = 0
         self._sending: Counter[tuple[str, bytes]] = Counter()
         self._lock = threading.Lock()
+        self._closed = threading.Event()
         # A pool of its own: those who answer messages may be waiting for chunks themselves.
-        pool = ThreadPoolExecutor(THREADS, "tacit-chunk")
-        endpoint.serve_bytes(TOPIC, self._chunk, pool)
+        self._pool = ThreadPoolExecutor(THREADS, "tacit-chunk")
+        endpoint.serve_bytes(TOPIC, self._chunk, self._pool)
+
+    def close(self) -> None:
+        """Sends no more, and gives pulls up once they get no more."""
+        self._closed.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def offer(self, source: Path | bytes, to: Collection[str] | None = None) -> Offer:
         """Lets members pull bytes, or a file, which must stay as it is until it is withdrawn.
@@ -153,7 +159,8 @@ class Blobs:
             except (Unreachable, TimeoutError) as error:
                 if left <= PAUSE:
                     raise Unreachable(f"{member!r} sent no chunk for {stall:g} s") from error
-                time.sleep(PAUSE)
+                if self._closed.wait(PAUSE):
+                    raise Unreachable(f"the pull from {member!r} is given up") from error
                 window.clear()
                 asked = done
                 continue

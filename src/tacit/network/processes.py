@@ -4,7 +4,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from concurrent.futures import wait
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from tacit.network.protocol import (
 )
 from tacit.network.site import SiteRun
 from tacit.network.status import Status, of_coordinator, of_peer, of_site
+from tacit.network.stopping import Stopped
 from tacit.network.store import Kept, Store
 from tacit.network.transport import Endpoint, Unreachable
 from tacit.protection.budget import PrivacyBudget
@@ -41,6 +43,10 @@ from tacit.protection.budget import PrivacyBudget
 _log = logging.getLogger("tacit.network")
 
 _NEWS = "news"
+# News that the coordinator stops, and not for ever.
+_AWAY = b"away"
+# Seconds that sites have to hear of it.
+_TELL = 1.0
 _REPLY = 10.0
 _AGAIN = 0.5
 # Seconds that sites have to come back to hear of the end.
@@ -72,16 +78,23 @@ def coordinate(
 
     Returns:
         The run's end, and a row for each round.
+
+    Raises:
+        Stopped: by a signal, under ``stoppable``; the sites were told.
     """
-    store = Store(folder, experiment.digest(), database)
-    with Endpoint(Identity.load(home), listen=listen, insecure=insecure) as endpoint:
-        blobs = Blobs(endpoint)
+    with (
+        closing(Store(folder, experiment.digest(), database)) as store,
+        ExitStack() as at_last,
+        Endpoint(Identity.load(home), listen=listen, insecure=insecure) as endpoint,
+        closing(Blobs(endpoint)) as blobs,
+    ):
         coordinator = Coordinator(
             experiment, store,
             lambda site, offer, path: blobs.pull(site, offer, path, most=offer.size),
             blobs.offer, lambda site: endpoint.request(site, _NEWS, b"", 1.0), endpoint.key_of,
             **settings,
         )  # fmt: skip
+        at_last.callback(coordinator.stop)  # when nobody can ask any more, and be refused for it
         joining.serve(endpoint, Authority.load(home))
         endpoint.watch(coordinator.here)
         endpoint.serve(
@@ -93,10 +106,12 @@ def coordinate(
                 kept = coordinator.run()
                 coordinator.farewell(_FAREWELL)
                 return kept, store.metrics()
+        except Stopped:
+            told = [endpoint.request(site, _NEWS, _AWAY, _TELL) for site in endpoint.alive()]
+            wait(told, _TELL)
+            raise
         finally:
             stop.set()
-            coordinator.stop()
-            store.close()
 
 
 @dataclass(frozen=True)
@@ -149,7 +164,9 @@ def take_part(
     folder.mkdir(parents=True, exist_ok=True)
     with _found(identity, connect or identity.connect, insecure, patience, on_wait) as endpoint:
 
-        def heard(_: str, __: bytes) -> bytes:
+        def heard(_: str, what: bytes) -> bytes:
+            if what == _AWAY:
+                on_wait("the coordinator stops; waiting for it to be started again")
             news.set()
             return b""
 
