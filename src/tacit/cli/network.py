@@ -38,7 +38,10 @@ def coordinator(
     ] = None,
     folder: Folder = None,
     database: Annotated[
-        str | None, typer.Option(help="URL of the store; by default SQLite in the run's folder.")
+        str | None,
+        typer.Option(
+            envvar="TACIT_DATABASE", help="URL of the store; by default SQLite in the run's folder."
+        ),
     ] = None,
     quorum: Annotated[
         int | None,
