@@ -32,7 +32,7 @@ from tacit.network.peer import Ended, PeerRun
 from tacit.settings import apply
 
 SITES = ("a", "b", "c")
-_BOUND = 120.0  # seconds after which a case is given up
+_BOUND = 300.0  # seconds after which a case is given up
 EXPERIMENT = """
 from torch import nn
 import tacit
@@ -103,11 +103,11 @@ def _words(role: str, case: dict[str, Any], folder: Path, ports: dict[str, int])
     words = [file, "--home", home, "--folder", str(folder / role), "--json", "--log-format", "json"]
     if role == "coordinator":
         listen = f"127.0.0.1:{ports[role]}"
-        return ["coordinator", *words, "--listen", listen, "--quorum", "3", "--patience", "100"]
+        return ["coordinator", *words, "--listen", listen, "--quorum", "3", "--patience", "250"]
     words += ["--data", str(folder / f"{role}.csv")]
     if "coordinator" in ports:
         return ["node", *words, "--connect", f"127.0.0.1:{ports['coordinator']}"]
-    words += ["--listen", f"127.0.0.1:{ports[role]}", *GOSSIP, "--patience", "100"]
+    words += ["--listen", f"127.0.0.1:{ports[role]}", *GOSSIP, "--patience", "250"]
     others = [f"127.0.0.1:{port}" for name, port in ports.items() if name != role]
     return ["peer", *words, *(word for other in others for word in ("--connect", other))]
 

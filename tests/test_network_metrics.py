@@ -12,16 +12,25 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from network_parties import until
+from network_parties import joined, until
 from network_small import SITES, Small, free_port
 from tacit.errors import CheckpointError, InputError
+from tacit.network import processes
 from tacit.network.metrics import serving
 from tacit.network.status import Status
+from tacit.network.transport import Unreachable
 
 NOW = Status(
-    round=3, rounds=10, here=2, accepted=5, refused=1, seconds=0.25, epsilon=1.5, outcome="running"
+    round=3,
+    rounds=10,
+    here=2,
+    accepted=5,
+    refused=1,
+    seconds=0.25,
+    epsilon=1.5,
+    sent=700,
+    received=900,
 )
-BLOBS: Any = SimpleNamespace(sent=700, received=900)
 
 
 def get(address: str, path: str) -> tuple[int, str]:
@@ -45,7 +54,7 @@ def served(status: Callable[[], Status], host: str = "127.0.0.1") -> Iterator[st
     while True:
         address = f"{host}:{free_port()}"
         try:
-            with serving(address, status, BLOBS, federation="hearts", member="north"):
+            with serving(address, status, federation="hearts", member="north"):
                 yield address
                 return
         except InputError:  # another process was faster to take the port
@@ -101,7 +110,7 @@ def test_a_port_alone_is_one_of_the_loopback_interface() -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000", "::::"])
 def test_a_bad_address_is_refused(address: str) -> None:
-    with pytest.raises(InputError, match="--metrics: "), serving(address, lambda: NOW, BLOBS):
+    with pytest.raises(InputError, match="--metrics: "), serving(address, lambda: NOW):
         pass
 
 
@@ -155,10 +164,32 @@ def test_a_store_that_is_gone_is_no_health(tmp_path: Path) -> None:
     small = Small(tmp_path)
     store = Store(tmp_path, small.public.digest())
     run = Coordinator(small.public, store, lambda *_: None, lambda _: None)
-    with served(lambda: of_coordinator(run)) as address:
+    blobs: Any = SimpleNamespace(sent=0, received=0)
+    with served(lambda: of_coordinator(run, blobs)) as address:
         assert get(address, "/healthz") == (200, "ok\n")
         store.close()
         (tmp_path / "tacit.db").unlink()
         (tmp_path / "tacit.db").mkdir()
         until(lambda: get(address, "/healthz")[0] == 503)
     run.stop()
+
+
+def test_a_site_that_looks_for_its_coordinator_is_healthy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, at = Small(tmp_path), f"127.0.0.1:{free_port()}"
+    joined(small.authority, tmp_path / "north", "north")
+
+    def nobody(*_: object, **__: object) -> None:
+        raise Unreachable("nobody is there")
+
+    def looked(_: str) -> None:
+        raise LookupError(get(at, "/healthz"), figures(at)["tacit_members_here"])
+
+    monkeypatch.setattr(processes, "Endpoint", nobody)
+    with pytest.raises(LookupError) as found:
+        processes.take_part(
+            small.public, small.whole.data, tmp_path / "north", tmp_path / "run", metrics=at,
+            on_wait=looked,
+        )  # fmt: skip
+    assert found.value.args == ((200, "ok\n"), 0)

@@ -21,7 +21,6 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from tacit.errors import InputError, TacitError
-from tacit.network.blobs import Blobs
 from tacit.network.status import Status
 
 LOOPBACK = "127.0.0.1"
@@ -31,8 +30,8 @@ _OUTCOMES = ("running", "finished", "failed")
 
 
 class _Run(Collector):
-    def __init__(self, status: Callable[[], Status], blobs: Blobs, named: dict[str, str]) -> None:
-        self.status, self.blobs, self.named = status, blobs, named
+    def __init__(self, status: Callable[[], Status], named: dict[str, str]) -> None:
+        self.status, self.named = status, named
 
     def collect(self) -> Iterator[Metric]:
         now = self.status()
@@ -50,16 +49,14 @@ class _Run(Collector):
                 about = f"Updates that were {name} since the process began."
                 yield CounterMetricFamily(f"tacit_updates_{name}", about, count)
         about = "Bytes of models and updates since the process began."
-        yield CounterMetricFamily("tacit_received_bytes", about, self.blobs.received)
-        yield CounterMetricFamily("tacit_sent_bytes", about, self.blobs.sent)
+        yield CounterMetricFamily("tacit_received_bytes", about, now.received)
+        yield CounterMetricFamily("tacit_sent_bytes", about, now.sent)
         states = {name: name == now.outcome for name in _OUTCOMES}
         yield StateSetMetricFamily("tacit_outcome", "How the run stands.", states)
 
 
 @contextmanager
-def serving(
-    address: str, status: Callable[[], Status], blobs: Blobs, **named: str
-) -> Iterator[None]:
+def serving(address: str, status: Callable[[], Status], **named: str) -> Iterator[None]:
     """Answer at an address while it lasts.
 
     Args:
@@ -70,7 +67,7 @@ def serving(
         InputError: the address is none, or is taken.
     """
     registry = CollectorRegistry()
-    registry.register(_Run(status, blobs, named))
+    registry.register(_Run(status, named))
 
     class Handler(MetricsHandler):
         timeout = _IDLE

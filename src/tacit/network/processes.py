@@ -102,7 +102,7 @@ def coordinate(
         )
         stop = _every(_REFRESH, endpoint.refresh)
         try:
-            with _serving(metrics, lambda: of_coordinator(coordinator), blobs, endpoint):
+            with _serving(metrics, lambda: of_coordinator(coordinator, blobs), endpoint.identity):
                 kept = coordinator.run()
                 coordinator.farewell(_FAREWELL)
                 return kept, store.metrics()
@@ -162,7 +162,17 @@ def take_part(
     identity = Identity.load(home)
     news = threading.Event()
     folder.mkdir(parents=True, exist_ok=True)
-    with _found(identity, connect or identity.connect, insecure, patience, on_wait) as endpoint:
+    run: SiteRun | None = None
+
+    def status() -> Status:
+        if run is None:  # it looks for the coordinator
+            return Status(0, experiment.rounds, 0)
+        return of_site(run, coordinator in endpoint.alive(), blobs)
+
+    with (
+        _serving(metrics, status, identity),
+        _found(identity, connect or identity.connect, insecure, patience, on_wait) as endpoint,
+    ):
 
         def heard(_: str, what: bytes) -> bytes:
             if what == _AWAY:
@@ -199,17 +209,12 @@ def take_part(
             identity, endpoint.key_of,
         )  # fmt: skip
         stop = _every(_RENEW, lambda: joining.renew(endpoint))
-
-        def status() -> Status:
-            return of_site(run, coordinator in endpoint.alive())
-
         try:
-            with _serving(metrics, status, blobs, endpoint):
-                taken = _ended(run, run.run(), folder)
-                with suppress(Unreachable, Refused):  # the coordinator did not wait any longer
-                    gone = FromSite(Leave(run.digest))
-                    endpoint.ask(coordinator, gone, FromCoordinator, _REPLY)
-                return taken
+            taken = _ended(run, run.run(), folder)
+            with suppress(Unreachable, Refused):  # the coordinator did not wait any longer
+                gone = FromSite(Leave(run.digest))
+                endpoint.ask(coordinator, gone, FromCoordinator, _REPLY)
+            return taken
         finally:
             stop.set()
 
@@ -288,7 +293,7 @@ def gossip(
         endpoint.watch(run.here)
         stop = _every(_RENEW, lambda: joining.renew(endpoint))
         try:
-            with _serving(metrics, lambda: of_peer(run), blobs, endpoint):
+            with _serving(metrics, lambda: of_peer(run, blobs), identity):
                 ended = run.run()
                 _, scores = run.peer.measure({})
                 model = _saved(experiment, run.peer.model({}), folder)
@@ -312,15 +317,14 @@ def _newest(identity: Identity, insecure: bool) -> Identity:
 
 
 def _serving(
-    address: str | None, status: Callable[[], Status], blobs: Blobs, endpoint: Endpoint
+    address: str | None, status: Callable[[], Status], me: Identity
 ) -> AbstractContextManager[None]:
     """Figures of a run at an address, if there is one."""
     if address is None:
         return nullcontext()
     from tacit.network.metrics import serving
 
-    me = endpoint.identity
-    return serving(address, status, blobs, federation=me.federation, member=me.name)
+    return serving(address, status, federation=me.federation, member=me.name)
 
 
 def _every(seconds: float, call: Callable[[], object]) -> threading.Event:

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from tacit.network.blobs import Blobs
 from tacit.network.coordinator import Coordinator
 from tacit.network.peer import PeerRun
 from tacit.network.site import SiteRun
@@ -21,6 +22,7 @@ class Status:
         epsilon: spent so far.
         outcome: "running", "finished" or "failed".
         trouble: why somebody should look at it, or nothing.
+        sent, received: bytes of models and updates since the process began.
     """
 
     round: int
@@ -32,9 +34,11 @@ class Status:
     epsilon: float | None = None
     outcome: str = "running"
     trouble: str = ""
+    sent: int = 0
+    received: int = 0
 
 
-def of_coordinator(run: Coordinator) -> Status:
+def of_coordinator(run: Coordinator, blobs: Blobs) -> Status:
     """Of a coordinator.
 
     Raises:
@@ -44,11 +48,11 @@ def of_coordinator(run: Coordinator) -> Status:
     round, outcome = (kept.round, kept.outcome) if kept else (0, None)
     return Status(
         round, run.experiment.rounds, run.connected, run.accepted, run.refused,
-        outcome=outcome or "running", trouble=run.trouble, **_last(run.row),
+        outcome=outcome or "running", trouble=run.trouble, **_last(run.row, blobs),
     )  # fmt: skip
 
 
-def of_site(run: SiteRun, connected: bool) -> Status:
+def of_site(run: SiteRun, connected: bool, blobs: Blobs) -> Status:
     """Of a site.
 
     Args:
@@ -58,22 +62,25 @@ def of_site(run: SiteRun, connected: bool) -> Status:
     return Status(
         run.notes.round + 1 if run.notes else 0, run.experiment.rounds, int(connected),
         outcome=done, trouble=reason if done == "failed" else _unwritable(run.folder),
-        **_last(run.row),
+        **_last(run.row, blobs),
     )  # fmt: skip
 
 
-def of_peer(run: PeerRun) -> Status:
+def of_peer(run: PeerRun, blobs: Blobs) -> Status:
     """Of a peer."""
     done, reason = (run.ended.outcome, run.ended.reason) if run.ended else ("running", "")
     return Status(
         run.notes.round, run.rounds, run.connected,
         outcome=done, trouble=reason if done == "failed" else _unwritable(run.folder),
-        **_last(run.row),
+        **_last(run.row, blobs),
     )  # fmt: skip
 
 
-def _last(row: dict[str, Any]) -> dict[str, float | None]:
-    return {"seconds": row.get("seconds"), "epsilon": row.get("epsilon")}
+def _last(row: dict[str, Any], blobs: Blobs) -> dict[str, Any]:
+    return {
+        "seconds": row.get("seconds"), "epsilon": row.get("epsilon"), "sent": blobs.sent,
+        "received": blobs.received,
+    }  # fmt: skip
 
 
 def _unwritable(folder: os.PathLike[str]) -> str:
