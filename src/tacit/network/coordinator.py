@@ -192,8 +192,10 @@ class Coordinator:
     @property
     def trouble(self) -> str:
         """Why the run cannot go on, or nothing."""
-        failed = self._kept is not None and self._kept.outcome == "failed"
-        return str(self._broken or (failed and self._kept.reason) or "")
+        if self._broken:
+            return str(self._broken)
+        kept = self._kept
+        return kept.reason or "" if kept and kept.outcome == "failed" else ""
 
     def _join(self, site: str, request: Join) -> Reply:
         if request.software != self.software:
