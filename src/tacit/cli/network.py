@@ -1,6 +1,5 @@
 """``tacit coordinator``, ``tacit node`` and ``tacit peer``: experiments among real machines."""
 
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ import typer
 from tacit.cli.arguments import File, ProxyUrl, Settings, experiment_of
 from tacit.cli.federation import FOLDERS, federation_home
 from tacit.cli.output import Json, print_json, stdout_kept_clean
+from tacit.cli.service import Form, Level, LogFormat, LogLevel, Metrics, logged_waiting, service
 from tacit.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +43,10 @@ def coordinator(
     ] = None,
     folder: Folder = None,
     database: Annotated[
-        str | None, typer.Option(help="URL of the store; by default SQLite in the run's folder.")
+        str | None,
+        typer.Option(
+            envvar="TACIT_DATABASE", help="URL of the store; by default SQLite in the run's folder."
+        ),
     ] = None,
     quorum: Annotated[
         int | None,
@@ -57,6 +60,9 @@ def coordinator(
         float, typer.Option(help="Seconds to wait for a quorum while nothing is heard.")
     ] = 600.0,
     insecure: Insecure = False,
+    metrics: Metrics = None,
+    log_format: LogFormat = Form.text,
+    log_level: LogLevel = Level.info,
     as_json: Json = False,
 ) -> None:
     """Coordinate the experiment that FILE defines, among sites that hold its data.
@@ -66,17 +72,20 @@ def coordinator(
     from tacit.cli.screen import progress, say, show_rows
     from tacit.network.processes import coordinate
 
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
     if quorum is not None and quorum < 1:
         raise InputError(f"--quorum: {quorum} was given; allowed is a whole number, 1 or more")
+    home = home or federation_home()
     with stdout_kept_clean(as_json):
         experiment = experiment_of(file, settings)
     if not as_json:
         say(f"Experiment {experiment.digest()}\nSites: {', '.join(experiment.data.names)}")
-    with progress([file.stem], experiment.rounds, quiet=as_json) as on_round:
+    with (
+        service(home, log_format, log_level, as_json),
+        progress([file.stem], experiment.rounds, quiet=as_json) as on_round,
+    ):
         kept, rows = coordinate(
-            experiment, home or federation_home(), folder or Path("runs") / file.stem,
-            listen=listen, database=database, insecure=insecure, quorum=quorum,
+            experiment, home, folder or Path("runs") / file.stem,
+            listen=listen, database=database, insecure=insecure, metrics=metrics, quorum=quorum,
             deadline=deadline, patience=patience,
             on_round=lambda row: on_round(file.stem, row),
         )  # fmt: skip
@@ -110,6 +119,9 @@ def node(
     policy: PolicyFile = None,
     proxy: ProxyUrl = None,
     insecure: Insecure = False,
+    metrics: Metrics = None,
+    log_format: LogFormat = Form.text,
+    log_level: LogLevel = Level.info,
     as_json: Json = False,
 ) -> None:
     """Take part in the experiment that FILE defines, with the rows of one table.
@@ -122,16 +134,17 @@ def node(
     from tacit.network.proxy import chosen
     from tacit.protection.budget import PrivacyBudget
 
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
     home, name, experiment, filled, rules = _approved(
         file, data, settings, site, home, policy, as_json
     )
-    taken = take_part(
-        experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
-        connect=connect, insecure=insecure, ledger=PrivacyBudget(ledger) if ledger else None,
-        disclosure=rules.disclosure,
-        proxy=chosen(proxy, connect or Identity.load(home).connect),
-    )  # fmt: skip
+    with service(home, log_format, log_level, as_json):
+        taken = take_part(
+            experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
+            connect=connect, insecure=insecure, metrics=metrics,
+            ledger=PrivacyBudget(ledger) if ledger else None, on_wait=logged_waiting(),
+            disclosure=rules.disclosure,
+            proxy=chosen(proxy, connect or Identity.load(home).connect),
+        )  # fmt: skip
     _report(taken, as_json)
 
 
@@ -167,6 +180,9 @@ def peer(
     ] = None,
     policy: PolicyFile = None,
     insecure: Insecure = False,
+    metrics: Metrics = None,
+    log_format: LogFormat = Form.text,
+    log_level: LogLevel = Level.info,
     as_json: Json = False,
 ) -> None:
     """Carry out the experiment that FILE defines among peers, without a coordinator.
@@ -180,16 +196,19 @@ def peer(
     from tacit.network.processes import gossip
     from tacit.protection.budget import PrivacyBudget
 
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
     if not (listen or connect):
         raise InputError("--listen: say where to listen, or by --connect which relay to meet at")
     home, name, experiment, filled, rules = _approved(
         file, data, settings, site, home, policy, as_json
     )
-    with progress([file.stem], experiment.rounds, quiet=as_json) as on_round:
+    with (
+        service(home, log_format, log_level, as_json),
+        progress([file.stem], experiment.rounds, quiet=as_json) as on_round,
+    ):
         taken = gossip(
             experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
             listen=listen, connect=connect, patience=patience, insecure=insecure,
+            metrics=metrics,
             ledger=PrivacyBudget(ledger) if ledger else None,
             on_round=lambda row: on_round(file.stem, row), disclosure=rules.disclosure,
         )  # fmt: skip

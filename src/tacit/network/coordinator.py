@@ -132,6 +132,8 @@ class Coordinator:
         self._begun: dict[str, Path] = {}
         self._failed: Counter[str] = Counter()
         self._broken: CheckpointError | None = None
+        self.accepted = self.refused = 0  # updates, for whoever watches
+        self.row: Row = {}  # of the last closed round
         self._left: set[str] = set()
         self._progress = self._opened = time.monotonic()
 
@@ -187,6 +189,19 @@ class Coordinator:
                 self._away[site] = time.monotonic()
             self._news()
 
+    @property
+    def connected(self) -> int:
+        """How many sites are here."""
+        return len(self.names) - len(self._away)
+
+    @property
+    def trouble(self) -> str:
+        """Why the run cannot go on, or nothing."""
+        if self._broken:
+            return str(self._broken)
+        kept = self._kept
+        return kept.reason or "" if kept and kept.outcome == "failed" else ""
+
     def _join(self, site: str, request: Join) -> Reply:
         if request.software != self.software:
             raise MessageError(
@@ -203,7 +218,7 @@ class Coordinator:
                 self._break(error)
                 raise
             self._rows[site] = request.rows
-            _log.info("%s joined with %d rows", site, request.rows)
+            _log.info("%s joined with %d rows", site, request.rows, extra={"site": site})
         elif known != request.rows:
             raise MessageError(
                 f"{site!r} joined with {known} rows and now has {request.rows}: give it the data"
@@ -285,12 +300,12 @@ class Coordinator:
             message = path.read_bytes()
             path.unlink()
         except MessageError as error:
-            _log.warning("left out of a secure sum: %s", error)
+            _log.warning("left out of a secure sum: %s", error, extra={"site": site})
             message = b""
         except (CheckpointError, OSError) as error:
             self._break(error)
         except TacitError as error:
-            _log.warning("%s's message did not arrive: %s", site, error)
+            _log.warning("%s's message did not arrive: %s", site, error, extra={"site": site})
         finally:
             with self._changed:
                 self._pulling.discard(site)
@@ -317,6 +332,7 @@ class Coordinator:
 
     def _take(self, site: str, request: Deliver) -> None:
         """Pull an update, look at it, and keep it."""
+        about = {"site": site, "round": request.round + 1}
         try:
             path = self._receive(site, request.update)
             self._examine(site, path)
@@ -329,18 +345,22 @@ class Coordinator:
             with self._changed:
                 if self._open_to(site, request.round):
                     self._updates[site] = (digest, loss)
+                    self.accepted += 1
+                    known = about | {"digest": digest.hex(), "bytes": request.update.size}
+                    _log.info("%s's update is accepted", site, extra=known)
         except MessageError as error:
-            _log.warning("left out of round %d: %s", request.round + 1, error)
+            _log.warning("left out of round %d: %s", request.round + 1, error, extra=about)
             with self._changed:
                 self._declined[site] = str(error)
+                self.refused += 1
         except (CheckpointError, OSError) as error:
             self._break(error)
         except TacitError as error:
-            _log.warning("%s's update did not arrive: %s", site, error)
+            _log.warning("%s's update did not arrive: %s", site, error, extra=about)
             with self._changed:
                 self._failed[site] += site not in self._away
                 if self._failed[site] >= _PULLS:
-                    _log.warning("left out of round %d: %s", request.round + 1, site)
+                    _log.warning("left out of round %d: %s", request.round + 1, site, extra=about)
                     self._declined[site] = f"its update did not arrive ({error})"
         finally:
             with self._changed:
@@ -410,9 +430,10 @@ class Coordinator:
         used = self._open_to(site, request.round)
         if used and (self._secure or site not in self._updates):
             self._updates.pop(site, None)
-            reason = f"{request.code} {request.reason}".rstrip()
+            reason, number = f"{request.code} {request.reason}".rstrip(), request.round + 1
             self._declined[site] = reason
-            _log.warning("%s left round %d out: %r", site, request.round + 1, reason)
+            about = {"site": site, "round": number}
+            _log.warning("%s left round %d out: %r", site, number, reason, extra=about)
             self._news()
         return Taken(self.digest, used)
 
@@ -473,6 +494,7 @@ class Coordinator:
             self.store.begin(self.store.tensors.put(server.shared), memory.digest)
             kept = self.store.read()
             assert kept is not None
+        self.row = (self.store.metrics() or [{}])[-1]
         for each in (self.experiment, experiment):
             each.forget_template()
         self._open(kept)
@@ -500,6 +522,11 @@ class Coordinator:
             self._cohort = tuple(self.names[int(node)] for node in nodes)
             self._opened = time.monotonic()
             self._news()
+        if not last:
+            about = {"round": kept.round + 1, "digest": kept.state.digest.hex()}
+            _log.info(
+                "round %d begins, of %s", kept.round + 1, ", ".join(self._cohort), extra=about
+            )
         for name in self.names:
             self.tell(name)
 
@@ -522,6 +549,7 @@ class Coordinator:
         if self._secure:
             try:
                 nodes = self._close_sums(kept, least)
+                self.accepted += len(nodes)
             except (Aborted, SumError) as error:
                 return self._fail(f"round {kept.round + 1}: {error}")
         else:
@@ -543,9 +571,14 @@ class Coordinator:
         if guard and guard.budget:
             row["epsilon"] = epsilon
         self.store.advance(kept.round, state, memory.digest, row)
+        about = {"round": kept.round + 1}
+        _log.info("round %d is closed: %d updates", kept.round + 1, len(counted), extra=about)
+        if row["left_out"]:
+            _log.warning("left out of it: %s", ", ".join(row["left_out"]), extra=about)
         now = self.store.read()
         assert now is not None
         self._open(now)
+        self.row = row
         self.on_round(row)
         return now
 
@@ -710,6 +743,7 @@ class Coordinator:
 
     def _end(self, outcome: str, reason: str) -> Kept:
         self.store.end(outcome, reason)
+        _log.info("%s: %s", outcome, reason)
         with self._changed:
             kept = self._kept = self.store.read()
             assert kept is not None

@@ -143,6 +143,8 @@ class PeerRun:
         static = experiment.plan.static  # type: ignore[union-attr]  # a graph, by check
         self._kept = _KEPT if static else _KEPT_CHANGING
         self._lock = threading.Lock()
+        self.ended: Ended | None = None
+        self.row: Row = {}  # of the last round here
         self._done = set[str]()
         found = self._read_notes()
         first = _RETURN if found else patience
@@ -186,10 +188,19 @@ class PeerRun:
             elif peer in self.names:
                 self._away.setdefault(peer, time.monotonic())
 
+    @property
+    def connected(self) -> int:
+        """How many other peers are here."""
+        return len(self._seen(set(self.names) - {self.name}))
+
     # What happens by itself
 
     def run(self) -> Ended:
         """Carry out the rounds that are left."""
+        self.ended = self._run()
+        return self.ended
+
+    def _run(self) -> Ended:
         try:
             while self.notes.round < self.rounds:
                 try:
@@ -245,11 +256,15 @@ class PeerRun:
         for path in self.received.folder.iterdir():  # of pulls that were given up
             path.unlink()
         if left_out:
-            _log.warning("round %d went on without %s", round + 1, ", ".join(left_out))
+            about, names = {"round": round + 1}, ", ".join(left_out)
+            _log.warning("round %d went on without %s", round + 1, names, extra=about)
         seconds = time.monotonic() - began
-        self.on_round(
-            {"round": round + 1, "train_loss": loss, "left_out": left_out, "seconds": seconds}
-        )
+        self.row = {
+            "round": round + 1, "train_loss": loss, "left_out": left_out, "seconds": seconds
+        }  # fmt: skip
+        if (guard := self.peer.experiment.guard) and guard.budget:
+            self.row["epsilon"] = guard.epsilon(round + 1)
+        self.on_round(self.row)
 
     def _gather(self, round: int, names: Collection[str]) -> dict[str, Tensor]:
         """The models of the round of those who are there."""
@@ -268,7 +283,8 @@ class PeerRun:
                         continue
                     known[name], since = holds.round, time.monotonic()
                 except (MessageError, Refused) as error:
-                    _log.warning("left out of round %d: %s", round + 1, error)
+                    about = {"site": name, "round": round + 1}
+                    _log.warning("left out of round %d: %s", round + 1, error, extra=about)
                     refused.add(name)
                 except TacitError as error:
                     _log.info("%s", error)

@@ -4,7 +4,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from concurrent.futures import wait
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ from tacit.network.protocol import (
 )
 from tacit.network.proxy import Proxy, through
 from tacit.network.site import SiteRun
+from tacit.network.status import Status, of_coordinator, of_peer, of_site
+from tacit.network.stopping import Stopped
 from tacit.network.store import Kept, Store
 from tacit.network.transport import Endpoint, Unreachable
 from tacit.protection.budget import PrivacyBudget
@@ -43,6 +46,10 @@ from tacit.protection.budget import PrivacyBudget
 _log = logging.getLogger("tacit.network")
 
 _NEWS = "news"
+# News that the coordinator stops, and not for ever.
+_AWAY = b"away"
+# Seconds that sites have to hear of it.
+_TELL = 1.0
 _REPLY = 10.0
 _AGAIN = 0.5
 # Seconds that sites have to come back to hear of the end.
@@ -59,6 +66,7 @@ def coordinate(
     listen: Sequence[str],
     database: str | None = None,
     insecure: bool = False,
+    metrics: str | None = None,
     **settings: Any,
 ) -> tuple[Kept, list[dict[str, object]]]:
     """The coordinator of a run, to its end; started again, it goes on.
@@ -68,20 +76,28 @@ def coordinate(
         folder: of the run.
         listen: addresses, ``host:port``.
         database: URL as SQLAlchemy has it; by default SQLite in the folder.
+        metrics: address, ``host:port``, of figures and of a health check.
         settings: of ``Coordinator``.
 
     Returns:
         The run's end, and a row for each round.
+
+    Raises:
+        Stopped: by a signal, under ``stoppable``; the sites were told.
     """
-    store = Store(folder, experiment.digest(), database)
-    with Endpoint(Identity.load(home), listen=listen, insecure=insecure) as endpoint:
-        blobs = Blobs(endpoint)
+    with (
+        closing(Store(folder, experiment.digest(), database)) as store,
+        ExitStack() as at_last,
+        Endpoint(Identity.load(home), listen=listen, insecure=insecure) as endpoint,
+        closing(Blobs(endpoint)) as blobs,
+    ):
         coordinator = Coordinator(
             experiment, store,
             lambda site, offer, path: blobs.pull(site, offer, path, most=offer.size),
             blobs.offer, lambda site: endpoint.request(site, _NEWS, b"", 1.0), endpoint.key_of,
             limits=read(home / POLICY, Limits), **settings,
         )  # fmt: skip
+        at_last.callback(coordinator.stop)  # when nobody can ask any more, and be refused for it
         joining.serve(endpoint, Authority.load(home))
         endpoint.watch(coordinator.here)
         endpoint.serve(
@@ -89,13 +105,16 @@ def coordinate(
         )
         stop = _every(_REFRESH, endpoint.refresh)
         try:
-            kept = coordinator.run()
-            coordinator.farewell(_FAREWELL)
-            return kept, store.metrics()
+            with _serving(metrics, lambda: of_coordinator(coordinator, blobs), endpoint.identity):
+                kept = coordinator.run()
+                coordinator.farewell(_FAREWELL)
+                return kept, store.metrics()
+        except Stopped:
+            told = [endpoint.request(site, _NEWS, _AWAY, _TELL) for site in endpoint.alive()]
+            wait(told, _TELL)
+            raise
         finally:
             stop.set()
-            coordinator.stop()
-            store.close()
 
 
 @dataclass(frozen=True)
@@ -126,6 +145,7 @@ def take_part(
     on_wait: Callable[[str], None] = lambda reason: None,
     disclosure: Disclosure = "redacted",
     proxy: Proxy | None = None,
+    metrics: str | None = None,
 ) -> Taken:
     """A site of a run, to the run's end; started again, it goes on.
 
@@ -139,6 +159,7 @@ def take_part(
         on_wait: is told whom or what the site waits for.
         disclosure: how much others learn of errors here.
         proxy: the way out to the coordinator, if there is no other.
+        metrics: address, ``host:port``, of figures and of a health check.
 
     Raises:
         InputError: the coordinator refuses this experiment or this site.
@@ -148,12 +169,22 @@ def take_part(
     identity = Identity.load(home)
     news = threading.Event()
     folder.mkdir(parents=True, exist_ok=True)
+    run: SiteRun | None = None
+
+    def status() -> Status:
+        if run is None:  # it looks for the coordinator
+            return Status(0, experiment.rounds, 0)
+        return of_site(run, coordinator in endpoint.alive(), blobs)
+
     with (
+        _serving(metrics, status, identity),
         through(proxy, connect or identity.connect) as addresses,
         _found(identity, addresses, insecure, disclosure, patience, on_wait) as endpoint,
     ):
 
-        def heard(_: str, __: bytes) -> bytes:
+        def heard(_: str, what: bytes) -> bytes:
+            if what == _AWAY:
+                on_wait("the coordinator stops; waiting for it to be started again")
             news.set()
             return b""
 
@@ -225,6 +256,7 @@ def gossip(
     connect: Sequence[str] = (),
     insecure: bool = False,
     disclosure: Disclosure = "redacted",
+    metrics: str | None = None,
     **settings: Any,
 ) -> Taken:
     """A peer of a run without a coordinator, to the run's end; started again, it goes on.
@@ -241,6 +273,7 @@ def gossip(
             meet at a relay.
         connect: addresses of one peer or more, which tell of all others; or of a relay.
         disclosure: how much others learn of errors here.
+        metrics: address, ``host:port``, of figures and of a health check.
         settings: of ``PeerRun``.
 
     Raises:
@@ -276,12 +309,13 @@ def gossip(
         endpoint.watch(run.here)
         stop = _every(_RENEW, lambda: joining.renew(endpoint))
         try:
-            ended = run.run()
-            _, scores = run.peer.measure({})
-            model = _saved(experiment, run.peer.model({}), folder)
-            if ended.outcome == "finished":
-                run.stay()
-            return Taken(ended.outcome, ended.reason, scores, model)
+            with _serving(metrics, lambda: of_peer(run, blobs), identity):
+                ended = run.run()
+                _, scores = run.peer.measure({})
+                model = _saved(experiment, run.peer.model({}), folder)
+                if ended.outcome == "finished":
+                    run.stay()
+                return Taken(ended.outcome, ended.reason, scores, model)
         finally:
             stop.set()
 
@@ -296,6 +330,17 @@ def _newest(identity: Identity, insecure: bool) -> Identity:
             hub.fetch_members()
             return hub.identity
     return identity
+
+
+def _serving(
+    address: str | None, status: Callable[[], Status], me: Identity
+) -> AbstractContextManager[None]:
+    """Figures of a run at an address, if there is one."""
+    if address is None:
+        return nullcontext()
+    from tacit.network.metrics import serving
+
+    return serving(address, status, federation=me.federation, member=me.name)
 
 
 def _every(seconds: float, call: Callable[[], object]) -> threading.Event:

@@ -132,6 +132,8 @@ class SiteRun:
         self.notes = self._read_notes()
         self._measured: Measured | None = None
         self._sum: SiteSum | None = None
+        self.done: Done | None = None
+        self.row: dict[str, float] = {}  # of the last round here
         guard = experiment.guard
         if self.notes and not (guard and guard.secure):  # it may have been half pulled
             self.offer(self.tensors.path(self.notes.update.digest))
@@ -152,6 +154,7 @@ class SiteRun:
                 self.wake(_PAUSE)
             reply = self.ask(Ask(self.digest))
         _log.info("the run is over: %s", reply.reason)
+        self.done = reply
         return reply
 
     def outcome(self, done: Done) -> tuple[Tensor, dict[str, float]] | None:
@@ -186,11 +189,11 @@ class SiteRun:
             except (CheckpointError, MessageError, Unreachable, OSError):
                 raise  # for its own operator, who can mend it
             except (DivergenceError, InputError) as error:
-                _log.warning("%s", error)
+                _log.warning("%s", error, extra={"round": order.round + 1})
                 self._decline(order.round, error, "it could not train")
                 return
             except Exception as error:
-                _log.exception("training failed")
+                _log.exception("training failed", extra={"round": order.round + 1})
                 self._decline(order.round, error, "it could not train")
                 return
         guard = site.experiment.guard
@@ -255,7 +258,8 @@ class SiteRun:
             self.wake(_PAUSE)
             return
         except (Aborted, MessageError) as error:
-            _log.warning("left a secure sum of round %d: %s", order.round + 1, error)
+            about = {"round": order.round + 1}
+            _log.warning("left a secure sum of round %d: %s", order.round + 1, error, extra=about)
             answer = b""
         self.ask(Answer(self.digest, order.round, order.session, stage, self.parcels.pack(answer)))
 
@@ -318,7 +322,12 @@ class SiteRun:
 
     def _train(self, site: Site, order: Train, state: State) -> Notes:
         """Train, and note it, so that a round that was begun again sends the same update."""
+        began = time.monotonic()
         part = site.take_part(order.round, state)
+        self.row = {"seconds": time.monotonic() - began}
+        if (guard := site.experiment.guard) and guard.budget:
+            self.row["epsilon"] = guard.epsilon(order.round + 1)
+        _log.info("trained for round %d", order.round + 1, extra={"round": order.round + 1})
         update = self.tensors.put({str(i): step for i, step in enumerate(part.steps)})
         own = self.tensors.put(site.own)
         loss = part.loss if part.loss == part.loss else None
