@@ -11,14 +11,12 @@ import json
 import logging
 import os
 import random
-import secrets
 import shutil
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
@@ -35,7 +33,7 @@ from torch import Tensor, nn
 
 import tacit
 from network_links import Links, enter
-from network_parties import joined, until
+from network_parties import free_port, joined, until
 from tacit.network import peer, processes
 from tacit.network.authority import Authority
 from tacit.network.blobs import TOPIC, Blobs, Offer
@@ -253,21 +251,12 @@ def _fork(role: str, case: dict[str, Any], folder: Path, at: Addresses, links: L
             os._exit(1)
 
 
-def _port() -> int:
-    """A free port below those of outgoing connections, which would take it between two lives."""
-    while True:
-        port = secrets.randbelow(12000) + 20000
-        with socket.socket() as free, suppress(OSError):
-            free.bind(("127.0.0.1", port))
-            return port
-
-
 def play(case: dict[str, Any]) -> dict[str, Any]:
     """A whole case: whoever is killed is started again. How it ended for all."""
     folder, cast = Path(case["folder"]), CASTS[case["cast"]]
     links = Links(**case["links"]) if "links" in case else None
     hosts = [f"10.9.0.{i}" if links else "127.0.0.1" for i, _ in enumerate(cast.roles, 1)]
-    at = {role: f"{where}:{_port()}" for role, where in zip(cast.roles, hosts, strict=True)}
+    at = {role: f"{where}:{free_port()}" for role, where in zip(cast.roles, hosts, strict=True)}
     cast.set_up(folder, at)
     began, killed = time.monotonic(), 0
     for role in cast.roles:

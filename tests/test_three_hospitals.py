@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from network_parties import free_port
+
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/three-hospitals.md").read_text()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.slow
