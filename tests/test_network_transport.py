@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from network_parties import (
     until,
 )
 from tacit.errors import InputError, MessageError
+from tacit.network import transport
 from tacit.network.authority import Authority
 from tacit.network.configuration import configuration
 from tacit.network.identity import Identity
@@ -269,6 +271,16 @@ def test_many_tiny_messages_take_no_memory_and_name_their_sender(
     lines = [record.getMessage() for record in caplog.records if "'zurich'" in record.getMessage()]
     assert lines
     assert len(lines) < 1000
+
+
+def test_a_request_that_is_forgotten_ends_all_the_same(
+    hearts: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zurich = hearts.site("zurich")
+    monkeypatch.setattr(zurich, "request", lambda *_: Future())
+    monkeypatch.setattr(transport, "CLOSING", 0.01)
+    with pytest.raises(Unreachable, match="no reply of 'coordinator' to a Ping"):
+        zurich.ask("coordinator", Ping(1), Pong, timeout=0.01)
 
 
 def test_outsiders_cannot_connect(hearts: Federation, tmp_path: Path) -> None:

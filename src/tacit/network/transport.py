@@ -120,7 +120,7 @@ class Endpoint:
             MessageError: the reply is not a valid one.
         """
         sealed = seal(self.identity, member, request)
-        answered = self.request(member, kind(type(request)), sealed, timeout).result()
+        answered = self._reply(member, kind(type(request)), sealed, timeout)
         said = self._unseal(member, answered, reply, Refusal, answers=sealed)
         if isinstance(said, Refusal):
             raise Refused(said.code, f"{member!r} refuses: {said.sentence}")
@@ -157,6 +157,13 @@ class Endpoint:
             _log.info("cannot ask %r for a %s: %s", member, topic, error)
         return future
 
+    def _reply(self, member: str, topic: str, payload: bytes, timeout: float) -> bytes:
+        """The reply to a request, which zenoh may forget to end when a link breaks."""
+        try:
+            return self.request(member, topic, payload, timeout).result(timeout + CLOSING)
+        except TimeoutError:
+            raise Unreachable(f"no reply of {member!r} to a {topic}") from None
+
     def alive(self) -> frozenset[str]:
         """Names of the other members that are connected."""
         with self._lock:
@@ -178,7 +185,7 @@ class Endpoint:
         for hub in self.identity.members.those("coordinator", "relay"):
             with suppress(Unreachable):
                 if hub != self.identity.name:
-                    text = self.request(hub, MEMBERS, b"", FETCHING).result()
+                    text = self._reply(hub, MEMBERS, b"", FETCHING)
                     self.identity = self.identity.accept_members(text)
                     return
 
