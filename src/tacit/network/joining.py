@@ -103,7 +103,7 @@ def _ask(token: Token, application: Application) -> Admission:
         )  # fmt: skip
         with Endpoint(knock, connect=token.addresses, wait=TIMEOUT) as endpoint:
             payload = msgspec.msgpack.encode(application)
-            reply = endpoint.request(token.coordinator, JOIN, payload, TIMEOUT).result()
+            reply = endpoint.reply(token.coordinator, JOIN, payload, TIMEOUT)
     try:
         answer = msgspec.msgpack.decode(reply, type=Admission | Refusal)
     except MALFORMED:

@@ -120,7 +120,7 @@ class Endpoint:
             MessageError: the reply is not a valid one.
         """
         sealed = seal(self.identity, member, request)
-        answered = self._reply(member, kind(type(request)), sealed, timeout)
+        answered = self.reply(member, kind(type(request)), sealed, timeout)
         said = self._unseal(member, answered, reply, Refusal, answers=sealed)
         if isinstance(said, Refusal):
             raise Refused(said.code, f"{member!r} refuses: {said.sentence}")
@@ -157,8 +157,11 @@ class Endpoint:
             _log.info("cannot ask %r for a %s: %s", member, topic, error)
         return future
 
-    def _reply(self, member: str, topic: str, payload: bytes, timeout: float) -> bytes:
-        """The reply to a request, which zenoh may forget to end when a link breaks."""
+    def reply(self, member: str, topic: str, payload: bytes, timeout: float) -> bytes:
+        """The reply to a request on a topic, unsigned; as ``request``.
+
+        Zenoh may forget to end one when a link breaks.
+        """
         try:
             return self.request(member, topic, payload, timeout).result(timeout + CLOSING)
         except TimeoutError:
@@ -185,7 +188,7 @@ class Endpoint:
         for hub in self.identity.members.those("coordinator", "relay"):
             with suppress(Unreachable):
                 if hub != self.identity.name:
-                    text = self._reply(hub, MEMBERS, b"", FETCHING)
+                    text = self.reply(hub, MEMBERS, b"", FETCHING)
                     self.identity = self.identity.accept_members(text)
                     return
 
