@@ -44,6 +44,16 @@ class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: Digest
     size: Annotated[int, msgspec.Meta(ge=0, lt=2**48)]
 
+    @classmethod
+    def of(cls, path: Path) -> "Offer":
+        """Of a file as it is, which is read in pieces."""
+        digest, size, piece = blake3(), 0, memoryview(bytearray(CHUNK))
+        with path.open("rb", buffering=0) as file:
+            while got := file.readinto(piece):
+                digest.update(piece[:got])
+                size += got
+        return cls(digest.digest(), size)
+
 
 class _Request(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     digest: Digest
@@ -68,11 +78,11 @@ class Blobs:
         """
         allowed = None if to is None else frozenset(to)
         if isinstance(source, bytes):
-            digest, size = blake3(source).digest(), len(source)
+            offer = Offer(blake3(source).digest(), len(source))
         else:
-            digest, size = blake3().update_mmap(source).digest(), source.stat().st_size
-        self._held[digest] = source, allowed
-        return Offer(digest, size)
+            offer = Offer.of(source)
+        self._held[offer.digest] = source, allowed
+        return offer
 
     def withdraw(self, offer: Offer) -> None:
         """Ends an offer; who has not pulled all of it gets no more."""

@@ -21,7 +21,7 @@ from tacit.network.gossip import Peer, check
 from tacit.network.identity import write
 from tacit.network.messages import Refused
 from tacit.network.protocol import Holds, Model, Seek
-from tacit.network.tensors import HEADER, Tensors
+from tacit.network.tensors import HEADER, Tensors, finite
 from tacit.protection.budget import PrivacyBudget
 from tacit.training.plan import Ints
 
@@ -302,7 +302,7 @@ class PeerRun:
         model = tensors.get("model")
         if model is None or len(tensors) > 1 or model.shape != (self.size,):
             raise MessageError(f"{name!r} sent another thing than one model of {self.size} numbers")
-        if model.dtype != torch.float32 or not model.isfinite().all():
+        if model.dtype != torch.float32 or not finite(model):
             raise MessageError(
                 f"{name!r} sent a model that is not float32, or holds NaN or infinity"
             )
