@@ -1,8 +1,10 @@
 """Federations for tests, on free ports of the loopback interface."""
 
+import secrets
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -77,6 +79,15 @@ def listening(identity: Identity, host: str = "127.0.0.1", **settings: object) -
         endpoint.address = address  # type: ignore[attr-defined]
         return endpoint
     raise AssertionError("no free port")
+
+
+def free_port() -> int:
+    """For who listens later: below the ports of outgoing connections, which would take it."""
+    while True:
+        port = secrets.randbelow(12_000) + 20_000
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:

@@ -1,18 +1,17 @@
 """A small run in one process, over real sockets: a coordinator and two sites, each a thread."""
 
-import secrets
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from network_killing import SITES, plan
-from network_parties import until
+from network_parties import free_port, until
 from tacit.network import joining
 from tacit.network.authority import Authority
 from tacit.network.processes import Taken, coordinate, take_part
@@ -21,15 +20,6 @@ from tacit.network.store import Kept
 from test_network_rounds import alone, empty
 
 _ONE_AT_A_TIME = threading.Lock()
-
-
-def free_port() -> int:
-    """A port below those of outgoing connections, which might take it before it is used."""
-    while True:
-        port = secrets.randbelow(12000) + 20000
-        with socket.socket() as free, suppress(OSError):
-            free.bind(("127.0.0.1", port))
-            return port
 
 
 class Small:

@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from network_parties import joined
-from network_small import free_port
+from network_parties import free_port, joined
 from tacit.cli import app
 from tacit.cli.source import load
 from tacit.network import processes, stopping

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from network_parties import joined, until
-from network_small import SITES, Small, free_port
+from network_parties import free_port, joined, until
+from network_small import SITES, Small
 from tacit.errors import CheckpointError, InputError
 from tacit.network import processes
 from tacit.network.metrics import serving

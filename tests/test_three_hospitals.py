@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from network_small import free_port
+from network_parties import free_port
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/three-hospitals.md").read_text()

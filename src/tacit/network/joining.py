@@ -140,7 +140,7 @@ def _ask(token: Token, application: Application, proxy: Proxy | None) -> Admissi
             Endpoint(knock, connect=connect, wait=TIMEOUT) as endpoint,
         ):
             payload = msgspec.msgpack.encode(application)
-            reply = endpoint.request(token.coordinator, JOIN, payload, TIMEOUT).result()
+            reply = endpoint.reply(token.coordinator, JOIN, payload, TIMEOUT)
     try:
         answer = msgspec.msgpack.decode(reply, type=Admission | Refusal)
     except MALFORMED:

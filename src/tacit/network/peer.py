@@ -268,10 +268,10 @@ class PeerRun:
 
     def _gather(self, round: int, names: Collection[str]) -> dict[str, Tensor]:
         """The models of the round of those who are there."""
-        found, refused, past = dict[str, Tensor](), set[str](), dict[str, Holds]()
+        found, refused, past = dict[str, Tensor](), dict[str, str](), dict[str, Holds]()
         known, since = dict[str, int](), time.monotonic()
         while True:
-            for name in self._seen(set(names) - found.keys() - past.keys() - refused):
+            for name in self._seen(set(names) - found.keys() - past.keys() - refused.keys()):
                 try:
                     holds = self.ask(name, self._seek())
                     theirs = {model.round: model.offer for model in holds.models}
@@ -285,10 +285,12 @@ class PeerRun:
                 except (MessageError, Refused) as error:
                     about = {"site": name, "round": round + 1}
                     _log.warning("left out of round %d: %s", round + 1, error, extra=about)
-                    refused.add(name)
+                    refused[name] = str(error)
                 except TacitError as error:
                     _log.info("%s", error)
-            waiting = set(names) - found.keys() - past.keys() - refused - self._gone(self.grace)
+            waiting = (
+                set(names) - found.keys() - past.keys() - refused.keys() - self._gone(self.grace)
+            )
             late = time.monotonic() - since > self.patience
             if not waiting or late:
                 if found or not names:
@@ -296,6 +298,8 @@ class PeerRun:
                 if past:
                     name = min(past, key=lambda name: past[name].round)
                     raise _Behind(name, past[name])
+                if refused.keys() >= set(names):
+                    raise _Isolated(f"round {round + 1}: {'; '.join(refused.values())}")
                 if late:
                     raise _Isolated(
                         f"round {round + 1}: nothing was heard for {self.patience:g} seconds of any"

@@ -5,6 +5,7 @@ The only file that knows zenoh (https://zenoh.io).
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,7 @@ THREADS = 16
 WAITING = 32  # requests of one member that may wait here; more are dropped
 FETCHING = 5.0  # seconds for the list of members
 CLOSING = 3.0  # seconds; zenoh may hang in closing a session whose link is bad
+QUIET = 10.0  # seconds in which the log complains of a member at most once
 _log = logging.getLogger("tacit.network")
 
 
@@ -72,6 +74,7 @@ class Endpoint:
         self._wait, self._insecure, self._disclosure = wait, insecure, disclosure
         self._answers: dict[str, tuple[Answer, ThreadPoolExecutor]] = {}
         self._waiting: Counter[str] = Counter()
+        self._complaints: dict[str, tuple[float, int]] = {}
         self._alive: set[str] = set()
         self._watchers: list[Callable[[str, bool], None]] = []
         self._lock = threading.RLock()  # a watcher may ask who is alive
@@ -90,7 +93,7 @@ class Endpoint:
             try:
                 said = answer(sender, self._unseal(sender, sealed, request))
             except (Refused, MessageError) as error:
-                _log.warning("refused a %s of %r: %s", kind(request), sender, error)
+                self._complain(sender, f"refused a {kind(request)} of {sender!r}: {error}")
                 said = Refusal(*disclosed(self._disclosure, error, f"a {kind(request)}"))
             except Exception:
                 _log.exception("failed to answer a %s of %r", kind(request), sender)
@@ -121,7 +124,7 @@ class Endpoint:
             MessageError: the reply is not a valid one.
         """
         sealed = seal(self.identity, member, request)
-        answered = self.request(member, kind(type(request)), sealed, timeout).result()
+        answered = self.reply(member, kind(type(request)), sealed, timeout)
         said = self._unseal(member, answered, reply, Refusal, answers=sealed)
         if isinstance(said, Refusal):
             why = said.sentence or f"its site tells no more than {said.code}"
@@ -159,6 +162,16 @@ class Endpoint:
             _log.info("cannot ask %r for a %s: %s", member, topic, error)
         return future
 
+    def reply(self, member: str, topic: str, payload: bytes, timeout: float) -> bytes:
+        """The reply to a request on a topic, unsigned; as ``request``.
+
+        Zenoh may forget to end one when a link breaks.
+        """
+        try:
+            return self.request(member, topic, payload, timeout).result(timeout + CLOSING)
+        except TimeoutError:
+            raise Unreachable(f"no reply of {member!r} to a {topic}") from None
+
     def alive(self) -> frozenset[str]:
         """Names of the other members that are connected."""
         with self._lock:
@@ -180,7 +193,7 @@ class Endpoint:
         for hub in self.identity.members.those("coordinator", "relay"):
             with suppress(Unreachable):
                 if hub != self.identity.name:
-                    text = self.request(hub, MEMBERS, b"", FETCHING).result()
+                    text = self.reply(hub, MEMBERS, b"", FETCHING)
                     self.identity = self.identity.accept_members(text)
                     return
 
@@ -275,9 +288,11 @@ class Endpoint:
             return
         sender = parts[4]
         with self._lock:
-            if self._waiting[sender] >= WAITING:
-                return
-            self._waiting[sender] += 1
+            full = self._waiting[sender] >= WAITING
+            self._waiting[sender] += not full
+        if full:
+            self._complain(sender, f"dropped a request of {sender!r}: {WAITING} wait already")
+            return
         with suppress(RuntimeError):  # the pool is closed
             answer, pool = self._answers[parts[3]]
             pool.submit(self._answer, query, sender, answer)
@@ -288,10 +303,22 @@ class Endpoint:
                 payload = b"" if query.payload is None else query.payload.to_bytes()
                 query.reply(query.key_expr, answer(sender, payload))
         except Exception as error:
-            _log.warning("a request of %r is not answered: %s", sender, error)
+            self._complain(sender, f"a request of {sender!r} is not answered: {error}")
         finally:
             with self._lock:
                 self._waiting[sender] -= 1
+
+    def _complain(self, member: str, said: str) -> None:
+        """A line in the log, which no member can fill."""
+        now = time.monotonic()
+        with self._lock:
+            last, more = self._complaints.get(member, (-QUIET, 0))
+            if quiet := now - last < QUIET:
+                self._complaints[member] = last, more + 1
+            else:
+                self._complaints[member] = now, 0
+        if not quiet:
+            _log.warning("%s%s", said, f" (and {more} more before)" if more else "")
 
 
 def _close(session: zenoh.Session) -> None:
