@@ -1,6 +1,7 @@
 """Rounds carried out in parts give the model of the same rounds in one process."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -69,7 +70,10 @@ def in_parts(plan, lost=lambda round: ()):
         sent = {int(node): sites[int(node)].take_part(round, shared).steps for node in nodes}
         nodes = np.array([node for node in nodes if node not in lost(round)])
         exchanges = len(plan.algorithm.sends(plan.layout))
-        arrived = [[lambda s=sent[int(n)][e]: s for n in nodes] for e in range(exchanges)]
+        read = partial(server.wire.unpack, round=round)
+        arrived = [
+            [partial(read, sent[int(n)][e], int(n)) for n in nodes] for e in range(exchanges)
+        ]
         server.close(round, nodes, arrived)
     return server, sites
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from tacit.data.sites import told
 from tacit.engine.secure_sum import Opened
@@ -41,10 +41,11 @@ from tacit.network.protocol import (
     Train,
     Wait,
 )
-from tacit.network.rounds import Server, check
+from tacit.network.rounds import Read, Server, check
 from tacit.network.store import Kept, Store
 from tacit.network.sums import CoordinatorSum, KeyOf, Parcels, directory, session_of
 from tacit.network.tensors import HEADER, unwritable
+from tacit.network.wire import Wire
 from tacit.protection import SecureAggregation
 from tacit.protection.codec import SumError
 from tacit.protection.secagg.session import Aborted
@@ -300,21 +301,22 @@ class Coordinator:
             raise MessageError(f"{site!r} offers its update; in this run updates are hidden")
         if site in self._updates:
             return Taken(self.digest, True)
-        most = 4 * sum(self.experiment.algorithm.sends(self.experiment.layout).values()) + HEADER
+        assert self.server is not None
+        most = self.server.wire.bytes + HEADER
         if request.update.size > most:
             raise MessageError(
                 f"{site!r} offers an update of {request.update.size} bytes; {most} is the most"
             )
         if site not in self._pulling:
             self._pulling.add(site)
-            self._pool.submit(self._take, site, request)
+            self._pool.submit(self._take, site, request, self.server.wire)
         return Wait(self.digest, "your update is being pulled")
 
-    def _take(self, site: str, request: Deliver) -> None:
+    def _take(self, site: str, request: Deliver, wire: Wire) -> None:
         """Pull an update, look at it, and keep it."""
         try:
             path = self._receive(site, request.update)
-            self._examine(site, path)
+            wire.examine(site, path, request.round)
             with self._changed:
                 if self._open_to(site, request.round):
                     digest, loss = request.update.digest, _number(request.loss)
@@ -359,26 +361,6 @@ class Coordinator:
                 error if isinstance(error, CheckpointError) else unwritable(folder, error)
             )
             self._changed.notify_all()
-
-    def _examine(self, site: str, path: Path) -> None:
-        """Refuse, in the name of its sender, an update that is not what it should be."""
-        sizes = list(self.experiment.algorithm.sends(self.experiment.layout).values())
-        try:
-            with safe_open(path, "pt") as file:
-                names = sorted(file.keys(), key=int)
-                if names != [str(i) for i in range(len(sizes))]:
-                    raise MessageError(f"{site!r} sent an update with other parts than agreed on")
-                for name, size in zip(names, sizes, strict=True):
-                    part = file.get_slice(name)
-                    if part.get_shape() != [size] or part.get_dtype() != "F32":
-                        raise MessageError(
-                            f"{site!r} sent {part.get_dtype()} {part.get_shape()}; F32 [{size}] was"
-                            " agreed on"
-                        )
-                    if not file.get_tensor(name).isfinite().all():
-                        raise MessageError(f"{site!r} sent an update that holds NaN or infinity")
-        except (SafetensorError, ValueError) as error:
-            raise MessageError(f"{site!r} sent an update that cannot be read ({error})") from None
 
     def _measured(self, site: str, request: Measured) -> Reply:
         if not request.scores.keys() <= HIGHER_IS_BETTER.keys():
@@ -529,9 +511,19 @@ class Coordinator:
         """Take the round's step with the updates that came; whose."""
         assert self.server is not None
         nodes = np.array([i for i, name in enumerate(self.names) if name in updates], np.int64)
-        digests = [digest for i in nodes if (digest := updates[self.names[i]][0]) is not None]
-        exchanges = range(len(self.experiment.algorithm.sends(self.experiment.layout)))
-        arrived = [[_reader(self.store, digest, str(e)) for digest in digests] for e in exchanges]
+        wire, found = self.server.wire, {i: updates[self.names[i]][0] for i in nodes.tolist()}
+
+        def reader(node: int, digest: bytes, exchange: int) -> Read:
+            def read() -> torch.Tensor:
+                with safe_open(self.store.tensors.path(digest), "pt") as file:
+                    return wire.unpack(file.get_tensor(str(exchange)), node, kept.round)
+
+            return read
+
+        arrived = [
+            [reader(node, digest, exchange) for node, digest in found.items() if digest]
+            for exchange in range(len(wire.sizes))
+        ]
         self.server.close(kept.round, nodes, arrived)
         return nodes
 
@@ -697,11 +689,3 @@ class Coordinator:
 def _number(value: float) -> float | None:
     """What a site measured, or None where that is no number of float32."""
     return value if abs(value) <= _LARGEST else None
-
-
-def _reader(store: Store, digest: bytes, name: str) -> Callable[[], torch.Tensor]:
-    def read() -> torch.Tensor:
-        with safe_open(store.tensors.path(digest), "pt") as file:
-            return file.get_tensor(name)
-
-    return read

@@ -21,8 +21,9 @@ from tacit.engine.exchange import StarExchange
 from tacit.engine.local import LocalTrain, Trainer
 from tacit.engine.protect import Protector
 from tacit.engine.secure_sum import Opened
-from tacit.errors import DivergenceError, InputError, MessageError
+from tacit.errors import DivergenceError, InputError
 from tacit.experiment import Experiment
+from tacit.network.wire import Wire
 from tacit.protection import AdaptiveClip, RandomisedResponse, SecureAggregation
 from tacit.topology import Star
 from tacit.training.evaluation import Evaluator
@@ -30,6 +31,7 @@ from tacit.training.lowering import choose, least_batch
 from tacit.training.plan import Ints, Plan
 from tacit.training.private import Private
 
+_MEMORY = "compression.memory"
 # Reads one node's vector, (d,) float32: its step from what the server had.
 Read = Callable[[], Tensor]
 
@@ -47,11 +49,6 @@ def check(experiment: Experiment) -> None:
         )
     if experiment.attacks:
         raise InputError("attack: real machines take no part in a simulated one; leave it out")
-    if experiment.compression is not None:
-        raise InputError(
-            f"compression: {experiment.compression!r} was given; among real machines updates travel"
-            " as float32 so far; leave it out"
-        )
     for part in experiment.protection:
         if isinstance(part, RandomisedResponse):
             raise InputError(
@@ -110,8 +107,8 @@ class Part:
     """What a site made of a round.
 
     Attributes:
-        steps: for each of the algorithm's exchanges, (d,) from what the server had: what the site
-            sends, or keeps for a secure sum.
+        steps: for each of the algorithm's exchanges, what the site sends of its (d,) step from what
+            the server had, as ``Wire`` has it, or keeps for a secure sum.
         loss: its mean training loss; NaN without rows.
     """
 
@@ -147,6 +144,18 @@ class Site:
         self.digest = bytes.fromhex(experiment.digest())
         first = experiment.algorithm.init(experiment.start(), 1, layout)
         self.own: State = {name: first[name] for name in own_entries(experiment)}
+        self.wire = Wire(experiment)
+        self.memory = self.wire.memory()
+
+    @property
+    def kept(self) -> State:
+        """What this node needs in later rounds, and nobody else has."""
+        return self.own if self.memory is None else self.own | {_MEMORY: self.memory}
+
+    def restore(self, kept: State) -> None:
+        """Go on from what was ``kept``."""
+        self.own = {name: kept[name] for name in self.own}
+        self.memory = kept.get(_MEMORY)
 
     def take_part(self, round: int, shared: State) -> Part:
         """Train, keep this node's rows of the state, and give what leaves the site.
@@ -162,14 +171,19 @@ class Site:
         train = SiteTrain(LocalTrain(self.trainer, np.array([self.node]), round))
         sending = Sending()
         state, _ = experiment.algorithm.round(shared | self.own, train, sending)
-        if not all(step.isfinite().all() for step in sending.steps):
+        steps, memory = sending.steps, self.memory
+        if memory is not None:
+            step, memory = self.wire.pack(steps[0], memory, self.node, round)
+            steps = [step]
+        if not all(step.isfinite().all() for step in steps):
             raise DivergenceError(experiment.data.names[self.node], round + 1)
-        self.own = {name: state[name] for name in self.own}
-        return Part([self._guarded(step, round) for step in sending.steps], train.local.mean_loss())
+        self.own, self.memory = {name: state[name] for name in self.own}, memory
+        return Part([self._guarded(step, round) for step in steps], train.local.mean_loss())
 
     def _guarded(self, step: Tensor, round: int) -> Tensor:
         guard, experiment = self.experiment.guard, self.experiment
-        if guard is None or guard.secure or not guard.guards_updates:
+        # What a message stands for is clipped by who reads it.
+        if guard is None or guard.secure or not guard.guards_updates or self.wire.packed:
             return step
         now = Round(round, experiment.rounds, experiment.seed)
         protector = Protector(guard, now, self.digest, np.empty(0, np.int64), secret=True)
@@ -178,7 +192,7 @@ class Site:
     def hidden(
         self, step: Tensor, round: int, exchange: int, nodes: Ints
     ) -> NDArray[np.unsignedinteger]:
-        """(length,) what this node hides in a secure sum, of a (d,) step of ``take_part``.
+        """(length,) what this node hides in a secure sum, of a step of ``take_part``.
 
         Args:
             exchange: of the algorithm's, from 0.
@@ -247,7 +261,7 @@ class Server:
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment, self.memory = experiment, dict[str, Tensor]()
-        self.digest = bytes.fromhex(experiment.digest())
+        self.digest, self.wire = bytes.fromhex(experiment.digest()), Wire(experiment)
         first = experiment.algorithm.init(
             experiment.start(), experiment.data.nodes, experiment.layout
         )
@@ -267,8 +281,10 @@ class Server:
         plan, guard = experiment.plan, experiment.guard
         assert isinstance(plan, Star)
         central = guard and guard.noise and guard.noise.where == "central"
-        now, protector = self._now(round), self._protector(round) if central else None
-        star = StarExchange(plan, experiment.aggregation, nodes, now, n, None, protector)
+        guards = central or (guard and guard.guards_updates and self.wire.packed)
+        now, protector = self._now(round), self._protector(round) if guards else None
+        uplink = self.wire.uplink(round) if guards else None
+        star = StarExchange(plan, experiment.aggregation, nodes, now, n, None, protector, uplink)
         self._step(round, nodes, Closing(star, iter(arrived)))
 
     def close_sums(self, round: int, sums: Sequence[Opened]) -> None:
@@ -278,7 +294,9 @@ class Server:
             SumError: a sum that no honest nodes can have sent.
         """
         nodes = np.array(sums[-1].nodes, np.int64)
-        self._step(round, nodes, Summed(self._protector(round), iter(sums)))
+        uplink = self.wire.uplink(round)
+        at = uplink.coordinates if uplink else None
+        self._step(round, nodes, Summed(self._protector(round), iter(sums), at))
 
     def _now(self, round: int) -> Round:
         experiment = self.experiment
@@ -342,15 +360,22 @@ class Closing:
 
 
 class Summed:
-    """``ServerExchange`` at the server, for what secure sums have opened."""
+    """``ServerExchange`` at the server, for what secure sums have opened.
 
-    def __init__(self, protector: Protector, sums: Iterator[Opened]) -> None:
-        self.protector, self.sums = protector, sums
+    Args:
+        at: (m,) the coordinates that they are of; None: all.
+    """
+
+    def __init__(
+        self, protector: Protector, sums: Iterator[Opened], at: Tensor | None = None
+    ) -> None:
+        self.protector, self.sums, self.at = protector, sums, at
 
     def __call__(self, own: Tensor, received: Updates | Tensor, weight: Tensor) -> Tensor:
         opened = next(self.sums)
         assert opened.total is not None
-        return own + self.protector.opened(opened.total, len(opened.nodes), own.shape[-1])
+        at = torch.arange(own.shape[-1]) if self.at is None else self.at
+        return own.index_add(0, at, self.protector.opened(opened.total, len(opened.nodes), len(at)))
 
 
 @dataclass(eq=False)
@@ -369,17 +394,3 @@ class Arrived:
 
     def matrix(self) -> Tensor:
         return torch.stack([self.own + read() for read in self.steps])
-
-
-def read_step(raw: bytes | memoryview, size: int) -> Tensor:
-    """(size,) float32 of a message, little-endian.
-
-    Raises:
-        MessageError: another length, or a value that is not finite.
-    """
-    if len(raw) != 4 * size:
-        raise MessageError(f"an update of {len(raw)} bytes was sent; {4 * size} are expected")
-    step = torch.from_numpy(np.frombuffer(raw, "<f4").astype(np.float32))
-    if not step.isfinite().all():
-        raise MessageError("an update holds NaN or infinity")
-    return step

@@ -52,7 +52,7 @@ _NOTES = "site.json"
 
 
 class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a site must not forget: its last update, and its rows of the state after it.
+    """What a site must not forget: its last update, and what it keeps for later rounds.
 
     Attributes:
         start: digest of the state that it trained from.
@@ -308,7 +308,7 @@ class SiteRun:
         """Train, and note it, so that a round that was begun again sends the same update."""
         part = site.take_part(order.round, state)
         update = self.tensors.put({str(i): step for i, step in enumerate(part.steps)})
-        own = self.tensors.put(site.own)
+        own = self.tensors.put(site.kept)
         loss = part.loss if part.loss == part.loss else None
         start = order.state.digest
         before, notes = self.notes, Notes(self.digest, order.round, update, loss, own, start)
@@ -330,7 +330,7 @@ class SiteRun:
             experiment = self.experiment.replace(data=told(self.experiment.data, rows))
             self.site = Site(experiment, self.data, self.node)
             if self.notes:
-                self.site.own = self.tensors.get(self.notes.own.digest)
+                self.site.restore(self.tensors.get(self.notes.own.digest))
         return self.site
 
     def _shared(self, offer: Offer) -> State:

@@ -16,6 +16,7 @@ from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
 from tacit.network.protocol import SMALL, Body, Stage
 from tacit.network.tensors import Tensors
+from tacit.network.wire import Wire
 from tacit.protection.secagg.messages import advert_size
 from tacit.protection.secagg.node import Node, Signer
 from tacit.protection.secagg.receiver import Receiver
@@ -50,7 +51,7 @@ def session_of(
     rows = experiment.data.train.sizes.astype("<i8").tobytes()
     start = state + exchange.to_bytes(1, "little") + rows
     binding = Binding(bytes.fromhex(experiment.digest()), round, start, number)
-    codec = guard.codec(list(experiment.algorithm.sends(experiment.layout).values())[exchange])
+    codec = guard.codec(Wire(experiment).sizes[exchange])
     return masking(guard, codec, binding, nodes, codec.length)
 
 
