@@ -498,7 +498,7 @@ class Coordinator:
             "left_out": [name for name in self._cohort if name not in counted],
             "seconds": time.monotonic() - self._opened,
         }
-        if guard and guard.budget:
+        if guard and (guard.budget or guard.labels):
             row["epsilon"] = guard.epsilon(kept.round + 1)
         self.store.advance(kept.round, state, memory.digest, row)
         now = self.store.read()

@@ -24,7 +24,8 @@ from tacit.engine.secure_sum import Opened
 from tacit.errors import DivergenceError, InputError
 from tacit.experiment import Experiment
 from tacit.network.wire import Wire
-from tacit.protection import AdaptiveClip, RandomisedResponse, SecureAggregation
+from tacit.protection import AdaptiveClip, SecureAggregation
+from tacit.protection.budget import PrivacyBudget
 from tacit.topology import Star
 from tacit.training.evaluation import Evaluator
 from tacit.training.lowering import choose, least_batch
@@ -49,12 +50,6 @@ def check(experiment: Experiment) -> None:
         )
     if experiment.attacks:
         raise InputError("attack: real machines take no part in a simulated one; leave it out")
-    for part in experiment.protection:
-        if isinstance(part, RandomisedResponse):
-            raise InputError(
-                f"protection: {part!r} was given; among real machines labels are not randomised so"
-                " far; use DPSGD"
-            )
     guard = experiment.guard
     if guard and isinstance(guard.clip, AdaptiveClip):
         raise InputError(
@@ -69,6 +64,24 @@ def check(experiment: Experiment) -> None:
             f"protection: {guard.proof or guard.verify!r} was given; among real machines sums are"
             " not checked against commitments so far; leave it out"
         )
+
+
+def pay(ledger: PrivacyBudget, experiment: Experiment, round: int) -> None:
+    """Spend before a node trains, so that a crash loses budget and no privacy.
+
+    Args:
+        experiment: with the row counts from which its guarantee follows.
+
+    Raises:
+        InputError: the budget does not allow the round.
+    """
+    guard, digest = experiment.guard, experiment.digest()
+    if guard and (guard.labels or guard.multiplier):
+        round = 0 if guard.once else round
+        ledger.spend(
+            experiment.data.name, digest, round, guard.release, guard.releases,
+            f"{digest}:{round}", guard.unit,
+        )  # fmt: skip
 
 
 def own_entries(experiment: Experiment) -> frozenset[str]:

@@ -18,6 +18,7 @@ from tacit.errors import DivergenceError, InputError, MessageError
 from tacit.experiment import Experiment
 from tacit.network.blobs import Digest, Offer
 from tacit.network.identity import write
+from tacit.network.labels import answered
 from tacit.network.protocol import (
     MOST_ROWS,
     Answer,
@@ -36,7 +37,7 @@ from tacit.network.protocol import (
     Stage,
     Train,
 )
-from tacit.network.rounds import Site, own_entries
+from tacit.network.rounds import Site, own_entries, pay
 from tacit.network.sums import KeyOf, Parcels, SiteSum, Vector, directory, session_of
 from tacit.network.tensors import HEADER, Tensors
 from tacit.network.transport import Unreachable
@@ -108,8 +109,9 @@ class SiteRun:
             raise InputError(
                 f"site: {name!r} was given; the experiment has {', '.join(experiment.data.names)}"
             )
-        self.experiment, self.data, self.name = experiment, data, name
+        self.experiment, self.name = experiment, name
         self.node = experiment.data.names.index(name)
+        self.data = answered(experiment, data, self.node, folder)
         self.rows = int(data.train.sizes[self.node])
         if not self.rows:
             raise InputError(f"data: {name!r} has no rows to train on")
@@ -175,7 +177,8 @@ class SiteRun:
         self._refuse(order, notes)
         if notes is None or notes.round != order.round:
             try:
-                self._pay(order.round)
+                if self.ledger:
+                    pay(self.ledger, site.experiment, order.round)
                 notes = self._train(site, order, state or self._shared(order.state))
             except (DivergenceError, InputError) as error:
                 _log.warning("%s", error)
@@ -348,15 +351,6 @@ class SiteRun:
         if not all(tensor.isfinite().all() for tensor in state.values()):
             raise MessageError("the coordinator sent a model that holds NaN or infinity")
         return state
-
-    def _pay(self, round: int) -> None:
-        """Spend before training, so that a crash loses budget and no privacy."""
-        guard = self.site.experiment.guard if self.site else None
-        if self.ledger and guard and guard.multiplier:
-            self.ledger.spend(
-                self.data.name, self.digest, round, guard.release, guard.releases,
-                f"{self.digest}:{round}",
-            )  # fmt: skip
 
     def _read_notes(self) -> Notes | None:
         try:
