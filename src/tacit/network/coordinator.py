@@ -42,11 +42,12 @@ from tacit.network.protocol import (
     Wait,
 )
 from tacit.network.rounds import Read, Server, check
+from tacit.network.stages import kind_of
 from tacit.network.store import Kept, Store
 from tacit.network.sums import CoordinatorSum, KeyOf, Parcels, directory, session_of
 from tacit.network.tensors import HEADER, unwritable
 from tacit.network.wire import Wire
-from tacit.protection import SecureAggregation
+from tacit.protection import SecureSum
 from tacit.protection.codec import SumError
 from tacit.protection.secagg.session import Aborted
 from tacit.topology import Star
@@ -120,7 +121,7 @@ class Coordinator:
         self._cohort: tuple[str, ...] = ()
         # Digest and training loss; no digest where sites keep their updates for secure sums.
         self._updates: dict[str, tuple[bytes | None, float | None]] = {}
-        self._secure: SecureAggregation | None = None
+        self._secure: SecureSum | None = None
         self._sum: CoordinatorSum | None = None
         self._sessions = 0
         self._declined: dict[str, str] = {}
@@ -235,7 +236,7 @@ class Coordinator:
         here = site in self._updates and site not in self._pulling
         if kept is None or sum is None or not here or node not in sum.awaited:
             return None
-        if sum.stage == "advertise":
+        if sum.stage == sum.kind.first:
             nodes = sum.session.nodes
             return Enter(self.digest, kept.round, sum.number, sum.exchange, nodes)
         return Go(self.digest, kept.round, sum.number, sum.stage, sum.asked[node])
@@ -430,7 +431,7 @@ class Coordinator:
         check(experiment)
         server = self.server = Server(experiment)
         guard = experiment.guard
-        if guard and isinstance(guard.secure, SecureAggregation):
+        if guard and guard.secure:
             assert self.key_of is not None
             self._secure = guard.secure
         kept = self.store.read()
@@ -563,7 +564,9 @@ class Coordinator:
         session = session_of(experiment, kept.round, number, exchange, nodes, kept.state.digest)
         keys = directory(experiment, nodes, self.key_of)
         parcels = Parcels(self.store.tensors, self.offer)
-        sum = CoordinatorSum(session, number, exchange, keys, parcels.pack)
+        assert experiment.guard is not None
+        kind = kind_of(experiment.guard)
+        sum = CoordinatorSum(kind, session, number, exchange, keys, parcels.pack)
         opened: Opened | None = None
         try:
             while opened is None:

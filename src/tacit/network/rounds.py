@@ -24,7 +24,7 @@ from tacit.engine.secure_sum import Opened
 from tacit.errors import DivergenceError, InputError
 from tacit.experiment import Experiment
 from tacit.network.wire import Wire
-from tacit.protection import AdaptiveClip, SecureAggregation
+from tacit.protection import AdaptiveClip, HomomorphicEncryption, SecretSharing
 from tacit.protection.budget import PrivacyBudget
 from tacit.topology import Star
 from tacit.training.evaluation import Evaluator
@@ -55,14 +55,20 @@ def check(experiment: Experiment) -> None:
         raise InputError(
             f"protection: {guard.clip!r} was given; among real machines use Clip({guard.clip.norm})"
         )
-    if guard and guard.secure and not isinstance(guard.secure, SecureAggregation):
-        raise InputError(
-            f"protection: {guard.secure!r} was given; among real machines use SecureAggregation()"
+    if guard and isinstance(guard.secure, SecretSharing | HomomorphicEncryption):
+        why = (
+            "a helper that the server has no part in"
+            if isinstance(guard.secure, SecretSharing)
+            else "models that the server never sees"
         )
-    if guard and guard.secure and guard.commits:
         raise InputError(
-            f"protection: {guard.proof or guard.verify!r} was given; among real machines sums are"
-            " not checked against commitments so far; leave it out"
+            f"protection: {guard.secure!r} was given, which takes {why}; among real machines use"
+            " SecureAggregation()"
+        )
+    if guard and guard.proof:
+        raise InputError(
+            f"protection: {guard.proof!r} was given; among real machines norms are not proved so"
+            " far; leave it out"
         )
 
 

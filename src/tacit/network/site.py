@@ -38,7 +38,8 @@ from tacit.network.protocol import (
     Train,
 )
 from tacit.network.rounds import Site, own_entries, pay
-from tacit.network.sums import KeyOf, Parcels, SiteSum, Vector, directory, session_of
+from tacit.network.stages import Vector, kind_of
+from tacit.network.sums import KeyOf, Parcels, SiteSum, directory, session_of
 from tacit.network.tensors import HEADER, Tensors
 from tacit.network.transport import Unreachable
 from tacit.protection.budget import PrivacyBudget
@@ -230,12 +231,13 @@ class SiteRun:
 
     def _summed(self, order: Enter | Go) -> None:
         """Carry out a stage of a secure sum."""
-        stage: Stage = "advertise" if isinstance(order, Enter) else order.stage
         try:
             entered = self._enter(order) if isinstance(order, Enter) else self._sum
             if entered is None or not entered.is_(order.round, order.session):
                 raise InputError(f"session: {order.session} is not the one that was entered")
-            body = b"" if isinstance(order, Enter) else order.body
+            first = isinstance(order, Enter)
+            stage: Stage = entered.kind.first if first else order.stage
+            body = b"" if first else order.body
             answer = self._answer(entered, stage, body)
         except InputError as error:
             _log.warning("%s", error)
@@ -281,9 +283,10 @@ class SiteRun:
         )
         keys = directory(experiment, order.nodes, self.key_of)
         self._note(msgspec.structs.replace(notes, session=order.session + 1))
+        assert experiment.guard is not None
         self._sum = SiteSum(
-            session, order.session, order.exchange, self.node, self.signer, keys,
-            partial(self._hidden, order),
+            kind_of(experiment.guard), session, order.session, order.exchange, self.node,
+            self.signer, keys, partial(self._hidden, order),
         )  # fmt: skip
         return self._sum
 
@@ -301,7 +304,7 @@ class SiteRun:
             self.pull(body, path)
             body = path.read_bytes()
             path.unlink()
-        if stage == "unmask" and self.notes:  # from here on the sum may be known
+        if stage == entered.kind.opens and self.notes:  # from here on the sum may be known
             opened = max(self.notes.opened, entered.exchange + 1)
             self._note(msgspec.structs.replace(self.notes, opened=opened))
         self.parcels.clear()
