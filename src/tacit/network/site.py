@@ -235,9 +235,8 @@ class SiteRun:
             entered = self._enter(order) if isinstance(order, Enter) else self._sum
             if entered is None or not entered.is_(order.round, order.session):
                 raise InputError(f"session: {order.session} is not the one that was entered")
-            first = isinstance(order, Enter)
-            stage: Stage = entered.kind.first if first else order.stage
-            body = b"" if first else order.body
+            stage: Stage = entered.kind.first if isinstance(order, Enter) else order.stage
+            body = b"" if isinstance(order, Enter) else order.body
             answer = self._answer(entered, stage, body)
         except InputError as error:
             _log.warning("%s", error)
