@@ -11,8 +11,14 @@ from torch import Tensor
 
 from tacit.aggregation.rule import Round
 from tacit.data.federation import Federation, Split
-from tacit.engine.secure_sum import Binding, secure_sum
-from tacit.protection import AdaptiveClip, LaplaceNoise, RandomisedResponse, SkellamNoise
+from tacit.engine.secure_sum import Binding, Heard, secure_sum
+from tacit.protection import (
+    AdaptiveClip,
+    LaplaceNoise,
+    RandomisedResponse,
+    SecureAggregation,
+    SkellamNoise,
+)
 from tacit.protection.clip import clipped
 from tacit.protection.codec import Codec
 from tacit.protection.guard import Guard
@@ -61,6 +67,7 @@ class Protector:
         sums: secure sums so far in this round.
         counted: ids of the nodes in the last sum.
         sent: bytes that the last secure sum took.
+        listener: is told what nodes send, or hide, in secure sums; for the run's record.
     """
 
     guard: Guard
@@ -71,6 +78,7 @@ class Protector:
     sums: int = 0
     sent: int = 0
     counted: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    listener: Heard | None = None
 
     @property
     def norm(self) -> float:
@@ -281,6 +289,9 @@ class Protector:
         self.sums += 1
         heard = partial(self._overheard, codec=codec)
         opened = secure_sum(guard, codec, binding, vectors, heard)
+        if self.listener and not isinstance(guard.secure, SecureAggregation):
+            for node, vector in vectors.items():
+                self.listener(node, vector)
         self.counted = np.append(self.counted, np.array(opened.nodes, np.int64))
         self.sent += opened.bytes
         if opened.total is None:
@@ -313,7 +324,9 @@ class Protector:
         return drawn.astype(f"int{codec.bits}").view(codec.dtype)
 
     def _overheard(self, node: int, masked: NDArray[np.unsignedinteger], codec: Codec) -> None:
-        """What a node sent behind its masks: nothing to anybody but an audit."""
+        """What a node sent behind its masks: nothing to anybody but an audit, and a record."""
+        if self.listener:
+            self.listener(node, masked)
 
 
 def _decoded(codec: Codec, total: NDArray[np.unsignedinteger], nodes: int) -> tuple[Tensor, float]:

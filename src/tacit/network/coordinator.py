@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors import safe_open
 
 from tacit.data.sites import told
 from tacit.engine.secure_sum import Opened
@@ -41,7 +39,7 @@ from tacit.network.protocol import (
     Train,
     Wait,
 )
-from tacit.network.rounds import Read, Server, check
+from tacit.network.rounds import Server, check
 from tacit.network.stages import kind_of
 from tacit.network.store import Kept, Store
 from tacit.network.sums import CoordinatorSum, KeyOf, Parcels, directory, session_of
@@ -436,16 +434,20 @@ class Coordinator:
             self._secure = guard.secure
         kept = self.store.read()
         if kept is None:
-            memory = self.store.tensors.put(server.memory)
+            memory = self.store.tensors.put(server.remembered())
             self.store.begin(self.store.tensors.put(server.shared), memory.digest)
             kept = self.store.read()
             assert kept is not None
-        server.shared = self.store.tensors.get(kept.state.digest)
-        server.memory.update(self.store.tensors.get(kept.memory))
+        for each in (self.experiment, experiment):
+            each.forget_template()
         self._open(kept)
         return kept
 
     def _open(self, kept: Kept) -> None:
+        """Begin the round that comes next, from the files, which need no memory."""
+        tensors = self.store.tensors
+        assert self.server is not None
+        self.server.remember(tensors.get(kept.state.digest), tensors.get(kept.memory))
         needed = {digest for digest, _ in self.store.accepted(kept.round).values()}
         needed |= {kept.state.digest, kept.memory}
         if self._kept is not None:  # of which somebody may not have all yet
@@ -479,6 +481,10 @@ class Coordinator:
             return self._fail(f"round {kept.round + 1}: {reason}")
         with self._changed:
             updates, scores = dict(self._updates), dict(self._scores)
+        epsilon: float | None = None
+        if guard and (guard.budget or guard.labels):
+            epsilon = guard.epsilon(kept.round + 1)
+            self.store.spend(kept.round, epsilon, guard.budget.delta if guard.budget else 0.0)
         if self._secure:
             try:
                 nodes = self._close_sums(kept, least)
@@ -488,7 +494,8 @@ class Coordinator:
             nodes = self._close(kept, updates)
         self._report(kept.round, scores)
         counted = [self.names[node] for node in nodes]
-        state, memory = self.store.tensors.put(server.shared), self.store.tensors.put(server.memory)
+        state = self.store.tensors.put(server.shared)
+        memory = self.store.tensors.put(server.remembered())
         found = {name: updates[name][1] for name in counted if name in updates}
         losses = {name: loss for name, loss in found.items() if loss is not None}
         rows = sum(self._rows[name] for name in losses)
@@ -499,8 +506,8 @@ class Coordinator:
             "left_out": [name for name in self._cohort if name not in counted],
             "seconds": time.monotonic() - self._opened,
         }
-        if guard and (guard.budget or guard.labels):
-            row["epsilon"] = guard.epsilon(kept.round + 1)
+        if epsilon is not None:
+            row["epsilon"] = epsilon
         self.store.advance(kept.round, state, memory.digest, row)
         now = self.store.read()
         assert now is not None
@@ -512,17 +519,10 @@ class Coordinator:
         """Take the round's step with the updates that came; whose."""
         assert self.server is not None
         nodes = np.array([i for i, name in enumerate(self.names) if name in updates], np.int64)
-        wire, found = self.server.wire, {i: updates[self.names[i]][0] for i in nodes.tolist()}
-
-        def reader(node: int, digest: bytes, exchange: int) -> Read:
-            def read() -> torch.Tensor:
-                with safe_open(self.store.tensors.path(digest), "pt") as file:
-                    return wire.unpack(file.get_tensor(str(exchange)), node, kept.round)
-
-            return read
-
+        wire, path = self.server.wire, self.store.tensors.path
+        digests = {i: updates[self.names[i]][0] for i in nodes.tolist()}
         arrived = [
-            [reader(node, digest, exchange) for node, digest in found.items() if digest]
+            [wire.reader(path(d), exchange, i, kept.round) for i, d in digests.items() if d]
             for exchange in range(len(wire.sizes))
         ]
         self.server.close(kept.round, nodes, arrived)

@@ -1,6 +1,7 @@
 """How a site's update travels: as float32, or in fewer bytes."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from tacit.aggregation.rule import Round
 from tacit.engine.uplink import FLOAT_BYTES, Received
 from tacit.errors import MessageError
 from tacit.experiment import Experiment
+from tacit.network.tensors import PIECE, finite
 
 
 class Wire:
@@ -80,6 +82,27 @@ class Wire:
             return uplink.decompress(sent.numpy().tobytes(), node)
         return torch.zeros(self.experiment.layout.size).index_copy(0, uplink.coordinates, sent)
 
+    def reader(self, path: Path, exchange: int, node: int, round: int) -> Callable[[slice], Tensor]:
+        """Reads parts of what a node sent in an exchange, one after the other.
+
+        What was compressed is in memory from the first part to the last.
+        """
+        whole: Tensor | None = None
+
+        def read(at: slice) -> Tensor:
+            nonlocal whole
+            with safe_open(path, "pt") as file:
+                if self.experiment.compression is None:
+                    return file.get_slice(str(exchange))[at]
+                if whole is None:
+                    whole = self.unpack(file.get_tensor(str(exchange)), node, round)
+            part = whole[at]
+            if at.stop == len(whole):
+                whole = None
+            return part
+
+        return read
+
     def examine(self, site: str, path: Path, round: int) -> None:
         """Refuse, in the name of its sender, an update that is not what it should be.
 
@@ -99,7 +122,11 @@ class Wire:
                             f"{site!r} sent {part.get_dtype()} {part.get_shape()}; {dtype} [{size}]"
                             " was agreed on"
                         )
-                    if not self._read(site, file.get_tensor(name), node, round).isfinite().all():
+                    if self.experiment.compression is None:
+                        pieces = (part[at : at + PIECE] for at in range(0, size, PIECE))
+                    else:
+                        pieces = iter([self._read(site, file.get_tensor(name), node, round)])
+                    if not all(finite(piece) for piece in pieces):
                         raise MessageError(f"{site!r} sent an update that holds NaN or infinity")
         except (SafetensorError, ValueError) as error:
             raise MessageError(f"{site!r} sent an update that cannot be read ({error})") from None
