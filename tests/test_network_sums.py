@@ -15,6 +15,7 @@ from torch import nn
 
 import tacit
 from network_parties import joined, until
+from tacit.compression import RandomK
 from tacit.data.sites import told
 from tacit.errors import InputError
 from tacit.network import processes
@@ -339,11 +340,19 @@ def test_other_secure_sums_are_refused(part, instead):
         check(plan)
 
 
-def test_the_same_over_sockets(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"protection": CLIPPED},
+        {"protection": [*CLIPPED, tacit.VerifiableSum()], "compression": RandomK(0.8)},
+    ],
+    ids=["masks", "checked and compressed"],
+)
+def test_the_same_over_sockets(changes, tmp_path, monkeypatch):
     """With vectors that do not fit into a message."""
     monkeypatch.setattr(processes, "SiteRun", Threaded)
     plan = experiment(
-        protection=CLIPPED, rounds=2,
+        **changes, rounds=2,
         model=lambda: nn.Sequential(nn.Linear(4, 2500), nn.ReLU(), nn.Linear(2500, 2)),
     )  # fmt: skip
     public = plan.replace(data=told_nothing(plan.data))

@@ -1,7 +1,7 @@
 """How a site's update travels: as float32, or in fewer bytes."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -122,10 +122,11 @@ class Wire:
                             f"{site!r} sent {part.get_dtype()} {part.get_shape()}; {dtype} [{size}]"
                             " was agreed on"
                         )
+                    pieces: Iterable[Tensor]
                     if self.experiment.compression is None:
                         pieces = (part[at : at + PIECE] for at in range(0, size, PIECE))
                     else:
-                        pieces = iter([self._read(site, file.get_tensor(name), node, round)])
+                        pieces = [self._read(site, file.get_tensor(name), node, round)]
                     if not all(finite(piece) for piece in pieces):
                         raise MessageError(f"{site!r} sent an update that holds NaN or infinity")
         except (SafetensorError, ValueError) as error:
