@@ -63,9 +63,9 @@ BODY = st.binary(max_size=200) | OFFER
 class Rogue(Bench):
     """One site lies; what it offers is what a test says."""
 
-    def __init__(self, folder: Path, **options: Any) -> None:
+    def __init__(self, folder: Path, plan: Any = None, **options: Any) -> None:
         self.served: Any = MessageError("nothing is there")
-        super().__init__(experiment(), folder, grace=0.05, **options)
+        super().__init__(plan or experiment(), folder, grace=0.05, **options)
         self.name, *self.honest = reversed(self.plan.data.names)
         self.digest = self.coordinator.digest
         self.running = ThreadPoolExecutor(1)
@@ -99,14 +99,18 @@ class Rogue(Bench):
                 site.result(timeout=120)
         return kept
 
+    def stop(self) -> None:
+        """Nothing of it is left running."""
+        self.coordinator._break(CheckpointError("the test is over"))
+        self.coordinator.stop()
+        self.running.shutdown(wait=True)
+
 
 @pytest.fixture
 def rogue(tmp_path: Path) -> Iterator[Rogue]:
     made = Rogue(tmp_path, patience=60)
     yield made
-    made.coordinator._break(CheckpointError("the test is over"))
-    made.coordinator.stop()
-    made.running.shutdown(wait=True)
+    made.stop()
 
 
 def requests(digest: str) -> st.SearchStrategy[Any]:

@@ -398,7 +398,6 @@ REFUSED = {
         {"protection": [tacit.SecureAggregation()], "topology": tacit.Complete()},
         "not carry out so far; use Clip",
     ),
-    "labels": ({"protection": [tacit.RandomisedResponse(1.0)]}, "not carry out so far; use Clip"),
 }
 
 

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
 
 from tacit.data.sites import told
 from tacit.engine.secure_sum import Opened
@@ -41,12 +39,14 @@ from tacit.network.protocol import (
     Train,
     Wait,
 )
-from tacit.network.rounds import Read, Server, check
+from tacit.network.rounds import Server, check
 from tacit.network.software import software
+from tacit.network.stages import kind_of
 from tacit.network.store import Kept, Store
 from tacit.network.sums import CoordinatorSum, KeyOf, Parcels, directory, session_of
-from tacit.network.tensors import HEADER, PIECE, unwritable
-from tacit.protection import SecureAggregation
+from tacit.network.tensors import HEADER, unwritable
+from tacit.network.wire import Wire
+from tacit.protection import SecureSum
 from tacit.protection.codec import SumError
 from tacit.protection.secagg.session import Aborted
 from tacit.topology import Star
@@ -123,7 +123,7 @@ class Coordinator:
         self._cohort: tuple[str, ...] = ()
         # Digest and training loss; no digest where sites keep their updates for secure sums.
         self._updates: dict[str, tuple[bytes | None, float | None]] = {}
-        self._secure: SecureAggregation | None = None
+        self._secure: SecureSum | None = None
         self._sum: CoordinatorSum | None = None
         self._sessions = 0
         self._declined: dict[str, str] = {}
@@ -254,7 +254,7 @@ class Coordinator:
         here = site in self._updates and site not in self._pulling
         if kept is None or sum is None or not here or node not in sum.awaited:
             return None
-        if sum.stage == "advertise":
+        if sum.stage == sum.kind.first:
             nodes = sum.session.nodes
             return Enter(self.digest, kept.round, sum.number, sum.exchange, nodes)
         return Go(self.digest, kept.round, sum.number, sum.stage, sum.asked[node])
@@ -320,22 +320,23 @@ class Coordinator:
             raise MessageError(f"{site!r} offers its update; in this run updates are hidden")
         if site in self._updates:
             return Taken(self.digest, True)
-        most = 4 * sum(self.experiment.algorithm.sends(self.experiment.layout).values()) + HEADER
+        assert self.server is not None
+        most = self.server.wire.bytes + HEADER
         if request.update.size > most:
             raise MessageError(
                 f"{site!r} offers an update of {request.update.size} bytes; {most} is the most"
             )
         if site not in self._pulling:
             self._pulling.add(site)
-            self._pool.submit(self._take, site, request)
+            self._pool.submit(self._take, site, request, self.server.wire)
         return Wait(self.digest, "your update is being pulled")
 
-    def _take(self, site: str, request: Deliver) -> None:
+    def _take(self, site: str, request: Deliver, wire: Wire) -> None:
         """Pull an update, look at it, and keep it."""
         about = {"site": site, "round": request.round + 1}
         try:
             path = self._receive(site, request.update)
-            self._examine(site, path)
+            wire.examine(site, path, request.round)
             digest, loss = request.update.digest, _number(request.loss)
             with self._changed:
                 if not self._open_to(site, request.round):
@@ -390,29 +391,6 @@ class Coordinator:
                 error if isinstance(error, CheckpointError) else unwritable(folder, error)
             )
             self._changed.notify_all()
-
-    def _examine(self, site: str, path: Path) -> None:
-        """Refuse, in the name of its sender, an update that is not what it should be."""
-        sizes = list(self.experiment.algorithm.sends(self.experiment.layout).values())
-        try:
-            with safe_open(path, "pt") as file:
-                names = sorted(file.keys(), key=int)
-                if names != [str(i) for i in range(len(sizes))]:
-                    raise MessageError(f"{site!r} sent an update with other parts than agreed on")
-                for name, size in zip(names, sizes, strict=True):
-                    part = file.get_slice(name)
-                    if part.get_shape() != [size] or part.get_dtype() != "F32":
-                        raise MessageError(
-                            f"{site!r} sent {part.get_dtype()} {part.get_shape()}; F32 [{size}] was"
-                            " agreed on"
-                        )
-                    for at in range(0, size, PIECE):
-                        if not part[at : at + PIECE].isfinite().all():
-                            raise MessageError(
-                                f"{site!r} sent an update that holds NaN or infinity"
-                            )
-        except (SafetensorError, ValueError) as error:
-            raise MessageError(f"{site!r} sent an update that cannot be read ({error})") from None
 
     def _measured(self, site: str, request: Measured) -> Reply:
         if not request.scores.keys() <= HIGHER_IS_BETTER.keys():
@@ -485,7 +463,7 @@ class Coordinator:
         enforce(self.limits, experiment)
         server = self.server = Server(experiment)
         guard = experiment.guard
-        if guard and isinstance(guard.secure, SecureAggregation):
+        if guard and guard.secure:
             assert self.key_of is not None
             self._secure = guard.secure
         kept = self.store.read()
@@ -543,9 +521,10 @@ class Coordinator:
             return self._fail(f"round {kept.round + 1}: {reason}")
         with self._changed:
             updates, scores = dict(self._updates), dict(self._scores)
-        if guard and guard.budget:
+        epsilon: float | None = None
+        if guard and (guard.budget or guard.labels):
             epsilon = guard.epsilon(kept.round + 1)
-            self.store.spend(kept.round, epsilon, guard.budget.delta)
+            self.store.spend(kept.round, epsilon, guard.budget.delta if guard.budget else 0.0)
         if self._secure:
             try:
                 nodes = self._close_sums(kept, least)
@@ -568,7 +547,7 @@ class Coordinator:
             "left_out": [name for name in self._cohort if name not in counted],
             "seconds": time.monotonic() - self._opened,
         }
-        if guard and guard.budget:
+        if epsilon is not None:
             row["epsilon"] = epsilon
         self.store.advance(kept.round, state, memory.digest, row)
         about = {"round": kept.round + 1}
@@ -586,9 +565,12 @@ class Coordinator:
         """Take the round's step with the updates that came; whose."""
         assert self.server is not None
         nodes = np.array([i for i, name in enumerate(self.names) if name in updates], np.int64)
-        digests = [digest for i in nodes if (digest := updates[self.names[i]][0]) is not None]
-        exchanges = range(len(self.experiment.algorithm.sends(self.experiment.layout)))
-        arrived = [[_reader(self.store, digest, str(e)) for digest in digests] for e in exchanges]
+        wire, path = self.server.wire, self.store.tensors.path
+        digests = {i: updates[self.names[i]][0] for i in nodes.tolist()}
+        arrived = [
+            [wire.reader(path(d), exchange, i, kept.round) for i, d in digests.items() if d]
+            for exchange in range(len(wire.sizes))
+        ]
         self.server.close(kept.round, nodes, arrived)
         return nodes
 
@@ -628,7 +610,9 @@ class Coordinator:
         session = session_of(experiment, kept.round, number, exchange, nodes, kept.state.digest)
         keys = directory(experiment, nodes, self.key_of)
         parcels = Parcels(self.store.tensors, self.offer)
-        sum = CoordinatorSum(session, number, exchange, keys, parcels.pack)
+        assert experiment.guard is not None
+        kind = kind_of(experiment.guard)
+        sum = CoordinatorSum(kind, session, number, exchange, keys, parcels.pack)
         opened: Opened | None = None
         try:
             while opened is None:
@@ -755,11 +739,3 @@ class Coordinator:
 def _number(value: float) -> float | None:
     """What a site measured, or None where that is no number of float32."""
     return value if abs(value) <= _LARGEST else None
-
-
-def _reader(store: Store, digest: bytes, name: str) -> Read:
-    def read(at: slice) -> torch.Tensor:
-        with safe_open(store.tensors.path(digest), "pt") as file:
-            return file.get_slice(name)[at]
-
-    return read

@@ -18,8 +18,10 @@ from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
 from tacit.network.gossip import Peer, check
 from tacit.network.identity import write
+from tacit.network.labels import answered
 from tacit.network.messages import Refused
 from tacit.network.protocol import Holds, Model, Seek
+from tacit.network.rounds import pay
 from tacit.network.software import software
 from tacit.network.tensors import HEADER, Tensors, finite
 from tacit.protection.budget import PrivacyBudget
@@ -133,7 +135,7 @@ class PeerRun:
         self.node = self.names.index(name)
         if not data.train.sizes[self.node]:
             raise InputError(f"data: {name!r} has no rows to train on")
-        self.peer = Peer(experiment, data, self.node)
+        self.peer = Peer(experiment, answered(experiment, data, self.node, folder), self.node)
         self.digest, self.software, self.folder = experiment.digest(), software(), folder
         self.ask, self.pull, self.offer, self.withdraw = ask, pull, offer, withdraw
         self.tell, self.wake, self.patience, self.grace = tell, wake, patience, grace
@@ -232,7 +234,8 @@ class PeerRun:
 
     def _round(self, round: int) -> None:
         began, left_out = time.monotonic(), list[str]()
-        self._pay(round)
+        if self.ledger:
+            pay(self.ledger, self.peer.experiment, round)
 
         def send(model: Tensor) -> Tensor:
             # Sent before the process was killed: noise that is drawn twice hides less.
@@ -381,15 +384,6 @@ class PeerRun:
         for offer in {before.own, *(model.offer for model in before.sent)} - kept:
             self.withdraw(offer)
             self.tensors.drop(offer.digest)
-
-    def _pay(self, round: int) -> None:
-        """Spend before training, so that a crash loses budget and no privacy."""
-        guard = self.peer.experiment.guard
-        if self.ledger and guard and guard.multiplier:
-            self.ledger.spend(
-                self.peer.experiment.data.name, self.digest, round, guard.release, guard.releases,
-                f"{self.digest}:{round}", guard.unit,
-            )  # fmt: skip
 
     def _read_notes(self) -> Notes | None:
         try:

@@ -18,7 +18,10 @@ Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 Round = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 Sentence = Annotated[str, msgspec.Meta(max_length=2000)]
 Name = Annotated[str, msgspec.Meta(max_length=63)]
-Stage = Literal["advertise", "share", "mask", "consent", "unmask"]
+Stage = Literal[
+    "advertise", "share", "mask", "consent", "unmask",
+    "commit", "upload", "decrypt", "rebuild", "pledge",
+]  # fmt: skip
 # What is larger travels in chunks.
 SMALL = 48 * 1024
 Body = Annotated[bytes, msgspec.Meta(max_length=SMALL)] | Offer
@@ -80,7 +83,7 @@ class Ready(Part, frozen=True):
 
 
 class Answer(Part, frozen=True):
-    """A site's message of a secure sum's stage; see ``tacit.protection.secagg``.
+    """A site's message of a secure sum's stage; see ``tacit.network.stages``.
 
     Attributes:
         session: its number in the round.

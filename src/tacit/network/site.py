@@ -18,6 +18,7 @@ from tacit.experiment import Experiment
 from tacit.network.blobs import Digest, Offer
 from tacit.network.disclosure import Disclosure, disclosed
 from tacit.network.identity import write
+from tacit.network.labels import answered
 from tacit.network.protocol import (
     MOST_ROWS,
     Answer,
@@ -36,9 +37,10 @@ from tacit.network.protocol import (
     Stage,
     Train,
 )
-from tacit.network.rounds import Site, own_entries, shapes
+from tacit.network.rounds import Site, own_entries, pay, shapes
 from tacit.network.software import software
-from tacit.network.sums import KeyOf, Parcels, SiteSum, Vector, directory, session_of
+from tacit.network.stages import Vector, kind_of
+from tacit.network.sums import KeyOf, Parcels, SiteSum, directory, session_of
 from tacit.network.tensors import HEADER, Tensors, finite
 from tacit.network.transport import Unreachable
 from tacit.protection.budget import PrivacyBudget
@@ -53,7 +55,7 @@ _NOTES = "site.json"
 
 
 class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a site must not forget: its last update, and its rows of the state after it.
+    """What a site must not forget: its last update, and what it keeps for later rounds.
 
     Attributes:
         start: digest of the state that it trained from.
@@ -111,8 +113,9 @@ class SiteRun:
             raise InputError(
                 f"site: {name!r} was given; the experiment has {', '.join(experiment.data.names)}"
             )
-        self.experiment, self.data, self.name = experiment, data, name
+        self.experiment, self.name = experiment, name
         self.node = experiment.data.names.index(name)
+        self.data = answered(experiment, data, self.node, folder)
         self.rows = int(data.train.sizes[self.node])
         if not self.rows:
             raise InputError(f"data: {name!r} has no rows to train on")
@@ -184,7 +187,8 @@ class SiteRun:
         self._refuse(order, notes)
         if notes is None or notes.round != order.round:
             try:
-                self._pay(order.round)
+                if self.ledger:
+                    pay(self.ledger, site.experiment, order.round)
                 notes = self._train(site, order, state or self._shared(order.state))
             except (CheckpointError, MessageError, Unreachable, OSError):
                 raise  # for its own operator, who can mend it
@@ -242,11 +246,11 @@ class SiteRun:
 
     def _summed(self, order: Enter | Go) -> None:
         """Carry out a stage of a secure sum."""
-        stage: Stage = "advertise" if isinstance(order, Enter) else order.stage
         try:
             entered = self._enter(order) if isinstance(order, Enter) else self._sum
             if entered is None or not entered.is_(order.round, order.session):
                 raise InputError(f"session: {order.session} is not the one that was entered")
+            stage: Stage = entered.kind.first if isinstance(order, Enter) else order.stage
             body = b"" if isinstance(order, Enter) else order.body
             answer = self._answer(entered, stage, body)
         except InputError as error:
@@ -294,9 +298,10 @@ class SiteRun:
         )
         keys = directory(experiment, order.nodes, self.key_of)
         self._note(msgspec.structs.replace(notes, session=order.session + 1))
+        assert experiment.guard is not None
         self._sum = SiteSum(
-            session, order.session, order.exchange, self.node, self.signer, keys,
-            partial(self._hidden, order),
+            kind_of(experiment.guard), session, order.session, order.exchange, self.node,
+            self.signer, keys, partial(self._hidden, order),
         )  # fmt: skip
         return self._sum
 
@@ -314,7 +319,7 @@ class SiteRun:
             self.pull(body, path)
             body = path.read_bytes()
             path.unlink()
-        if stage == "unmask" and self.notes:  # from here on the sum may be known
+        if stage == entered.kind.opens and self.notes:  # from here on the sum may be known
             opened = max(self.notes.opened, entered.exchange + 1)
             self._note(msgspec.structs.replace(self.notes, opened=opened))
         self.parcels.clear()
@@ -329,7 +334,7 @@ class SiteRun:
             self.row["epsilon"] = guard.epsilon(order.round + 1)
         _log.info("trained for round %d", order.round + 1, extra={"round": order.round + 1})
         update = self.tensors.put({str(i): step for i, step in enumerate(part.steps)})
-        own = self.tensors.put(site.own)
+        own = self.tensors.put(site.kept)
         loss = part.loss if part.loss == part.loss else None
         start = order.state.digest
         before, notes = self.notes, Notes(self.digest, order.round, update, loss, own, start)
@@ -353,7 +358,7 @@ class SiteRun:
             for each in (self.experiment, experiment):
                 each.forget_template()
             if self.notes:
-                self.site.own = self.tensors.get(self.notes.own.digest)
+                self.site.restore(self.tensors.get(self.notes.own.digest))
         return self.site
 
     def _shared(self, offer: Offer) -> State:
@@ -371,15 +376,6 @@ class SiteRun:
         if not all(finite(tensor) for tensor in state.values()):
             raise MessageError("the coordinator sent a model that holds NaN or infinity")
         return state
-
-    def _pay(self, round: int) -> None:
-        """Spend before training, so that a crash loses budget and no privacy."""
-        guard = self.site.experiment.guard if self.site else None
-        if self.ledger and guard and guard.multiplier:
-            self.ledger.spend(
-                self.data.name, self.digest, round, guard.release, guard.releases,
-                f"{self.digest}:{round}",
-            )  # fmt: skip
 
     def _read_notes(self) -> Notes | None:
         try:
