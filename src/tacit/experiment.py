@@ -330,7 +330,8 @@ class Experiment:
         """The same experiment with some fields changed."""
         made = replace(self, **changes)
         if not changes.keys() & {"model", "seed"}:  # a model may be gigabytes: made once
-            known = {n: self.__dict__[n] for n in ("template", "layout") if n in self.__dict__}
+            cached = ("template", "layout")
+            known: dict[str, Any] = {n: self.__dict__[n] for n in cached if n in self.__dict__}
             made.__dict__.update(known)
         return made
 

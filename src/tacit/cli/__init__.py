@@ -13,6 +13,7 @@ from tacit.cli import data, federation, ledger, node
 from tacit.cli.arena import arena
 from tacit.cli.arguments import File, Settings, Tables, experiment_of
 from tacit.cli.audit import audit
+from tacit.cli.contributions import contributions
 from tacit.cli.doctor import doctor
 from tacit.cli.network import coordinator, peer
 from tacit.cli.output import Json, print_json, stdout_kept_clean
@@ -61,6 +62,7 @@ app.add_typer(node.app, name="node", help="Take part in a federation as a site."
 app.add_typer(ledger.app, name="ledger", help="Look into the signed record of a run.")
 app.command()(arena)
 app.command()(audit)
+app.command()(contributions)
 app.command()(coordinator)
 app.command()(doctor)
 app.command()(peer)

@@ -1,6 +1,7 @@
 """What an experiment's protections do to the vectors of a round, in this process."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -68,6 +69,7 @@ class Protector:
         counted: ids of the nodes in the last sum.
         sent: bytes that the last secure sum took.
         listener: is told what nodes send, or hide, in secure sums; for the run's record.
+        on_sum: is told whose secure sum was opened, and (d,) the mean that it gives.
     """
 
     guard: Guard
@@ -79,6 +81,7 @@ class Protector:
     sent: int = 0
     counted: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     listener: Heard | None = None
+    on_sum: Callable[[Ints, Tensor], None] | None = None
 
     @property
     def norm(self) -> float:
@@ -265,7 +268,10 @@ class Protector:
         for group in np.unique(groups):
             at = torch.from_numpy(np.flatnonzero(groups == group))
             if len(at) >= self.guard.threshold:
-                found.append(self._summed(units[at], share[at], nodes[groups == group], start))
+                opened = self._summed(units[at], share[at], nodes[groups == group], start)
+                if opened is not None and self.on_sum:
+                    self.on_sum(nodes[groups == group], opened[0] / opened[1] * self.norm)
+                found.append(opened)
         totals = [each for each in found if each is not None]
         if not totals:
             return None

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -227,7 +227,7 @@ class Session:
         e = self.experiment
         return Evaluator(data, e.template, e.layout, e.loss, self.choice.lowering)
 
-    def __enter__(self) -> "Session":
+    def __enter__(self) -> Self:
         self._threads_before = torch.get_num_threads()
         if self.small:  # handing out an operation of microseconds costs more than it saves
             torch.set_num_threads(1)

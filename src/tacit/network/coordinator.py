@@ -125,6 +125,7 @@ class Coordinator:
         self._declined: dict[str, str] = {}
         self._scores: dict[str, tuple[int, dict[str, float]]] = {}
         self._pulling: set[str] = set()
+        self._begun: dict[str, Path] = {}
         self._failed: Counter[str] = Counter()
         self._broken: CheckpointError | None = None
         self._left: set[str] = set()
@@ -316,11 +317,14 @@ class Coordinator:
         try:
             path = self._receive(site, request.update)
             wire.examine(site, path, request.round)
+            digest, loss = request.update.digest, _number(request.loss)
+            with self._changed:
+                if not self._open_to(site, request.round):
+                    return
+                path.replace(self.store.tensors.path(digest))
+            self.store.accept(request.round, site, digest, loss)  # waits for the disk
             with self._changed:
                 if self._open_to(site, request.round):
-                    digest, loss = request.update.digest, _number(request.loss)
-                    path.replace(self.store.tensors.path(digest))
-                    self.store.accept(request.round, site, digest, loss)
                     self._updates[site] = (digest, loss)
         except MessageError as error:
             _log.warning("left out of round %d: %s", request.round + 1, error)
@@ -344,9 +348,12 @@ class Coordinator:
         """Pull what a site offers to a path of its own, whatever bytes others have or send."""
         path = self.store.tensors.folder / f".{site}"
         partial = path.with_name(f".{path.name}.{offer.digest.hex()[:16]}")
-        for other in path.parent.glob(f".{path.name}.*"):  # what it began and left
+        begun = self._begun.get(site)
+        left = [begun] if begun else path.parent.glob(f".{path.name}.*")
+        for other in left:  # what it began and left
             if other != partial:
-                other.unlink()
+                other.unlink(missing_ok=True)
+        self._begun[site] = partial
         self.pull(site, offer, path)
         with path.open("rb") as file:
             os.fsync(file.fileno())
