@@ -31,7 +31,7 @@ from tacit.network.members import Member, Members
 from tacit.network.messages import Message, Refusal
 from tacit.network.transport import Endpoint
 
-TIMEOUT = 20.0  # seconds for an answer
+TIMEOUT = 60.0  # seconds for an answer; the coordinator may just be starting
 LEFT = 1 / 3  # of a certificate's life, when it is time for another
 
 
