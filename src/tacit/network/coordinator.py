@@ -727,7 +727,7 @@ class Coordinator:
 
     def _end(self, outcome: str, reason: str) -> Kept:
         self.store.end(outcome, reason)
-        _log.info("%s: %s", outcome, reason)
+        _log.info("the run is over (%s): %s", outcome, reason)
         with self._changed:
             kept = self._kept = self.store.read()
             assert kept is not None

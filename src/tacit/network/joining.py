@@ -37,7 +37,7 @@ from tacit.network.proxy import Proxy, through
 from tacit.network.transport import Endpoint
 
 _log = logging.getLogger("tacit.network")
-TIMEOUT = 20.0  # seconds for an answer
+TIMEOUT = 60.0  # seconds for an answer; the coordinator may just be starting
 LEFT = 1 / 3  # of a certificate's life, when it is time for another
 
 
