@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Literal
 
-from tacit.errors import InputError, MessageError
+from tacit.errors import MessageError
+from tacit.topology.swarm import require_members
 
 Phase = Literal["prevote", "precommit"]
 # Whether a member, by name, signed a message.
 Verify = Callable[[str, bytes, bytes], bool]
 
-LEAST = 4
 DIGEST = 32  # bytes of a value
 # Views of a round; with a third of the members lying, a decision takes a handful.
 MOST_VIEWS = 1024
@@ -163,15 +163,6 @@ class Committee:
             raise MessageError(f"{member!r} has no vote")
         if not self.verify(member, message, signature):
             raise MessageError(f"the signature is not that of {member!r}")
-
-
-def require_members(count: int) -> None:
-    """InputError for so few members that one liar among them could split the others."""
-    if count < LEAST:
-        raise InputError(
-            f"topology: Swarm() was given for {count} node{'s' * (count != 1)}; fewer than {LEAST}"
-            " tolerate no traitor: use Star(), with a coordinator"
-        )
 
 
 def statement(run: bytes, message: Message) -> bytes:

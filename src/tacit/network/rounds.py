@@ -24,7 +24,7 @@ from tacit.engine.secure_sum import Opened
 from tacit.errors import DivergenceError, InputError, MessageError
 from tacit.experiment import Experiment
 from tacit.protection import AdaptiveClip, RandomisedResponse, SecureAggregation
-from tacit.topology import Star
+from tacit.topology import Star, Swarm
 from tacit.training.evaluation import Evaluator
 from tacit.training.lowering import choose, least_batch
 from tacit.training.plan import Ints, Plan
@@ -41,6 +41,11 @@ def check(experiment: Experiment) -> None:
         InputError: with the nearest plan that works.
     """
     experiment.check()
+    if isinstance(experiment.plan, Swarm):
+        raise InputError(
+            f"topology: {experiment.plan!r} was given, which has no coordinator; use tacit swarm,"
+            " or Star()"
+        )
     if not isinstance(experiment.plan, Star):
         raise InputError(
             f"topology: {experiment.plan!r} was given; among real machines allowed is Star()"
