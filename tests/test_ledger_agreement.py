@@ -1,12 +1,12 @@
 """Agreement under schedules that hypothesis draws, and under attacks worked out by hand."""
 
-from dataclasses import replace
 from hashlib import sha256
 from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tacit.errors import InputError, MessageError
 from tacit.ledger.agreement import Agreement, Collect, Decided, Judge, Kept, Wait

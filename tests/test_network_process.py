@@ -34,7 +34,7 @@ COORDINATOR = {
     "an update is offered": ("coordinator:Coordinator._deliver", "before", 1),
     "an update is being pulled": ("blobs:Blobs._fill", "before", 1),
     "an update is pulled": ("blobs:Blobs.pull", "after", 1),
-    "an update is examined": ("coordinator:Coordinator._examine", "after", 1),
+    "an update is examined": ("coordinator:examine", "after", 1),
     "an update is accepted and nobody told": ("store:Store.accept", "after", 1),
     "the last update is examined": ("store:Store.accept", "before", 2),
     "the last update is accepted": ("store:Store.accept", "after", 2),

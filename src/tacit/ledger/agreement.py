@@ -11,8 +11,11 @@ algorithm 1, whose lines are cited below; its height is our round, its round our
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from tacit.errors import MessageError
 from tacit.ledger.votes import (
@@ -64,8 +67,7 @@ class Decided:
 Action = Wait | Collect | Judge | Decided
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a member must not forget, and must have written down before others hear of it.
 
     Attributes:

@@ -7,7 +7,9 @@ least is in both that does not lie, as long as no more than f = floor((n - 1)/3)
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Literal
+from typing import Annotated, Literal
+
+import msgspec
 
 from tacit.errors import MessageError
 from tacit.topology.swarm import require_members
@@ -17,56 +19,57 @@ Phase = Literal["prevote", "precommit"]
 Verify = Callable[[str, bytes, bytes], bool]
 
 DIGEST = 32  # bytes of a value
+Value = Annotated[bytes, msgspec.Meta(min_length=DIGEST, max_length=DIGEST)]
+Signature = Annotated[bytes, msgspec.Meta(max_length=64)]
+Name = Annotated[str, msgspec.Meta(max_length=63)]
+Number = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 # Views of a round; with a third of the members lying, a decision takes a handful.
 MOST_VIEWS = 1024
 _DOMAIN = b"tacit/v1/agreement\0"
 
 
-@dataclass(frozen=True)
-class Vote:
+class Vote(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """A member's word in one view of a round.
 
     Attributes:
         value: 32 bytes; None votes for none.
     """
 
-    member: str
-    round: int
-    view: int
+    member: Name
+    round: Number
+    view: Number
     phase: Phase
-    value: bytes | None
-    signature: bytes
+    value: Value | None
+    signature: Signature
 
 
-@dataclass(frozen=True)
-class Certificate:
+class Certificate(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """A quorum's votes for the same; of precommits for a value, it is a decision.
 
     Attributes:
         signatures: each voter's, by name.
     """
 
-    round: int
-    view: int
+    round: Number
+    view: Number
     phase: Phase
-    value: bytes
-    signatures: dict[str, bytes]
+    value: Value
+    signatures: Annotated[dict[Name, Signature], msgspec.Meta(max_length=4096)]
 
 
-@dataclass(frozen=True)
-class Proposal:
+class Proposal(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """What the leader of a view wants decided.
 
     Attributes:
         proof: prevotes of an earlier view for the same value, if that may have been decided on.
     """
 
-    member: str
-    round: int
-    view: int
-    value: bytes
+    member: Name
+    round: Number
+    view: Number
+    value: Value
     proof: Certificate | None
-    signature: bytes
+    signature: Signature
 
 
 Message = Proposal | Vote | Certificate

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from tacit.data.sites import told
 from tacit.engine.secure_sum import Opened
@@ -44,7 +44,7 @@ from tacit.network.protocol import (
 from tacit.network.rounds import Server, check
 from tacit.network.store import Kept, Store
 from tacit.network.sums import CoordinatorSum, KeyOf, Parcels, directory, session_of
-from tacit.network.tensors import HEADER, unwritable
+from tacit.network.tensors import HEADER, examine, unwritable
 from tacit.protection import SecureAggregation
 from tacit.protection.codec import SumError
 from tacit.protection.secagg.session import Aborted
@@ -314,7 +314,8 @@ class Coordinator:
         """Pull an update, look at it, and keep it."""
         try:
             path = self._receive(site, request.update)
-            self._examine(site, path)
+            sends = self.experiment.algorithm.sends(self.experiment.layout)
+            examine(site, path, list(sends.values()))
             with self._changed:
                 if self._open_to(site, request.round):
                     digest, loss = request.update.digest, _number(request.loss)
@@ -359,26 +360,6 @@ class Coordinator:
                 error if isinstance(error, CheckpointError) else unwritable(folder, error)
             )
             self._changed.notify_all()
-
-    def _examine(self, site: str, path: Path) -> None:
-        """Refuse, in the name of its sender, an update that is not what it should be."""
-        sizes = list(self.experiment.algorithm.sends(self.experiment.layout).values())
-        try:
-            with safe_open(path, "pt") as file:
-                names = sorted(file.keys(), key=int)
-                if names != [str(i) for i in range(len(sizes))]:
-                    raise MessageError(f"{site!r} sent an update with other parts than agreed on")
-                for name, size in zip(names, sizes, strict=True):
-                    part = file.get_slice(name)
-                    if part.get_shape() != [size] or part.get_dtype() != "F32":
-                        raise MessageError(
-                            f"{site!r} sent {part.get_dtype()} {part.get_shape()}; F32 [{size}] was"
-                            " agreed on"
-                        )
-                    if not file.get_tensor(name).isfinite().all():
-                        raise MessageError(f"{site!r} sent an update that holds NaN or infinity")
-        except (SafetensorError, ValueError) as error:
-            raise MessageError(f"{site!r} sent an update that cannot be read ({error})") from None
 
     def _measured(self, site: str, request: Measured) -> Reply:
         if not request.scores.keys() <= HIGHER_IS_BETTER.keys():

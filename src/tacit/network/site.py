@@ -156,7 +156,11 @@ class SiteRun:
         """
         if done.state is None:
             return None
-        site, state = self._site(done.rows), self._shared(done.state)
+        return self.home(done.rows, self._shared(done.state))
+
+    def home(self, rows: tuple[int, ...], state: State) -> tuple[Tensor, dict[str, float]]:
+        """(d,) its own model of a state, or the one that all share, and that model's scores."""
+        site = self._site(rows)
         _, scores = site.measure(state)
         return site.model(state), scores
 
@@ -171,16 +175,12 @@ class SiteRun:
         if not order.train:
             self.wake(_PAUSE)
             return
-        notes = self.notes
-        self._refuse(order, notes)
-        if notes is None or notes.round != order.round:
-            try:
-                self._pay(order.round)
-                notes = self._train(site, order, state or self._shared(order.state))
-            except (DivergenceError, InputError) as error:
-                _log.warning("%s", error)
-                self._decline(order.round, type(error).__name__, "it could not train")
-                return
+        try:
+            notes = self.update(order, lambda: state or self._shared(order.state))
+        except (DivergenceError, InputError) as error:
+            _log.warning("%s", error)
+            self._decline(order.round, type(error).__name__, "it could not train")
+            return
         guard = site.experiment.guard
         if guard and guard.secure:
             self._ready(notes)
@@ -189,6 +189,23 @@ class SiteRun:
         loss = float("nan") if notes.loss is None else notes.loss
         self.ask(Deliver(self.digest, order.round, notes.update, loss))
         self.wake(_PAUSE)
+
+    def update(self, order: Train, state: Callable[[], State]) -> Notes:
+        """Its part of a round: trained once, and paid for once, however often it is asked for.
+
+        Args:
+            state: gives the server's entries, if they are needed.
+
+        Raises:
+            MessageError: an order that does not keep to the experiment.
+            DivergenceError, InputError: it cannot train, or not pay.
+        """
+        site, notes = self._site(order.rows), self.notes
+        self._refuse(order, notes)
+        if notes is None or notes.round != order.round:
+            self._pay(order.round)
+            notes = self._train(site, order, state())
+        return notes
 
     def _refuse(self, order: Train, notes: Notes | None) -> None:
         """An order that no coordinator gives that keeps to the experiment.
@@ -334,15 +351,23 @@ class SiteRun:
         return self.site
 
     def _shared(self, offer: Offer) -> State:
-        if offer.size > (most := self._most):
-            raise MessageError(f"the coordinator offers {offer.size} bytes; {most} is the most")
+        self.fits(offer)
         path = self.tensors.path(offer.digest)
         if not path.exists():
             self.pull(offer, path)
         try:
-            state = self.tensors.get(offer.digest)
+            return self.read(self.tensors, offer)
         finally:
             self.tensors.drop(offer.digest)
+
+    def fits(self, offer: Offer) -> None:
+        """MessageError for what is larger than the server's entries of the state are."""
+        if offer.size > (most := self._most):
+            raise MessageError(f"the coordinator offers {offer.size} bytes; {most} is the most")
+
+    def read(self, tensors: Tensors, offer: Offer) -> State:
+        """The server's entries of the state, from a file that is here; else MessageError."""
+        state = tensors.get(offer.digest)
         if {name: (t.shape, t.dtype) for name, t in state.items()} != self._shapes:
             raise MessageError("the coordinator sent another state than the algorithm has")
         if not all(tensor.isfinite().all() for tensor in state.values()):

@@ -1,11 +1,11 @@
 """Tensors as files that are named by their content, and whole whenever they are there."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from blake3 import blake3
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -80,3 +80,23 @@ class Tensors:
     def drop(self, digest: bytes) -> None:
         """Forget a file, if it is here."""
         self.path(digest).unlink(missing_ok=True)
+
+
+def examine(site: str, path: Path, sizes: Sequence[int]) -> None:
+    """Refuse, in the name of its sender, an update that is not what it should be."""
+    try:
+        with safe_open(path, "pt") as file:
+            names = sorted(file.keys(), key=int)
+            if names != [str(i) for i in range(len(sizes))]:
+                raise MessageError(f"{site!r} sent an update with other parts than agreed on")
+            for name, size in zip(names, sizes, strict=True):
+                part = file.get_slice(name)
+                if part.get_shape() != [size] or part.get_dtype() != "F32":
+                    raise MessageError(
+                        f"{site!r} sent {part.get_dtype()} {part.get_shape()}; F32 [{size}] was"
+                        " agreed on"
+                    )
+                if not file.get_tensor(name).isfinite().all():
+                    raise MessageError(f"{site!r} sent an update that holds NaN or infinity")
+    except (SafetensorError, ValueError) as error:
+        raise MessageError(f"{site!r} sent an update that cannot be read ({error})") from None
