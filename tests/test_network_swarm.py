@@ -13,9 +13,8 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import tacit
-from tacit.errors import InputError, MessageError
 from tacit.network.protocol import Talk
-from tacit.network.swarm import SwarmRun, check
+from tacit.network.swarm import SwarmRun
 from tacit.network.transport import Unreachable
 from test_network_rounds import alone, experiment
 from test_network_run import told_nothing

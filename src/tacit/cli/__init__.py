@@ -14,7 +14,7 @@ from tacit.cli.arena import arena
 from tacit.cli.arguments import File, Settings, Tables, experiment_of
 from tacit.cli.audit import audit
 from tacit.cli.doctor import doctor
-from tacit.cli.network import coordinator, peer
+from tacit.cli.network import coordinator, peer, swarm
 from tacit.cli.output import Json, print_json, stdout_kept_clean
 from tacit.errors import TacitError
 
@@ -63,6 +63,7 @@ app.command()(audit)
 app.command()(coordinator)
 app.command()(doctor)
 app.command()(peer)
+app.command()(swarm)
 
 
 class Engine(StrEnum):

@@ -125,6 +125,23 @@ class SwarmRun:
             experiment does not have.
     """
 
+    # Of the present round, which ``_open`` begins.
+    agreement: Agreement
+    _cohort: list[str]
+    _timers: set[tuple[Step, int]]
+    _since: dict[tuple[Step, int], float]
+    _judging: list[Judge]  # what is to be judged
+    _parts: dict[str, Trained]  # what members have for this one, if it leads
+    _updates: dict[str, Path]  # those of them that have come
+    _pulling: dict[str, Trained]
+    _records: dict[bytes, Record]
+    _collected: int  # how many updates the leader says that it has
+    _ahead: tuple[str, Settled] | None  # who told of a newer decision
+    _busy: bool  # with training
+    _offered: str  # whom the own update was offered to last
+    _opened: float
+    _began: float
+
     def __init__(
         self,
         experiment: Experiment,
@@ -175,7 +192,6 @@ class SwarmRun:
         self.notes = self._read_notes() or self._first_notes()
         if self.notes.rows:
             self._rows = dict(zip(self.names, self.notes.rows, strict=True))
-        self._ahead: tuple[str, Settled] | None = None
         with self._changed:
             self._open(self.notes)
 
@@ -463,13 +479,18 @@ class SwarmRun:
     # As a site
 
     def _train(self) -> None:
-        notes, plan = self.notes, self.experiment.plan
-        assert isinstance(plan, Star)
-        nodes = plan.sample(len(self.names), self.experiment.seed, notes.round)
-        self._cohort = [self.names[int(node)] for node in nodes]
+        notes = self.notes
         if self.name in self._cohort:
             self._busy = True
             self._training.submit(self._train_on, notes)
+
+    def _cohort_of(self, round: int) -> list[str]:
+        plan = self.experiment.plan
+        assert isinstance(plan, Star)
+        if round == self.experiment.rounds:
+            return []
+        nodes = plan.sample(len(self.names), self.experiment.seed, round)
+        return [self.names[int(node)] for node in nodes]
 
     def _train_on(self, notes: Notes) -> None:
         order = Train(self.digest, notes.round, notes.rows, notes.base, False, True)
@@ -665,14 +686,10 @@ class SwarmRun:
     def _open(self, notes: Notes) -> None:
         """Begin a round, or go on with it."""
         self.offer(self.states.path(notes.base.digest), None)
-        self._timers: set[tuple[Step, int]] = set()
-        self._since: dict[tuple[Step, int], float] = {}
-        self._judging: list[Judge] = []
-        self._parts: dict[str, Trained] = {}
-        self._updates: dict[str, Path] = {}
-        self._pulling: dict[str, Trained] = {}
+        self._timers, self._since, self._judging = set(), {}, []
+        self._parts, self._updates, self._pulling = {}, {}, {}
         self._records = {record.value: record for record in notes.records}
-        self._cohort: list[str] = []
+        self._cohort = self._cohort_of(notes.round)
         self._collected, self._ahead, self._busy, self._offered = 0, None, False, ""
         self._opened = self._began = self._progress = time.monotonic()
         for record in notes.records:
