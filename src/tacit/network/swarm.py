@@ -666,7 +666,7 @@ class SwarmRun:
         with self._changed:
             left_out = [n for i, n in enumerate(self.names) if i not in record.included]
             left_out = [name for name in left_out if name in self._cohort]
-            old = self.notes.base
+            old, seconds = self.notes.base, time.monotonic() - self._began
             notes = Notes(self.digest, record.round + 1, record.state, self.notes.rows,
                           settled=settled)  # fmt: skip
             self._note(notes)
@@ -674,8 +674,6 @@ class SwarmRun:
             self.states.retain({old.digest, notes.base.digest})
             self.received.retain(())
             self._tell()
-        seconds = time.monotonic() - self._began
-        self._began = time.monotonic()
         self.on_round(
             {"round": notes.round, "cohort": len(record.included), "train_loss": record.loss,
              "left_out": left_out, "seconds": seconds}
