@@ -205,17 +205,20 @@ class SwarmRun:
         """
         with self._changed:  # throughout, so that what was heard was heard in the round replied
             self._hear(member, talk)
+            self.here(member, True)
             return self._status(member, talk.round)
 
     def here(self, member: str, there: bool) -> None:
-        """A member came or went."""
+        """A member came or went: it was seen to, it said something, or it did not reply."""
         with self._changed:
-            if member in self.names and member != self.name:
-                if there:
-                    self._away.pop(member, None)
-                else:
-                    self._away.setdefault(member, time.monotonic())
-                self._tell()
+            known = member in self.names and member != self.name
+            if not known or there == (member not in self._away):
+                return
+            if there:
+                del self._away[member]
+            else:
+                self._away[member] = time.monotonic()
+            self._tell()
 
     def _hear(self, member: str, talk: Talk) -> None:
         if member not in self.names:
@@ -302,9 +305,9 @@ class SwarmRun:
         while True:
             with self._changed:
                 until = time.monotonic() + _PAUSE
-                while known == self._news and time.monotonic() < until and not self._over:
-                    self._changed.wait(_PAUSE)
-                while member in self._away and not self._over:
+                while time.monotonic() < until and not self._over:
+                    if known != self._news and member not in self._away:
+                        break
                     self._changed.wait(_PAUSE)
                 if self._over:
                     return
@@ -313,12 +316,13 @@ class SwarmRun:
             try:
                 reply = self.ask(member, talk)
                 self._hear(member, reply)
+                self.here(member, True)
             except (MessageError, Refused) as error:
                 _log.warning("%s", error)
                 time.sleep(_PAUSE)
             except TacitError as error:
                 _log.info("%s", error)
-                time.sleep(_PAUSE / 10)
+                self.here(member, False)
             else:
                 with self._changed:
                     if (reply.round, reply.life) == (told[0], life):
