@@ -14,7 +14,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import tacit
-from tacit.errors import InputError, MessageError
+from tacit.errors import InputError, MessageError, TacitError
 from tacit.network import rounds
 from tacit.network.protocol import Talk
 from tacit.network.swarm import SwarmRun, check
@@ -31,7 +31,7 @@ def plan_of(**changes):
     return experiment(**{"topology": tacit.Swarm()} | changes)
 
 
-class Killed(Exception):
+class Killed(TacitError):
     pass
 
 
@@ -87,14 +87,14 @@ class Swarm:
 
     def join(self, run):
         """It is there, and sees who is."""
-        for other in self.members.values():
+        for other in list(self.members.values()):
             run.here(other.name, True)
             other.here(run.name, True)
         self.members[run.name] = run
 
     def leave(self, name):
         run = self.members.pop(name)
-        for other in self.members.values():
+        for other in list(self.members.values()):
             other.here(name, False)
         return run
 

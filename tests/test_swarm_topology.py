@@ -3,8 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import tacit
+from tacit.cli import app
 from tacit.errors import InputError
 from tacit.explain import explain
 from test_network_rounds import experiment
@@ -71,3 +73,21 @@ def test_fewer_than_four_nodes_are_refused():
     data = tacit.data.load("breast-cancer", nodes=3)
     with pytest.raises(InputError, match="for 3 nodes; fewer than 4 tolerate no traitor"):
         plan(data=data, model=lambda: nn.Linear(30, 2)).check()
+
+
+def test_a_file_with_a_swarm_runs_and_is_explained(tmp_path):
+    file = tmp_path / "pulse.py"
+    file.write_text(
+        "import tacit\nfrom torch import nn\n"
+        "experiment = tacit.Experiment(\n"
+        "    data=tacit.data.load('breast-cancer', nodes=4), rounds=1, topology=tacit.Swarm(),\n"
+        "    model=lambda: nn.Linear(30, 2), loss=nn.functional.cross_entropy,\n"
+        "    training=tacit.SGD(lr=0.1, batch_size=64, epochs=1),\n)\n"
+    )
+    told = CliRunner().invoke(app, ["explain", str(file)])
+    assert told.exit_code == 0
+    assert told.stdout.startswith("FedAvg, Swarm: breast-cancer, 4 nodes, 1 rounds")
+    ran = CliRunner().invoke(app, ["run", str(file), "--json", "--folder", str(tmp_path / "run")])
+    assert ran.exit_code == 0, ran.output
+    few = ["run", str(file), "--set", "data.nodes=3"]
+    assert CliRunner().invoke(app, few).exit_code == 2
