@@ -133,6 +133,7 @@ class Swarm:
 PLANS = {
     "fedavg": {},
     "scaffold": {"algorithm": tacit.Scaffold()},
+    "adam": {"algorithm": tacit.FedOpt(tacit.ServerAdam(lr=0.05))},
     "cohort": {"topology": tacit.Swarm(cohort=3)},
     "median": {"aggregation": tacit.Median()},
 }

@@ -1,1 +1,1 @@
-"""What a federation can prove of a run, to itself and to others."""
+"""The signed, append-only record of a run: what an outsider can check without trusting anyone."""

@@ -41,7 +41,7 @@ from tacit.network.protocol import (
     Train,
     Wait,
 )
-from tacit.network.rounds import Server, check
+from tacit.network.rounds import Read, Server, check
 from tacit.network.store import Kept, Store
 from tacit.network.sums import CoordinatorSum, KeyOf, Parcels, directory, session_of
 from tacit.network.tensors import HEADER, examine, unwritable
@@ -434,16 +434,20 @@ class Coordinator:
             self._secure = guard.secure
         kept = self.store.read()
         if kept is None:
-            memory = self.store.tensors.put(server.memory)
+            memory = self.store.tensors.put(server.remembered())
             self.store.begin(self.store.tensors.put(server.shared), memory.digest)
             kept = self.store.read()
             assert kept is not None
-        server.shared = self.store.tensors.get(kept.state.digest)
-        server.memory.update(self.store.tensors.get(kept.memory))
+        for each in (self.experiment, experiment):
+            each.forget_template()
         self._open(kept)
         return kept
 
     def _open(self, kept: Kept) -> None:
+        """Begin the round that comes next, from the files, which need no memory."""
+        tensors = self.store.tensors
+        assert self.server is not None
+        self.server.remember(tensors.get(kept.state.digest), tensors.get(kept.memory))
         needed = {digest for digest, _ in self.store.accepted(kept.round).values()}
         needed |= {kept.state.digest, kept.memory}
         if self._kept is not None:  # of which somebody may not have all yet
@@ -477,6 +481,9 @@ class Coordinator:
             return self._fail(f"round {kept.round + 1}: {reason}")
         with self._changed:
             updates, scores = dict(self._updates), dict(self._scores)
+        if guard and guard.budget:
+            epsilon = guard.epsilon(kept.round + 1)
+            self.store.spend(kept.round, epsilon, guard.budget.delta)
         if self._secure:
             try:
                 nodes = self._close_sums(kept, least)
@@ -486,7 +493,8 @@ class Coordinator:
             nodes = self._close(kept, updates)
         self._report(kept.round, scores)
         counted = [self.names[node] for node in nodes]
-        state, memory = self.store.tensors.put(server.shared), self.store.tensors.put(server.memory)
+        state = self.store.tensors.put(server.shared)
+        memory = self.store.tensors.put(server.remembered())
         found = {name: updates[name][1] for name in counted if name in updates}
         losses = {name: loss for name, loss in found.items() if loss is not None}
         rows = sum(self._rows[name] for name in losses)
@@ -498,7 +506,7 @@ class Coordinator:
             "seconds": time.monotonic() - self._opened,
         }
         if guard and guard.budget:
-            row["epsilon"] = guard.epsilon(kept.round + 1)
+            row["epsilon"] = epsilon
         self.store.advance(kept.round, state, memory.digest, row)
         now = self.store.read()
         assert now is not None
@@ -680,9 +688,9 @@ def _number(value: float) -> float | None:
     return value if abs(value) <= _LARGEST else None
 
 
-def _reader(store: Store, digest: bytes, name: str) -> Callable[[], torch.Tensor]:
-    def read() -> torch.Tensor:
+def _reader(store: Store, digest: bytes, name: str) -> Read:
+    def read(at: slice) -> torch.Tensor:
         with safe_open(store.tensors.path(digest), "pt") as file:
-            return file.get_tensor(name)
+            return file.get_slice(name)[at]
 
     return read

@@ -12,39 +12,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from tacit.network.blobs import Offer
+from tacit.network.schema import metrics, privacy, runs, sites, updates, upgrade
 from tacit.network.tensors import Tensors, unwritable
-
-_facts = sa.MetaData()
-_runs = sa.Table(
-    "runs", _facts,
-    sa.Column("experiment", sa.String(64), primary_key=True),
-    sa.Column("round", sa.Integer, nullable=False),
-    sa.Column("state", sa.LargeBinary(32), nullable=False),
-    sa.Column("state_size", sa.BigInteger, nullable=False),
-    sa.Column("memory", sa.LargeBinary(32), nullable=False),
-    sa.Column("outcome", sa.String(16)),
-    sa.Column("reason", sa.Text),
-)  # fmt: skip
-_sites = sa.Table(
-    "sites", _facts,
-    sa.Column("experiment", sa.String(64), primary_key=True),
-    sa.Column("site", sa.String(63), primary_key=True),
-    sa.Column("rows", sa.BigInteger, nullable=False),
-)  # fmt: skip
-_updates = sa.Table(
-    "updates", _facts,
-    sa.Column("experiment", sa.String(64), primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("site", sa.String(63), primary_key=True),
-    sa.Column("digest", sa.LargeBinary(32), nullable=False),
-    sa.Column("loss", sa.Float),
-)  # fmt: skip
-_metrics = sa.Table(
-    "metrics", _facts,
-    sa.Column("experiment", sa.String(64), primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("row", sa.JSON, nullable=False),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,6 +39,10 @@ class Store:
 
     Args:
         url: of the database, as SQLAlchemy has it; by default SQLite in the folder.
+
+    Raises:
+        InputError: a later version of tacit made the store.
+        CheckpointError: the disk is full, or the database is gone.
     """
 
     def __init__(self, folder: Path, experiment: str, url: str | None = None) -> None:
@@ -77,7 +50,12 @@ class Store:
         self._engine = sa.create_engine(url or f"sqlite:///{folder / 'tacit.db'}")
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine, "connect", _durable)
-        _facts.create_all(self._engine)
+        try:
+            with self._disk():
+                upgrade(self._engine)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let go of the database."""
@@ -86,7 +64,7 @@ class Store:
     def read(self) -> Kept | None:
         """The run, if it has begun."""
         with self._transaction() as database:
-            row = database.execute(self._of(_runs)).one_or_none()
+            row = database.execute(self._of(runs)).one_or_none()
         if row is None:
             return None
         state = Offer(row.state, row.state_size)
@@ -95,9 +73,9 @@ class Store:
     def begin(self, state: Offer, memory: bytes) -> None:
         """The first fact of a run; without effect if it has begun."""
         with self._transaction() as database:
-            if database.execute(self._of(_runs)).one_or_none() is None:
+            if database.execute(self._of(runs)).one_or_none() is None:
                 database.execute(
-                    _runs.insert().values(
+                    runs.insert().values(
                         experiment=self.experiment,
                         round=0,
                         state=state.digest,
@@ -109,58 +87,74 @@ class Store:
     def join(self, site: str, rows: int) -> None:
         """What a site told of its data; what it told first stays."""
         with self._transaction() as database:
-            known = self._of(_sites).where(_sites.c.site == site)
+            known = self._of(sites).where(sites.c.site == site)
             if database.execute(known).one_or_none() is None:
                 database.execute(
-                    _sites.insert().values(experiment=self.experiment, site=site, rows=rows)
+                    sites.insert().values(experiment=self.experiment, site=site, rows=rows)
                 )
 
     def sites(self) -> dict[str, int]:
         """Rows of those who joined."""
         with self._transaction() as database:
-            return {row.site: row.rows for row in database.execute(self._of(_sites))}
+            return {row.site: row.rows for row in database.execute(self._of(sites))}
 
     def accept(self, round: int, site: str, digest: bytes, loss: float | None) -> None:
         """An update whose bytes are here; a second one of the round is without effect."""
         with self._transaction() as database:
-            here = self._of(_updates).where(_updates.c.round == round, _updates.c.site == site)
+            here = self._of(updates).where(updates.c.round == round, updates.c.site == site)
             if database.execute(here).one_or_none() is None:
                 database.execute(
-                    _updates.insert().values(
+                    updates.insert().values(
                         experiment=self.experiment, round=round, site=site, digest=digest, loss=loss
                     )
                 )
 
     def accepted(self, round: int) -> dict[str, tuple[bytes, float | None]]:
         """Digest and loss of each site's update in a round."""
-        wanted = self._of(_updates).where(_updates.c.round == round)
+        wanted = self._of(updates).where(updates.c.round == round)
         with self._transaction() as database:
             return {row.site: (row.digest, row.loss) for row in database.execute(wanted)}
+
+    def spend(self, round: int, epsilon: float, delta: float) -> None:
+        """Privacy is spent, all rounds to this one together; before what spends it is drawn."""
+        with self._transaction() as database:
+            if database.execute(self._of(privacy).where(privacy.c.round == round)).first() is None:
+                database.execute(
+                    privacy.insert().values(
+                        experiment=self.experiment, round=round, epsilon=epsilon, delta=delta
+                    )
+                )
+
+    def spent(self) -> list[tuple[float, float]]:
+        """Epsilon and delta after each round that has begun to be closed."""
+        wanted = self._of(privacy).order_by(privacy.c.round)
+        with self._transaction() as database:
+            return [(row.epsilon, row.delta) for row in database.execute(wanted)]
 
     def advance(self, round: int, state: Offer, memory: bytes, row: Mapping[str, object]) -> None:
         """A round is closed: the state after it, and what is worth reporting."""
         with self._transaction() as database:
             database.execute(
-                _runs.update()
-                .where(_runs.c.experiment == self.experiment, _runs.c.round == round)
+                runs.update()
+                .where(runs.c.experiment == self.experiment, runs.c.round == round)
                 .values(round=round + 1, state=state.digest, state_size=state.size, memory=memory)
             )
             database.execute(
-                _metrics.insert().values(experiment=self.experiment, round=round, row=dict(row))
+                metrics.insert().values(experiment=self.experiment, round=round, row=dict(row))
             )
 
     def describe(self, round: int, row: Mapping[str, object]) -> None:
         """What a closed round is reported with, now that more is known."""
         with self._transaction() as database:
             database.execute(
-                _metrics.update()
-                .where(_metrics.c.experiment == self.experiment, _metrics.c.round == round)
+                metrics.update()
+                .where(metrics.c.experiment == self.experiment, metrics.c.round == round)
                 .values(row=dict(row))
             )
 
     def metrics(self) -> list[dict[str, object]]:
         """One row per closed round."""
-        wanted = self._of(_metrics).order_by(_metrics.c.round)
+        wanted = self._of(metrics).order_by(metrics.c.round)
         with self._transaction() as database:
             return [row.row for row in database.execute(wanted)]
 
@@ -168,8 +162,8 @@ class Store:
         """How the run ended."""
         with self._transaction() as database:
             database.execute(
-                _runs.update()
-                .where(_runs.c.experiment == self.experiment)
+                runs.update()
+                .where(runs.c.experiment == self.experiment)
                 .values(outcome=outcome, reason=reason)
             )
 
@@ -180,9 +174,13 @@ class Store:
         Raises:
             CheckpointError: the disk is full, or the database is gone.
         """
+        with self._disk(), self._engine.begin() as database:
+            yield database
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
         try:
-            with self._engine.begin() as database:
-                yield database
+            yield
         except sa.exc.OperationalError as error:
             raise unwritable(self.tensors.folder.parent, error.orig or error) from error
 

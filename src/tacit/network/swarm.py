@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from safetensors import safe_open
 from torch import Tensor
 
+from tacit.algorithms.base import State
 from tacit.data import Federation
 from tacit.data.sites import told
 from tacit.errors import CheckpointError, InputError, MessageError, TacitError
@@ -34,7 +35,7 @@ from tacit.network.peer import Ended
 from tacit.network.protocol import MOST_ROWS, Record, Settled, Talk, Train, Trained
 from tacit.network.rounds import Server
 from tacit.network.site import SiteRun
-from tacit.network.tensors import HEADER, Tensors, examine, unwritable
+from tacit.network.tensors import HEADER, Tensors, examine, finite, unwritable
 from tacit.protection.budget import PrivacyBudget
 from tacit.protection.secagg.node import Signer
 from tacit.topology import Star, Swarm
@@ -172,6 +173,10 @@ class SwarmRun:
         self.deadline, self.patience, self.stall, self.grace = deadline, patience, stall, grace
         self.on_round, self.software = on_round, version("tacit")
         self.states, self.received = Tensors(folder / "states"), Tensors(folder / "received")
+        self.server = Server(experiment)
+        whole = self.server.shared | self.server.remembered()
+        self._shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in whole.items()}
+        self._most = HEADER + sum(tensor.nbytes for tensor in whole.values())
         keys = {name: key_of(name).public_bytes_raw() for name in self.names}
         run = bytes.fromhex(self.digest)
         self.committee = Committee.of(run, run, keys, self._signed)
@@ -422,7 +427,8 @@ class SwarmRun:
 
     def home(self) -> tuple[Tensor, dict[str, float]]:
         """(d,) the newest model, and its scores on this member's test rows."""
-        return self.site.home(self.notes.rows, self.states.get(self.notes.base.digest))
+        shared, _ = self._state(self.notes.base)
+        return self.site.home(self.notes.rows, shared)
 
     def _begin(self) -> None:
         """Wait until all have told how many rows they have."""
@@ -500,7 +506,7 @@ class SwarmRun:
         order = Train(self.digest, notes.round, notes.rows, notes.base, False, True)
         trained = Trained(None, None)
         try:
-            made = self.site.update(order, lambda: self.states.get(notes.base.digest))
+            made = self.site.update(order, lambda: self._state(notes.base)[0])
             trained = Trained(made.update, made.loss)
         except CheckpointError as error:
             self._broken = error
@@ -584,9 +590,9 @@ class SwarmRun:
         paths = [updates[self.names[i]] for i in nodes]
         sends = self.experiment.algorithm.sends(self.experiment.layout)
         arrived = [[partial(_read, path, str(i)) for path in paths] for i in range(len(sends))]
-        self.server.shared = self.states.get(notes.base.digest)
+        self.server.remember(*self._state(notes.base))
         self.server.close(notes.round, nodes, arrived)
-        state = self.states.put(self.server.shared)
+        state = self.states.put(self.server.shared | self.server.remembered())
         losses = [(notes.rows[i], parts[self.names[i]].loss) for i in nodes]
         known = [(rows, loss) for rows, loss in losses if loss is not None]
         total = sum(rows for rows, _ in known)
@@ -609,7 +615,7 @@ class SwarmRun:
         try:
             self._judge_record(record)
             self._bring(judge.leader, record.state)
-            self.site.read(self.states, record.state)
+            self._state(record.state)
             valid = True
         except MessageError as error:
             _log.warning("round %d: %r proposes what cannot be: %s", round + 1, judge.leader, error)
@@ -638,7 +644,18 @@ class SwarmRun:
             raise MessageError("it counts other nodes than those of the round")
         if 2 * len(included) < len(cohort):
             raise MessageError(f"it counts {len(included)} of {len(cohort)} nodes; half is needed")
-        self.site.fits(record.state)
+        if record.state.size > self._most:
+            raise MessageError(f"it has {record.state.size} bytes; {self._most} is the most")
+
+    def _state(self, offer: Offer) -> tuple[State, State]:
+        """What nodes read of a round's state, and what a leader alone does; from a file here."""
+        state = self.states.get(offer.digest)
+        if {name: (t.shape, t.dtype) for name, t in state.items()} != self._shapes:
+            raise MessageError("it is another state than the algorithm has")
+        if not all(finite(tensor) for tensor in state.values()):
+            raise MessageError("it holds NaN or infinity")
+        shared = {name: state[name] for name in self.server.shared}
+        return shared, {name: t for name, t in state.items() if name not in shared}
 
     def _bring(self, member: str, state: Offer) -> None:
         path = self.states.path(state.digest)
@@ -656,7 +673,7 @@ class SwarmRun:
                 if member != self.name and member not in self._away:
                     self._bring(member, record.state)
                 if self.states.path(record.state.digest).exists():
-                    self.site.read(self.states, record.state)
+                    self._state(record.state)
                     break
             except MessageError as error:
                 raise _Failed(f"round {record.round + 1}: what was decided on: {error}") from None
@@ -722,8 +739,8 @@ class SwarmRun:
         return time.monotonic() - self._away.get(member, math.inf) > self.grace
 
     def _first_notes(self) -> Notes:
-        server = Server(self.experiment)
-        notes = Notes(self.digest, 0, self.states.put(server.shared))
+        whole = self.server.shared | self.server.remembered()
+        notes = Notes(self.digest, 0, self.states.put(whole))
         self._write(self.folder / _NOTES, msgspec.json.encode(notes))
         return notes
 
@@ -748,9 +765,9 @@ class SwarmRun:
         return notes if notes.experiment == self.digest else None
 
 
-def _read(path: Path, name: str) -> torch.Tensor:
+def _read(path: Path, name: str, part: slice) -> torch.Tensor:
     with safe_open(path, "pt") as file:
-        return file.get_tensor(name)
+        return file.get_slice(name)[part]
 
 
 def _nobody(_: object) -> NoReturn:
