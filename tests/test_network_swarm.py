@@ -253,7 +253,7 @@ def test_who_is_started_again_says_again_what_it_said_and_nothing_else(tmp_path)
         while not said or voter in swarm.members:
             threading.Event().wait(0.005)
         again = swarm.member(voter)
-        assert again.notes.kept.said[: len(said)] == tuple(said)
+        assert again.agreement.kept.said[: len(said)] == tuple(said)
         swarm.join(again)
         assert again.run().outcome == "finished"
         others.result(BOUND)
