@@ -143,7 +143,7 @@ def test_a_site_that_was_killed_keeps_its_memory(after, tmp_path):
     assert torch.allclose(model(plan, kept, bench.store), whole(plan), atol=1e-5)
 
 
-class Killed(Exception):
+class Killed(BaseException):
     """A site's process is gone."""
 
 

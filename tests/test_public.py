@@ -15,8 +15,8 @@ Hypercube InputError Krum LEARN LaplaceNoise MDA MeaMed Mean Median MissingDataE
 NNA NNM NormBound NormProof Pairwise Pooled PowerSGD PushSum QSGD RandomK RandomRegular
 RandomisedResponse Result Ring SGD SMEA Scaffold SecretSharing SecureAggregation ServerAdagrad
 ServerAdam ServerMomentum ServerYogi SignCompression SignMajority SkellamNoise SketchGuard
-SmallWorld Star StaticClipping StepBound StepDecay TacitError ThresholdEncryption TimeVarying TopK
-Torus TrimmedMean UBAR VerifiableSum WFAgg arena attacks audit data models next_token run
+SmallWorld Star StaticClipping StepBound StepDecay Swarm TacitError ThresholdEncryption TimeVarying
+TopK Torus TrimmedMean UBAR VerifiableSum WFAgg arena attacks audit data models next_token run
 """
 
 

@@ -103,6 +103,7 @@ from tacit.topology import (
     Ring,
     SmallWorld,
     Star,
+    Swarm,
     TimeVarying,
     Torus,
 )
@@ -205,6 +206,7 @@ __all__ = [
     "StaticClipping",
     "StepBound",
     "StepDecay",
+    "Swarm",
     "TacitError",
     "ThresholdEncryption",
     "TimeVarying",

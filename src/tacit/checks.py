@@ -23,7 +23,7 @@ from tacit.protection import (
     RandomisedResponse,
     SecureAggregation,
 )
-from tacit.topology import Complete, Graph, Hierarchical, Star
+from tacit.topology import Complete, Graph, Hierarchical, Star, Swarm
 from tacit.training.losses import Loss
 from tacit.training.private import Private
 
@@ -196,6 +196,25 @@ def _summable(e: "Experiment", groups: int) -> bool:
     group = Hierarchical(groups).group_of(e.data.nodes)
     full = e.data.train.sizes > 0
     return bool(np.bincount(group[full], minlength=groups).min() >= 3)
+
+
+def check_swarm(e: "Experiment") -> None:
+    """What takes one party that is the same in every round, and no node."""
+    guard = e.guard
+    if not isinstance(e.plan, Swarm) or guard is None:
+        return
+    if guard.secure and not isinstance(guard.secure, SecureAggregation):
+        raise InputError(
+            f"protection: {guard.secure!r} was given, which needs a server that is no node; in a"
+            " swarm use SecureAggregation(), or Star() as the topology"
+        )
+    if guard.noise and guard.noise.where == "central":
+        name = type(guard.noise).__name__
+        raise InputError(
+            f"protection: {guard.noise!r} was given, which trusts a server with what nodes send"
+            " before it adds the noise, and in a swarm every node leads in its turn; use"
+            f' {name}(where="local"), or Star() as the topology'
+        )
 
 
 def check_compression(e: "Experiment") -> None:

@@ -15,7 +15,7 @@ from tacit.cli.arguments import File, Settings, Tables, experiment_of
 from tacit.cli.audit import audit
 from tacit.cli.contributions import contributions
 from tacit.cli.doctor import doctor
-from tacit.cli.network import coordinator, peer
+from tacit.cli.network import coordinator, peer, swarm
 from tacit.cli.output import Json, print_json, stdout_kept_clean
 from tacit.cli.relay import relay
 from tacit.errors import TacitError
@@ -68,6 +68,7 @@ app.command()(coordinator)
 app.command()(doctor)
 app.command()(peer)
 app.command()(relay)
+app.command()(swarm)
 app.command()(ledger.verify)
 
 

@@ -1,4 +1,4 @@
-"""``tacit coordinator``, ``tacit node`` and ``tacit peer``: experiments among real machines."""
+"""``tacit coordinator``, ``node``, ``peer`` and ``swarm``: experiments among real machines."""
 
 import sys
 from pathlib import Path
@@ -209,6 +209,80 @@ def peer(
             experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
             listen=listen, connect=connect, patience=patience, insecure=insecure,
             metrics=metrics,
+            ledger=PrivacyBudget(ledger) if ledger else None,
+            on_round=lambda row: on_round(file.stem, row), disclosure=rules.disclosure,
+        )  # fmt: skip
+    _report(taken, as_json)
+
+
+def swarm(
+    file: File,
+    data: Annotated[Path, typer.Option(help="This site's table: .csv, .csv.gz or .parquet.")],
+    listen: Annotated[
+        list[str],
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where to listen; the invitation named its host. Nowhere, if all meet at the relay"
+            " that --connect names. Can be given several times.",
+        ),
+    ] = [],  # noqa: B006
+    settings: Settings = [],  # noqa: B006
+    site: Annotated[
+        str | None, typer.Option(help="Who this is; by default the only one under ~/.tacit.")
+    ] = None,
+    home: Annotated[Path | None, typer.Option(help="Folder with the site's keys.")] = None,
+    connect: Annotated[
+        list[str],
+        typer.Option(
+            metavar="HOST:PORT",
+            help="A peer, who tells of all others; none for the first. Can be given several times.",
+        ),
+    ] = [],  # noqa: B006
+    folder: Folder = None,
+    patience: Annotated[
+        float, typer.Option(help="Seconds to wait for the others while nothing is heard.")
+    ] = 600.0,
+    deadline: Annotated[
+        float | None,
+        typer.Option(help="Seconds after which a leader closes its round without the late."),
+    ] = None,
+    stall: Annotated[
+        float,
+        typer.Option(help="Seconds without progress after which a leader is given up."),
+    ] = 60.0,
+    ledger: Annotated[
+        Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
+    ] = None,
+    policy: PolicyFile = None,
+    insecure: Insecure = False,
+    metrics: Metrics = None,
+    log_format: LogFormat = Form.text,
+    log_level: LogLevel = Level.info,
+    as_json: Json = False,
+) -> None:
+    """Carry out the experiment that FILE defines among sites that lead in turn.
+
+    Its topology is Swarm. There is no coordinator: each round has a leader, and where one fails
+    the next takes over. Shows first what would leave this site, as tacit node does. Sites join and
+    find each other as those of tacit peer do.
+    """
+    from tacit.cli.screen import progress
+    from tacit.network.processes import swarm as take_part
+    from tacit.protection.budget import PrivacyBudget
+
+    if not (listen or connect):
+        raise InputError("--listen: say where to listen, or by --connect which relay to meet at")
+    home, name, experiment, filled, rules = _approved(
+        file, data, settings, site, home, policy, as_json
+    )
+    with (
+        service(home, log_format, log_level, as_json),
+        progress([file.stem], experiment.rounds, quiet=as_json) as on_round,
+    ):
+        taken = take_part(
+            experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
+            listen=listen, connect=connect, patience=patience, deadline=deadline,
+            stall=stall, insecure=insecure, metrics=metrics,
             ledger=PrivacyBudget(ledger) if ledger else None,
             on_round=lambda row: on_round(file.stem, row), disclosure=rules.disclosure,
         )  # fmt: skip

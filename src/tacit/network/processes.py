@@ -34,12 +34,14 @@ from tacit.network.protocol import (
     Reply,
     Request,
     Seek,
+    Talk,
 )
 from tacit.network.proxy import Proxy, through
 from tacit.network.site import SiteRun
 from tacit.network.status import Status, of_coordinator, of_peer, of_site
 from tacit.network.stopping import Stopped
 from tacit.network.store import Kept, Store
+from tacit.network.swarm import SwarmRun
 from tacit.network.transport import Endpoint, Unreachable
 from tacit.protection.budget import PrivacyBudget
 
@@ -316,6 +318,55 @@ def gossip(
                 if ended.outcome == "finished":
                     run.stay()
                 return Taken(ended.outcome, ended.reason, scores, model)
+        finally:
+            stop.set()
+
+
+def swarm(
+    experiment: Experiment,
+    data: Federation,
+    home: Path,
+    folder: Path,
+    *,
+    listen: Sequence[str],
+    connect: Sequence[str] = (),
+    insecure: bool = False,
+    disclosure: Disclosure = "redacted",
+    metrics: str | None = None,
+    **settings: Any,
+) -> Taken:
+    """A member of a swarm, to the run's end; started again, it goes on.
+
+    Args:
+        settings: of ``SwarmRun``; the others are those of ``gossip``.
+
+    Raises:
+        InputError: a plan that cannot work in a swarm.
+    """
+    identity = _newest(Identity.load(home), insecure)
+    folder.mkdir(parents=True, exist_ok=True)
+    wait = settings.get("patience", 600.0) if not listen else 10.0  # for the relay
+    with Endpoint(
+        identity, listen=listen, connect=connect, wait=wait, insecure=insecure,
+        disclosure=disclosure,
+    ) as endpoint:  # fmt: skip
+        blobs = Blobs(endpoint)
+        run = SwarmRun(
+            experiment, data, identity.name, folder, identity, endpoint.key_of,
+            lambda member, talk: endpoint.ask(member, talk, Talk, _REPLY),
+            lambda member, offer, path: blobs.pull(member, offer, path, most=offer.size),
+            blobs.offer, **settings,
+        )  # fmt: skip
+        endpoint.serve(Talk, run.answer)
+        endpoint.watch(run.here)
+        stop = _every(_RENEW, lambda: joining.renew(endpoint))
+        try:
+            with _serving(metrics, lambda: of_peer(run, blobs), identity):
+                ended = run.run()
+            if ended.outcome != "finished":
+                return Taken(ended.outcome, ended.reason, {}, None)
+            model, scores = run.home()
+            return Taken(ended.outcome, ended.reason, scores, _saved(experiment, model, folder))
         finally:
             stop.set()
 

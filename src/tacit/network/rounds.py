@@ -28,7 +28,7 @@ from tacit.network.tensors import PIECE, finite
 from tacit.network.wire import Wire
 from tacit.protection import AdaptiveClip, HomomorphicEncryption, SecretSharing
 from tacit.protection.budget import PrivacyBudget
-from tacit.topology import Star
+from tacit.topology import Star, Swarm
 from tacit.training.evaluation import Evaluator
 from tacit.training.lowering import Engine, choose
 from tacit.training.plan import Ints, Plan
@@ -50,6 +50,11 @@ def check(experiment: Experiment) -> None:
         InputError: with the nearest plan that works.
     """
     experiment.check()
+    if isinstance(experiment.plan, Swarm):
+        raise InputError(
+            f"topology: {experiment.plan!r} was given, which has no coordinator; use tacit swarm,"
+            " or Star()"
+        )
     if not isinstance(experiment.plan, Star):
         raise InputError(
             f"topology: {experiment.plan!r} was given; among real machines allowed is Star()"

@@ -168,7 +168,11 @@ class SiteRun:
         """
         if done.state is None:
             return None
-        site, state = self._site(done.rows), self._shared(done.state)
+        return self.home(done.rows, self._shared(done.state))
+
+    def home(self, rows: tuple[int, ...], state: State) -> tuple[Tensor, dict[str, float]]:
+        """(d,) its own model of a state, or the one that all share, and that model's scores."""
+        site = self._site(rows)
         _, scores = site.measure(state)
         return site.model(state), scores
 
@@ -183,23 +187,18 @@ class SiteRun:
         if not order.train:
             self.wake(_PAUSE)
             return
-        notes = self.notes
-        self._refuse(order, notes)
-        if notes is None or notes.round != order.round:
-            try:
-                if self.ledger:
-                    pay(self.ledger, site.experiment, order.round)
-                notes = self._train(site, order, state or self._shared(order.state))
-            except (CheckpointError, MessageError, Unreachable, OSError):
-                raise  # for its own operator, who can mend it
-            except (DivergenceError, InputError) as error:
-                _log.warning("%s", error, extra={"round": order.round + 1})
-                self._decline(order.round, error, "it could not train")
-                return
-            except Exception as error:
-                _log.exception("training failed", extra={"round": order.round + 1})
-                self._decline(order.round, error, "it could not train")
-                return
+        try:
+            notes = self.update(order, lambda: state or self._shared(order.state))
+        except (CheckpointError, MessageError, Unreachable, OSError):
+            raise  # for its own operator, who can mend it
+        except (DivergenceError, InputError) as error:
+            _log.warning("%s", error, extra={"round": order.round + 1})
+            self._decline(order.round, error, "it could not train")
+            return
+        except Exception as error:
+            _log.exception("training failed", extra={"round": order.round + 1})
+            self._decline(order.round, error, "it could not train")
+            return
         guard = site.experiment.guard
         if guard and guard.secure:
             self._ready(notes)
@@ -208,6 +207,24 @@ class SiteRun:
         loss = float("nan") if notes.loss is None else notes.loss
         self.ask(Deliver(self.digest, order.round, notes.update, loss))
         self.wake(_PAUSE)
+
+    def update(self, order: Train, state: Callable[[], State]) -> Notes:
+        """Its part of a round: trained once, and paid for once, however often it is asked for.
+
+        Args:
+            state: gives the server's entries, if they are needed.
+
+        Raises:
+            MessageError: an order that does not keep to the experiment.
+            DivergenceError, InputError: it cannot train, or not pay.
+        """
+        site, notes = self._site(order.rows), self.notes
+        self._refuse(order, notes)
+        if notes is None or notes.round != order.round:
+            if self.ledger:
+                pay(self.ledger, site.experiment, order.round)
+            notes = self._train(site, order, state())
+        return notes
 
     def _refuse(self, order: Train, notes: Notes | None) -> None:
         """An order that no coordinator gives that keeps to the experiment.

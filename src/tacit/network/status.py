@@ -8,6 +8,7 @@ from tacit.network.blobs import Blobs
 from tacit.network.coordinator import Coordinator
 from tacit.network.peer import PeerRun
 from tacit.network.site import SiteRun
+from tacit.network.swarm import SwarmRun
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ def of_site(run: SiteRun, connected: bool, blobs: Blobs) -> Status:
     )  # fmt: skip
 
 
-def of_peer(run: PeerRun, blobs: Blobs) -> Status:
-    """Of a peer."""
+def of_peer(run: PeerRun | SwarmRun, blobs: Blobs) -> Status:
+    """Of a peer, or of a member of a swarm."""
     done, reason = (run.ended.outcome, run.ended.reason) if run.ended else ("running", "")
     return Status(
         run.notes.round, run.rounds, run.connected,
