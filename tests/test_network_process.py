@@ -210,6 +210,28 @@ def test_a_killed_peer_changes_nothing(
         assert told[name]["model"] == pytest.approx(wanted, abs=1e-5)
 
 
+JUMPS = {
+    "coordinator": ("store:Store.accept", "after", 1),
+    "north": ("rounds:Site.take_part", "after", 1),
+}
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+@pytest.mark.parametrize(("role", "at"), JUMPS.items(), ids=JUMPS)
+def test_a_clock_that_jumps_changes_nothing(
+    role: str,
+    at: tuple[str, str, int],
+    hours: int,
+    play: Callable[[Case], Case],
+    model: list[float],
+    tmp_path: Path,
+) -> None:
+    told = play(case("server", role, at, tmp_path) | {"jump": 3600 * hours})
+    all_finished(told, "server", killed=0)
+    assert (tmp_path / "killed").exists()  # it did jump
+    assert told["model"] == pytest.approx(model, abs=1e-6)
+
+
 # Links that are slow, lossy or cut
 
 

@@ -14,6 +14,7 @@ from alembic.runtime.migration import MigrationContext
 
 import network_postgres
 import tacit
+from network_parties import until
 from tacit.errors import CheckpointError, InputError
 from tacit.network import schema
 from tacit.network.blobs import Offer
@@ -171,6 +172,47 @@ def test_an_upgrade_that_was_interrupted_leaves_what_was_there(
         assert database.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
     store = Store(tmp_path, EXPERIMENT)
     fill(store)
+    store.close()
+
+
+def test_updates_that_come_together_are_all_kept(make: Make) -> None:
+    store, together = make(), threading.Barrier(8)
+
+    def accept(k: int) -> None:
+        together.wait(60)
+        store.accept(0, f"site-{k % 6}", bytes([k]) * 32, None)  # two come twice
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(accept, range(8)))
+    kept = make().accepted(0)
+    assert kept.keys() == {f"site-{k}" for k in range(6)}
+    assert all(digest[0] % 6 == int(site[-1]) for site, (digest, _) in kept.items())
+
+
+def test_all_learn_that_their_updates_could_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, writing, go = Store(tmp_path, EXPERIMENT), threading.Event(), threading.Event()
+
+    @contextlib.contextmanager
+    def full() -> Iterator[None]:
+        writing.set()
+        assert go.wait(60)
+        raise CheckpointError("the disk is full")
+        yield
+
+    monkeypatch.setattr(store, "_transaction", full)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(store.accept, 0, "a", b"a" * 32, None)
+        assert writing.wait(60)
+        others = [pool.submit(store.accept, 0, name, b"b" * 32, None) for name in "bcd"]
+        until(lambda: len(store._batch.updates) == 3)
+        go.set()
+        for each in (first, *others):
+            with pytest.raises(CheckpointError):
+                each.result(timeout=60)
+    monkeypatch.undo()
+    assert store.accepted(0) == {}
     store.close()
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -14,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import tacit
-from network_parties import joined, until
+from network_parties import free_port, joined, until
 from tacit.data.sites import told
 from tacit.errors import InputError
 from tacit.network import processes
@@ -30,12 +29,6 @@ MASKS = [tacit.SecureAggregation()]
 CLIPPED = [HALF, *MASKS]
 # Of five sites four must be left: two thirds, rounded up.
 NOISED = [HALF, tacit.GaussianNoise(**NOISE, where="distributed"), *MASKS]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def public(name):

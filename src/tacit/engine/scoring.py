@@ -23,7 +23,7 @@ from tacit.topology import Hierarchical
 from tacit.training.plan import Ints
 
 # Rows times models of one forward pass.
-_BLOCK = 2**14
+_BLOCK = 2**13
 # What a model that has overflowed is worth, where the utility is minus a loss.
 _WORST = -1e12
 
@@ -190,10 +190,15 @@ class _Scoring(Session):
 
     def _utility(self, models: Tensor) -> Floats:
         """(m,) share of test rows that (m, d) models have right, or minus their loss."""
+        rows = len(self.evaluator.test.y)
+        parts = [self._worth(part) for part in models.split(max(1, _BLOCK // rows))]
+        return (torch.cat(parts) / rows).nan_to_num(nan=_WORST, neginf=_WORST).numpy()
+
+    def _worth(self, models: Tensor) -> Tensor:
+        """(m,) float64, summed over the test rows."""
         test, right = self.evaluator.test, self.evaluator.task == "classification"
         total = torch.zeros(len(models), dtype=torch.float64)
-        size = max(1, _BLOCK // len(models))
-        for x, y in zip(test.x.split(size), test.y.split(size), strict=True):
+        for x, y in zip(test.x.split(_BLOCK), test.y.split(_BLOCK), strict=True):
             outputs = self.choice.lowering.predict(models, x.expand(len(models), *x.shape))
             if right:
                 hits = (outputs.argmax(-1) == y) & ~outputs.isnan().any(-1)
@@ -201,7 +206,7 @@ class _Scoring(Session):
             else:
                 each = [self.experiment.loss(output, y) * len(y) for output in outputs]
                 total -= torch.stack(each).double()
-        return (total / len(test.y)).nan_to_num(nan=_WORST, neginf=_WORST).numpy()
+        return total
 
     def _gradient(self, model: Tensor) -> Tensor:
         """(d,) of the loss on the test rows; buffers have none."""

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from tacit.engine.secure_sum import Opened
 from tacit.errors import CheckpointError, InputError, MessageError, TacitError
 from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
+from tacit.network.policy import NO_LIMITS, Limits, enforce
 from tacit.network.protocol import (
     MOST_ROWS,
     Answer,
@@ -42,6 +42,7 @@ from tacit.network.protocol import (
     Wait,
 )
 from tacit.network.rounds import Read, Server, check
+from tacit.network.software import software
 from tacit.network.store import Kept, Store
 from tacit.network.sums import CoordinatorSum, KeyOf, Parcels, directory, session_of
 from tacit.network.tensors import HEADER, examine, unwritable
@@ -82,9 +83,10 @@ class Coordinator:
         patience: seconds without a quorum and without anything new after which the run fails.
         grace: seconds for which a site may be gone before its round goes on without it.
         on_round: called with the metrics of each closed round.
+        limits: of the federation, to which the experiment must keep.
 
     Raises:
-        InputError: a plan that cannot work among real machines.
+        InputError: a plan that cannot work among real machines, or is against the limits.
     """
 
     def __init__(
@@ -101,14 +103,16 @@ class Coordinator:
         patience: float = 600.0,
         grace: float = 1.0,
         on_round: Callable[[Row], None] | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         check(experiment)
+        enforce(limits, experiment)
         self.experiment, self.store, self.pull, self.offer = experiment, store, pull, offer
         self.digest, self.names = experiment.digest(), experiment.data.names
         self.deadline, self.patience, self.grace = deadline, patience, grace
-        self.quorum, self.tell, self.key_of = quorum, tell, key_of
+        self.quorum, self.tell, self.key_of, self.limits = quorum, tell, key_of, limits
         self.on_round = on_round or (lambda row: None)
-        self.software = version("tacit")
+        self.software = software()
         self.server: Server | None = None
         self._changed = threading.Condition()
         self._pool = ThreadPoolExecutor(8, "tacit-pull")
@@ -125,8 +129,11 @@ class Coordinator:
         self._declined: dict[str, str] = {}
         self._scores: dict[str, tuple[int, dict[str, float]]] = {}
         self._pulling: set[str] = set()
+        self._begun: dict[str, Path] = {}
         self._failed: Counter[str] = Counter()
         self._broken: CheckpointError | None = None
+        self.accepted = self.refused = 0  # updates, for whoever watches
+        self.row: Row = {}  # of the last closed round
         self._left: set[str] = set()
         self._progress = self._opened = time.monotonic()
 
@@ -182,6 +189,19 @@ class Coordinator:
                 self._away[site] = time.monotonic()
             self._news()
 
+    @property
+    def connected(self) -> int:
+        """How many sites are here."""
+        return len(self.names) - len(self._away)
+
+    @property
+    def trouble(self) -> str:
+        """Why the run cannot go on, or nothing."""
+        if self._broken:
+            return str(self._broken)
+        kept = self._kept
+        return kept.reason or "" if kept and kept.outcome == "failed" else ""
+
     def _join(self, site: str, request: Join) -> Reply:
         if request.software != self.software:
             raise MessageError(
@@ -198,7 +218,7 @@ class Coordinator:
                 self._break(error)
                 raise
             self._rows[site] = request.rows
-            _log.info("%s joined with %d rows", site, request.rows)
+            _log.info("%s joined with %d rows", site, request.rows, extra={"site": site})
         elif known != request.rows:
             raise MessageError(
                 f"{site!r} joined with {known} rows and now has {request.rows}: give it the data"
@@ -280,12 +300,12 @@ class Coordinator:
             message = path.read_bytes()
             path.unlink()
         except MessageError as error:
-            _log.warning("left out of a secure sum: %s", error)
+            _log.warning("left out of a secure sum: %s", error, extra={"site": site})
             message = b""
         except (CheckpointError, OSError) as error:
             self._break(error)
         except TacitError as error:
-            _log.warning("%s's message did not arrive: %s", site, error)
+            _log.warning("%s's message did not arrive: %s", site, error, extra={"site": site})
         finally:
             with self._changed:
                 self._pulling.discard(site)
@@ -312,28 +332,36 @@ class Coordinator:
 
     def _take(self, site: str, request: Deliver) -> None:
         """Pull an update, look at it, and keep it."""
+        about = {"site": site, "round": request.round + 1}
         try:
             path = self._receive(site, request.update)
             sends = self.experiment.algorithm.sends(self.experiment.layout)
             examine(site, path, list(sends.values()))
+            digest, loss = request.update.digest, _number(request.loss)
+            with self._changed:
+                if not self._open_to(site, request.round):
+                    return
+                path.replace(self.store.tensors.path(digest))
+            self.store.accept(request.round, site, digest, loss)  # waits for the disk
             with self._changed:
                 if self._open_to(site, request.round):
-                    digest, loss = request.update.digest, _number(request.loss)
-                    path.replace(self.store.tensors.path(digest))
-                    self.store.accept(request.round, site, digest, loss)
                     self._updates[site] = (digest, loss)
+                    self.accepted += 1
+                    known = about | {"digest": digest.hex(), "bytes": request.update.size}
+                    _log.info("%s's update is accepted", site, extra=known)
         except MessageError as error:
-            _log.warning("left out of round %d: %s", request.round + 1, error)
+            _log.warning("left out of round %d: %s", request.round + 1, error, extra=about)
             with self._changed:
                 self._declined[site] = str(error)
+                self.refused += 1
         except (CheckpointError, OSError) as error:
             self._break(error)
         except TacitError as error:
-            _log.warning("%s's update did not arrive: %s", site, error)
+            _log.warning("%s's update did not arrive: %s", site, error, extra=about)
             with self._changed:
                 self._failed[site] += site not in self._away
                 if self._failed[site] >= _PULLS:
-                    _log.warning("left out of round %d: %s", request.round + 1, site)
+                    _log.warning("left out of round %d: %s", request.round + 1, site, extra=about)
                     self._declined[site] = f"its update did not arrive ({error})"
         finally:
             with self._changed:
@@ -344,9 +372,12 @@ class Coordinator:
         """Pull what a site offers to a path of its own, whatever bytes others have or send."""
         path = self.store.tensors.folder / f".{site}"
         partial = path.with_name(f".{path.name}.{offer.digest.hex()[:16]}")
-        for other in path.parent.glob(f".{path.name}.*"):  # what it began and left
+        begun = self._begun.get(site)
+        left = [begun] if begun else path.parent.glob(f".{path.name}.*")
+        for other in left:  # what it began and left
             if other != partial:
-                other.unlink()
+                other.unlink(missing_ok=True)
+        self._begun[site] = partial
         self.pull(site, offer, path)
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -377,8 +408,10 @@ class Coordinator:
         used = self._open_to(site, request.round)
         if used and (self._secure or site not in self._updates):
             self._updates.pop(site, None)
-            self._declined[site] = request.reason
-            _log.warning("%s left round %d out: %r", site, request.round + 1, request.reason)
+            reason, number = f"{request.code} {request.reason}".rstrip(), request.round + 1
+            self._declined[site] = reason
+            about = {"site": site, "round": number}
+            _log.warning("%s left round %d out: %r", site, number, reason, extra=about)
             self._news()
         return Taken(self.digest, used)
 
@@ -427,6 +460,7 @@ class Coordinator:
         rows = [self._rows[name] for name in self.names]
         experiment = self.experiment.replace(data=told(self.experiment.data, rows))
         check(experiment)
+        enforce(self.limits, experiment)
         server = self.server = Server(experiment)
         guard = experiment.guard
         if guard and isinstance(guard.secure, SecureAggregation):
@@ -438,6 +472,7 @@ class Coordinator:
             self.store.begin(self.store.tensors.put(server.shared), memory.digest)
             kept = self.store.read()
             assert kept is not None
+        self.row = (self.store.metrics() or [{}])[-1]
         for each in (self.experiment, experiment):
             each.forget_template()
         self._open(kept)
@@ -465,6 +500,11 @@ class Coordinator:
             self._cohort = tuple(self.names[int(node)] for node in nodes)
             self._opened = time.monotonic()
             self._news()
+        if not last:
+            about = {"round": kept.round + 1, "digest": kept.state.digest.hex()}
+            _log.info(
+                "round %d begins, of %s", kept.round + 1, ", ".join(self._cohort), extra=about
+            )
         for name in self.names:
             self.tell(name)
 
@@ -487,6 +527,7 @@ class Coordinator:
         if self._secure:
             try:
                 nodes = self._close_sums(kept, least)
+                self.accepted += len(nodes)
             except (Aborted, SumError) as error:
                 return self._fail(f"round {kept.round + 1}: {error}")
         else:
@@ -508,9 +549,14 @@ class Coordinator:
         if guard and guard.budget:
             row["epsilon"] = epsilon
         self.store.advance(kept.round, state, memory.digest, row)
+        about = {"round": kept.round + 1}
+        _log.info("round %d is closed: %d updates", kept.round + 1, len(counted), extra=about)
+        if row["left_out"]:
+            _log.warning("left out of it: %s", ", ".join(row["left_out"]), extra=about)
         now = self.store.read()
         assert now is not None
         self._open(now)
+        self.row = row
         self.on_round(row)
         return now
 
@@ -675,6 +721,7 @@ class Coordinator:
 
     def _end(self, outcome: str, reason: str) -> Kept:
         self.store.end(outcome, reason)
+        _log.info("%s: %s", outcome, reason)
         with self._changed:
             kept = self._kept = self.store.read()
             assert kept is not None

@@ -39,7 +39,9 @@ class Refusal(Message, frozen=True):
 
 
 class Refused(TacitError):
-    """A member answered no; ``.code`` is stable, the text is its sentence."""
+    """A member answered no: ``.code`` says why, and the text as much as it tells."""
+
+    code = "TACIT-111"
 
     def __init__(self, code: str, sentence: str) -> None:
         self.code = code

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -14,9 +13,10 @@ from torch import Tensor
 from tacit.algorithms.base import State
 from tacit.data import Federation
 from tacit.data.sites import told
-from tacit.errors import DivergenceError, InputError, MessageError
+from tacit.errors import CheckpointError, DivergenceError, InputError, MessageError
 from tacit.experiment import Experiment
 from tacit.network.blobs import Digest, Offer
+from tacit.network.disclosure import Disclosure, disclosed
 from tacit.network.identity import write
 from tacit.network.protocol import (
     MOST_ROWS,
@@ -37,6 +37,7 @@ from tacit.network.protocol import (
     Train,
 )
 from tacit.network.rounds import Site, own_entries, shapes
+from tacit.network.software import software
 from tacit.network.sums import KeyOf, Parcels, SiteSum, Vector, directory, session_of
 from tacit.network.tensors import HEADER, Tensors, finite
 from tacit.network.transport import Unreachable
@@ -85,6 +86,7 @@ class SiteRun:
         ledger: pays for each round before it begins.
         signer: holds the site's long-term key, for secure sums.
         key_of: tells others' keys, for secure sums.
+        disclosure: how much the coordinator learns of why the site leaves a round out.
 
     Raises:
         InputError: a site without rows, or that the experiment does not have.
@@ -103,6 +105,7 @@ class SiteRun:
         ledger: PrivacyBudget | None = None,
         signer: Signer | None = None,
         key_of: KeyOf | None = None,
+        disclosure: Disclosure = "redacted",
     ) -> None:
         if name not in experiment.data.names:
             raise InputError(
@@ -120,6 +123,7 @@ class SiteRun:
         )
         self.ask, self.pull, self.offer, self.wake = ask, pull, offer, wake
         self.ledger, self.signer, self.key_of = ledger, signer, key_of
+        self.disclosure = disclosure
         self.parcels = Parcels(self.tensors, offer)
         self.site: Site | None = None
         unread = own_entries(experiment) | experiment.algorithm.server_only()
@@ -128,13 +132,15 @@ class SiteRun:
         self.notes = self._read_notes()
         self._measured: Measured | None = None
         self._sum: SiteSum | None = None
+        self.done: Done | None = None
+        self.row: dict[str, float] = {}  # of the last round here
         guard = experiment.guard
         if self.notes and not (guard and guard.secure):  # it may have been half pulled
             self.offer(self.tensors.path(self.notes.update.digest))
 
     def run(self) -> Done:
         """Take part until the coordinator says that the run is over."""
-        reply = self.ask(Join(self.digest, version("tacit"), self.rows))
+        reply = self.ask(Join(self.digest, software(), self.rows))
         while not isinstance(reply, Done):
             if isinstance(reply, Train):
                 try:
@@ -148,6 +154,7 @@ class SiteRun:
                 self.wake(_PAUSE)
             reply = self.ask(Ask(self.digest))
         _log.info("the run is over: %s", reply.reason)
+        self.done = reply
         return reply
 
     def outcome(self, done: Done) -> tuple[Tensor, dict[str, float]] | None:
@@ -179,9 +186,15 @@ class SiteRun:
             return
         try:
             notes = self.update(order, lambda: state or self._shared(order.state))
+        except (CheckpointError, MessageError, Unreachable, OSError):
+            raise  # for its own operator, who can mend it
         except (DivergenceError, InputError) as error:
-            _log.warning("%s", error)
-            self._decline(order.round, type(error).__name__, "it could not train")
+            _log.warning("%s", error, extra={"round": order.round + 1})
+            self._decline(order.round, error, "it could not train")
+            return
+        except Exception as error:
+            _log.exception("training failed", extra={"round": order.round + 1})
+            self._decline(order.round, error, "it could not train")
             return
         guard = site.experiment.guard
         if guard and guard.secure:
@@ -231,17 +244,17 @@ class SiteRun:
     def _ready(self, notes: Notes) -> None:
         if notes.opened:
             why = "it has helped to open this round's sum, and opens no second one"
-            self._decline(notes.round, "Aborted", why)
+            self._decline(notes.round, Aborted(why), why)
         elif notes.session and self._sum is None:
             why = "it was started anew within a secure sum, and enters none twice"
-            self._decline(notes.round, "Aborted", why)
+            self._decline(notes.round, Aborted(why), why)
         else:
             loss = float("nan") if notes.loss is None else notes.loss
             self.ask(Ready(self.digest, notes.round, loss, notes.session))
             self.wake(_PAUSE)
 
-    def _decline(self, round: int, code: str, reason: str) -> None:
-        self.ask(Decline(self.digest, round, code, reason))
+    def _decline(self, round: int, error: Exception, phase: str) -> None:
+        self.ask(Decline(self.digest, round, *disclosed(self.disclosure, error, phase)))
         self.wake(_PAUSE)
 
     def _summed(self, order: Enter | Go) -> None:
@@ -255,14 +268,15 @@ class SiteRun:
             answer = self._answer(entered, stage, body)
         except InputError as error:
             _log.warning("%s", error)
-            self._decline(order.round, "Aborted", "it does not enter this secure sum")
+            self._decline(order.round, error, "it does not enter this secure sum")
             return
         except Unreachable as error:
             _log.info("%s", error)
             self.wake(_PAUSE)
             return
         except (Aborted, MessageError) as error:
-            _log.warning("left a secure sum of round %d: %s", order.round + 1, error)
+            about = {"round": order.round + 1}
+            _log.warning("left a secure sum of round %d: %s", order.round + 1, error, extra=about)
             answer = b""
         self.ask(Answer(self.digest, order.round, order.session, stage, self.parcels.pack(answer)))
 
@@ -325,7 +339,12 @@ class SiteRun:
 
     def _train(self, site: Site, order: Train, state: State) -> Notes:
         """Train, and note it, so that a round that was begun again sends the same update."""
+        began = time.monotonic()
         part = site.take_part(order.round, state)
+        self.row = {"seconds": time.monotonic() - began}
+        if (guard := site.experiment.guard) and guard.budget:
+            self.row["epsilon"] = guard.epsilon(order.round + 1)
+        _log.info("trained for round %d", order.round + 1, extra={"round": order.round + 1})
         update = self.tensors.put({str(i): step for i, step in enumerate(part.steps)})
         own = self.tensors.put(site.own)
         loss = part.loss if part.loss == part.loss else None

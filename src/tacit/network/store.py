@@ -4,9 +4,10 @@ A fact is written after the bytes that it names are on the disk, and in one tran
 that goes with it, so that a process killed at any moment leaves the state before or after.
 """
 
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -14,6 +15,14 @@ import sqlalchemy as sa
 from tacit.network.blobs import Offer
 from tacit.network.schema import metrics, privacy, runs, sites, updates, upgrade
 from tacit.network.tensors import Tensors, unwritable
+
+
+@dataclass(eq=False)
+class _Batch:
+    """Updates that are written together: digest and loss by round and site."""
+
+    updates: dict[tuple[int, str], tuple[bytes, float | None]] = field(default_factory=dict)
+    error: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,7 @@ class Store:
 
     def __init__(self, folder: Path, experiment: str, url: str | None = None) -> None:
         self.experiment, self.tensors = experiment, Tensors(folder / "tensors")
+        self._lock, self._writing, self._batch = threading.Lock(), threading.Lock(), _Batch()
         self._engine = sa.create_engine(url or f"sqlite:///{folder / 'tacit.db'}")
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine, "connect", _durable)
@@ -99,15 +109,39 @@ class Store:
             return {row.site: row.rows for row in database.execute(self._of(sites))}
 
     def accept(self, round: int, site: str, digest: bytes, loss: float | None) -> None:
-        """An update whose bytes are here; a second one of the round is without effect."""
-        with self._transaction() as database:
-            here = self._of(updates).where(updates.c.round == round, updates.c.site == site)
-            if database.execute(here).one_or_none() is None:
-                database.execute(
-                    updates.insert().values(
-                        experiment=self.experiment, round=round, site=site, digest=digest, loss=loss
-                    )
-                )
+        """An update whose bytes are here; a second one of the round is without effect.
+
+        A disk writes many as fast as one: those that come while it writes wait, and go together.
+        """
+        with self._lock:
+            batch = self._batch
+            batch.updates.setdefault((round, site), (digest, loss))
+        with self._writing:
+            with self._lock:
+                first = batch is self._batch
+                if first:
+                    self._batch = _Batch()
+            if first:
+                try:
+                    self._write(batch)
+                except Exception as error:
+                    batch.error = error
+        if batch.error is not None:
+            raise batch.error
+
+    def _write(self, batch: "_Batch") -> None:
+        rows = [
+            {"experiment": self.experiment, "round": round, "site": site}
+            | {"digest": digest, "loss": loss}
+            for (round, site), (digest, loss) in batch.updates.items()
+        ]
+        try:
+            with self._transaction() as database:
+                database.execute(updates.insert(), rows)
+        except sa.exc.IntegrityError:  # one of them was here before
+            for row in rows:
+                with suppress(sa.exc.IntegrityError), self._transaction() as database:
+                    database.execute(updates.insert().values(row))
 
     def accepted(self, round: int) -> dict[str, tuple[bytes, float | None]]:
         """Digest and loss of each site's update in a round."""

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,6 +34,7 @@ from tacit.network.peer import Ended
 from tacit.network.protocol import MOST_ROWS, Record, Settled, Talk, Train, Trained
 from tacit.network.rounds import Server
 from tacit.network.site import SiteRun
+from tacit.network.software import software
 from tacit.network.tensors import HEADER, Tensors, examine, finite, unwritable
 from tacit.protection.budget import PrivacyBudget
 from tacit.protection.secagg.node import Signer
@@ -171,7 +171,7 @@ class SwarmRun:
         )  # fmt: skip
         self.signer, self.key_of, self.ask, self.pull, self.offer = signer, key_of, ask, pull, offer
         self.deadline, self.patience, self.stall, self.grace = deadline, patience, stall, grace
-        self.on_round, self.software = on_round, version("tacit")
+        self.on_round, self.software = on_round, software()
         self.states, self.received = Tensors(folder / "states"), Tensors(folder / "received")
         self.server = Server(experiment)
         whole = self.server.shared | self.server.remembered()
@@ -514,6 +514,8 @@ class SwarmRun:
             self._broken = unwritable(self.folder, error)
         except TacitError as error:
             _log.warning("%s", error)
+        except Exception:
+            _log.exception("training failed")
         finally:
             with self._changed:
                 if self.notes.round == notes.round:

@@ -63,6 +63,9 @@ class Tensors:
             try:
                 write(part)
                 offer = Offer.of(part)
+                if self.path(offer.digest).exists():
+                    part.unlink()
+                    return offer
                 with part.open("rb") as file:
                     os.fsync(file.fileno())
                 part.replace(self.path(offer.digest))
