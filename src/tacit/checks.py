@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tacit.aggregation import Aggregation, Mean
 from tacit.aggregation.rule import Tolerant
-from tacit.algorithms import LEARN, FedDyn, FedNova, FedOpt, FedRep, Gossip, PushSum
+from tacit.algorithms import LEARN, FedBuff, FedDyn, FedNova, FedOpt, FedRep, Gossip, PushSum
 from tacit.attacks.base import DataAttack, UpdateAttack
 from tacit.compression import Compressor
 from tacit.data import Federation
@@ -20,8 +20,10 @@ from tacit.protection import (
     AdaptiveClip,
     CorrelatedNoise,
     HomomorphicEncryption,
+    Noise,
     RandomisedResponse,
     SecureAggregation,
+    SecureSum,
 )
 from tacit.topology import Complete, Graph, Hierarchical, Star
 from tacit.training.losses import Loss
@@ -77,6 +79,47 @@ def check_aggregation(e: "Experiment") -> None:
             f"aggregation: {rule!r} holds models against what their receiver has or remembers,"
             f" but {name} sends {', '.join(sends)} in turn; use another algorithm, or Median()"
         )
+
+
+def check_pace(e: "Experiment") -> None:
+    """What cannot go with nodes that work at their own pace."""
+    if not isinstance(e.algorithm, FedBuff):
+        return
+    name, plan, rule = type(e.algorithm).__name__, e.plan, e.aggregation
+    e.arrivals  # noqa: B018 (refuses more concurrency than there are nodes)
+    if not isinstance(plan, Star) or plan.cohort is not None:
+        raise InputError(
+            f"topology: {plan!r} was given, but with {name} nobody is drawn for a round: who"
+            " delivers follows from concurrency and speed; use Star(), and algorithm.concurrency"
+        )
+    if not rule.streams and e.algorithm.staleness != "constant":
+        raise InputError(
+            f"aggregation: {rule!r} was given, which does not weigh updates by their staleness; use"
+            f" {name}(staleness='constant'), or Mean()"
+        )
+    if e.compression is not None:
+        raise InputError(
+            f"compression: {e.compression!r} was given, which counts rounds that all nodes share;"
+            f" with {name} leave it out, or use FedAvg() as the algorithm"
+        )
+    for part in e.protection:
+        given = f"protection: {part!r} was given, but"
+        if isinstance(part, SecureAggregation):
+            raise InputError(
+                f"{given} asynchronous rounds cannot use pairwise masks, for which all must know"
+                " who is in a sum; use FedAvg() as the algorithm, or GaussianNoise(where='local')"
+            )
+        if isinstance(part, (AdaptiveClip, *get_args(SecureSum))):
+            raise InputError(
+                f"{given} it needs a sum of updates that began at one model, and with {name} they"
+                " began at several; use FedAvg() as the algorithm"
+            )
+        if isinstance(part, Noise) and part.where != "local":
+            raise InputError(
+                f"{given} with {name} a node may come into one sum several times, and comes as fast"
+                " as it is and not as it is drawn, for which no bound is known here; use"
+                f" {type(part).__name__}(where='local'), or DPSGD"
+            )
 
 
 def check_attacks(e: "Experiment") -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tacit.aggregation import Mean
 from tacit.aggregation.sketch_guard import SketchGuard
-from tacit.algorithms import LEARN
+from tacit.algorithms import LEARN, FedBuff
 from tacit.attacks.base import UpdateAttack
 from tacit.attacks.view import Knowledge
 from tacit.compression.choco import consensus_step
@@ -268,9 +268,13 @@ def _numbers(count: int) -> str:
 
 def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Message], list[str]]:
     n, rounds = experiment.data.nodes, _rounds(experiment)
-    cohorts = [plan.sample(n, experiment.seed, round) for round in range(rounds)]
-    count = sum(map(len, cohorts))
-    if plan.cohort is None:
+    cohorts = [experiment.cohort(round) for round in range(rounds)]
+    count = given = sum(map(len, cohorts))
+    if experiment.arrivals:
+        when = "each time that it has trained"
+        count += sum(len(round.dropped) for round in experiment.arrivals[:rounds])
+        given = sum(round.handed for round in experiment.arrivals[:rounds])
+    elif plan.cohort is None:
         when = "every round"
     else:
         about = "about " if plan.sampling == "poisson" else ""
@@ -288,7 +292,14 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
         else:
             rows += _released(
                 experiment,
-                _messages(experiment, "the server", "each node", when, count, "the new"),
+                _messages(
+                    experiment,
+                    "the server",
+                    "each node",
+                    "each time that it is to train" if experiment.arrivals else when,
+                    given,
+                    "the new",
+                ),
             )
         sees = [
             *_clear("The server sees every update in the clear, and knows its node.", experiment),
@@ -320,7 +331,7 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
             sees.append(
                 "In some rounds a group has a single node: there the top server sees its update."
             )
-    sees += _compression(experiment)
+    sees += _compression(experiment) + _own_pace(experiment)
     noised = experiment.guard is not None and experiment.guard.multiplier > 0
     if not noised and any(0 < len(np.unique(nodes)) <= 2 for nodes in cohorts):
         sees.append(
@@ -328,6 +339,29 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
             " to whoever receives it, and of two, each can take its own out to see the other's."
         )
     return rows, sees
+
+
+def _own_pace(experiment: Experiment) -> list[str]:
+    """How often nodes deliver that work at their own pace."""
+    algorithm, arrivals, guard = experiment.algorithm, experiment.arrivals, experiment.guard
+    if arrivals is None or not isinstance(algorithm, FedBuff):
+        return []
+    came = [np.concatenate([r.nodes, r.dropped]) for r in arrivals[: _rounds(experiment)]]
+    often = np.bincount(np.concatenate(came), minlength=experiment.data.nodes)
+    updates = "every update, whosever it is"
+    if algorithm.buffer > 1:
+        updates = f"every {algorithm.buffer:,} updates, whosever they are"
+    said = (
+        f"Asynchronous: the server takes a step after {updates};"
+        f" {arrivals[0].concurrency:,} nodes train at the same time. An update that is more than"
+        f" {algorithm.max_staleness:,} steps old is sent and dropped. By the seed's durations the"
+        f" busiest node delivers {often.max():,} times in this run, the idlest {often.min():,}"
+    )
+    if experiment.data.table is not None:
+        said += "; among real machines it depends on how fast they are"
+        if guard and guard.multiplier:
+            said += f", but a node stops after {guard.turns(guard.rounds):,}, which are paid for"
+    return [f"{said}."]
 
 
 def _graph(experiment: Experiment, plan: Graph) -> tuple[list[Message], list[str]]:

@@ -3,6 +3,7 @@
 from tacit.algorithms.alone import Alone, Pooled
 from tacit.algorithms.base import Algorithm
 from tacit.algorithms.fedavg import FedAvg, FedSGD
+from tacit.algorithms.fedbuff import AsyncSGD, FedBuff
 from tacit.algorithms.feddyn import FedDyn
 from tacit.algorithms.fednova import FedNova
 from tacit.algorithms.fedopt import (
@@ -25,9 +26,11 @@ __all__ = [
     "LEARN",
     "Algorithm",
     "Alone",
+    "AsyncSGD",
     "Ditto",
     "FedAvg",
     "FedBN",
+    "FedBuff",
     "FedDyn",
     "FedNova",
     "FedOpt",

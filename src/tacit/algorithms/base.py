@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
+from tacit.algorithms.arrivals import Arrivals
 from tacit.layout import Layout
 from tacit.training.optimizers import Training
 from tacit.training.plan import Ints
@@ -84,6 +85,28 @@ class Train(Protocol):
         ...
 
 
+class AsyncTrain(Protocol):
+    """Local training of those who are done in a round, each from the model that it was given.
+
+    Attributes:
+        nodes: (k,) ids of the nodes; one may be done twice.
+        staleness: (k,) int64, how many rounds ago each was given its model.
+        concurrency: nodes that train at the same time.
+        reach: how many rounds before the next one's is the oldest model that is still trained from.
+        layout: where the model's tensors lie in its vector.
+    """
+
+    nodes: Ints
+    staleness: Tensor
+    concurrency: int
+    reach: int
+    layout: Layout
+
+    def __call__(self, start: Tensor) -> Tensor:
+        """(k, d) every model, trained from ``start`` (k, d)."""
+        ...
+
+
 class ServerExchange(Protocol):
     """The cohort sends to the server, which aggregates and sends the result back."""
 
@@ -140,11 +163,19 @@ class Algorithm:
         """What a node learns for itself and never sends, in words."""
         return ()
 
+    def arrivals(self, nodes: int, seed: int, rounds: int) -> tuple[Arrivals, ...] | None:
+        """Who is done in each round where nodes work at their own pace; None: in step.
+
+        Raises:
+            InputError: a setting that does not suit this number of nodes.
+        """
+        return None
+
     def init(self, start: Tensor, nodes: int, layout: Layout) -> State:
         """The state before the first round, from the (d,) initial model."""
         raise NotImplementedError
 
-    def round(self, state: State, train: Train, exchange: Any) -> tuple[State, Metrics]:
+    def round(self, state: State, train: Any, exchange: Any) -> tuple[State, Metrics]:
         """One round; returns the new state and what is worth reporting."""
         raise NotImplementedError
 

@@ -19,8 +19,9 @@ from tacit.attacks.poison import poisoned, probes
 from tacit.data.federation import Federation, Split
 from tacit.engine.adversary import Adversary
 from tacit.engine.checkpoint import Checkpoint
-from tacit.engine.exchange import GraphExchange, StarExchange, Verdict
+from tacit.engine.exchange import FLOAT_BYTES, GraphExchange, StarExchange, Verdict
 from tacit.engine.local import LocalTrain, Trainer
+from tacit.engine.pace import OwnPace
 from tacit.engine.protect import Protector, noise_seed, randomised
 from tacit.engine.uplink import PublicCopies, Uplink
 from tacit.engine.workers import Workers
@@ -28,7 +29,7 @@ from tacit.errors import InputError
 from tacit.experiment import Experiment
 from tacit.protection.budget import PrivacyBudget
 from tacit.randomness import generator
-from tacit.topology import Graph, Hierarchical, Neighbours, Star
+from tacit.topology import Graph, Neighbours
 from tacit.training.evaluation import Evaluator, Scores
 from tacit.training.lowering import Choice, Engine, choose, least_batch
 from tacit.training.metrics import summary
@@ -294,24 +295,26 @@ class Session:
         return self.guard.rounds if self.guard else self.experiment.rounds
 
     def _round(self, round: int) -> Row:
-        algorithm, topology = self.experiment.algorithm, self.experiment.plan
-        n = self.trainer.split.nodes
+        algorithm = self.experiment.algorithm
         if self.ledger and self.guard:  # paid first, so that a crash loses budget and no privacy
             digest, guard, name = self.digest.hex(), self.guard, self.experiment.data.name
             if times := (guard.turns(round + 1) - guard.turns(round)) * guard.releases:
                 self.ledger.spend(
                     name, digest, round, guard.release, times, f"{digest}:{round}", guard.unit
                 )
-        if isinstance(topology, Star | Hierarchical):
-            nodes = topology.sample(n, self.experiment.seed, round)
-        else:
-            nodes = np.arange(n)
-        train = LocalTrain(self.trainer, nodes, round)
+        nodes = self.experiment.cohort(round)
+        train: LocalTrain | OwnPace = LocalTrain(self.trainer, nodes, round)
+        arrivals = self.experiment.arrivals[round] if self.experiment.arrivals else None
+        if arrivals and algorithm.exchanges == "server":
+            train = OwnPace(self.trainer, arrivals, round)
         exchange = self._exchange(nodes, train)
         self.state, reported = algorithm.round(self.state, train, exchange)
         row: Row = {"round": round + 1, "cohort": len(nodes), "train_loss": train.mean_loss()}
         row["bytes"] = exchange.bytes if exchange else 0
         row |= reported
+        if arrivals:
+            row["dropped"] = len(arrivals.dropped)
+            row["bytes"] += FLOAT_BYTES * self.experiment.layout.size * arrivals.unused
         if exchange and exchange.verdict is not None:
             row |= self._judge(exchange.verdict, round)
             if self.guard and self.guard.proof:
@@ -325,7 +328,9 @@ class Session:
                 row |= self._agreement(exchange, round)
         return row
 
-    def _exchange(self, nodes: Ints, train: LocalTrain) -> StarExchange | GraphExchange | None:
+    def _exchange(
+        self, nodes: Ints, train: LocalTrain | OwnPace
+    ) -> StarExchange | GraphExchange | None:
         experiment, topology = self.experiment, self.experiment.plan
         rule, n = experiment.aggregation, experiment.data.nodes
         if topology is None:
@@ -351,7 +356,7 @@ class Session:
             )
         lies = self.adversary is not None and self.adversary.lies
         looks = "start" in rule.uses or lies or protector is not None or compressor is not None
-        if looks and isinstance(exchange, GraphExchange):
+        if looks and isinstance(exchange, GraphExchange) and isinstance(train, LocalTrain):
             train.keeps_start = True
             exchange.train = train
         return exchange
