@@ -12,10 +12,12 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tacit.algorithms import FedBuff
 from tacit.data import Federation
 from tacit.errors import InputError, MessageError, TacitError
 from tacit.experiment import Experiment
 from tacit.network import joining
+from tacit.network.asynchronous import AsyncCoordinator, AsyncSiteRun
 from tacit.network.authority import Authority
 from tacit.network.blobs import Blobs
 from tacit.network.coordinator import Coordinator
@@ -73,7 +75,8 @@ def coordinate(
     store = Store(folder, experiment.digest(), database)
     with Endpoint(Identity.load(home), listen=listen, insecure=insecure) as endpoint:
         blobs = Blobs(endpoint)
-        coordinator = Coordinator(
+        asynchronous = isinstance(experiment.algorithm, FedBuff)
+        coordinator = (AsyncCoordinator if asynchronous else Coordinator)(
             experiment, store,
             lambda site, offer, path: blobs.pull(site, offer, path, most=offer.size),
             blobs.offer, lambda site: endpoint.request(site, _NEWS, b"", 1.0), endpoint.key_of,
@@ -169,7 +172,8 @@ def take_part(
             news.wait(seconds)
             news.clear()
 
-        run = SiteRun(
+        asynchronous = isinstance(experiment.algorithm, FedBuff)
+        run = (AsyncSiteRun if asynchronous else SiteRun)(
             experiment, data, identity.name, folder, ask,
             lambda offer, path: blobs.pull(coordinator, offer, path, most=offer.size),
             lambda path: blobs.offer(path, to=[coordinator]), wake, ledger,

@@ -165,9 +165,10 @@ class Site:
         if not all(step.isfinite().all() for step in sending.steps):
             raise DivergenceError(experiment.data.names[self.node], round + 1)
         self.own = {name: state[name] for name in self.own}
-        return Part([self._guarded(step, round) for step in sending.steps], train.local.mean_loss())
+        return Part([self.guarded(step, round) for step in sending.steps], train.local.mean_loss())
 
-    def _guarded(self, step: Tensor, round: int) -> Tensor:
+    def guarded(self, step: Tensor, round: int) -> Tensor:
+        """(d,) what leaves the site of a (d,) step: clipped, with local noise."""
         guard, experiment = self.experiment.guard, self.experiment
         if guard is None or guard.secure or not guard.guards_updates:
             return step
@@ -267,7 +268,7 @@ class Server:
         plan, guard = experiment.plan, experiment.guard
         assert isinstance(plan, Star)
         central = guard and guard.noise and guard.noise.where == "central"
-        now, protector = self._now(round), self._protector(round) if central else None
+        now, protector = self.now(round), self._protector(round) if central else None
         star = StarExchange(plan, experiment.aggregation, nodes, now, n, None, protector)
         self._step(round, nodes, Closing(star, iter(arrived)))
 
@@ -280,14 +281,15 @@ class Server:
         nodes = np.array(sums[-1].nodes, np.int64)
         self._step(round, nodes, Summed(self._protector(round), iter(sums)))
 
-    def _now(self, round: int) -> Round:
+    def now(self, round: int) -> Round:
+        """What an aggregation rule is told of a round."""
         experiment = self.experiment
         return Round(round, experiment.rounds, experiment.seed, memory=self.memory)
 
     def _protector(self, round: int) -> Protector:
         guard = self.experiment.guard
         assert guard is not None
-        return Protector(guard, self._now(round), self.digest, np.empty(0, np.int64), secret=True)
+        return Protector(guard, self.now(round), self.digest, np.empty(0, np.int64), secret=True)
 
     def _step(self, round: int, nodes: Ints, exchange: ServerExchange) -> None:
         train = ServerTrain(self.experiment, nodes, round)

@@ -36,7 +36,7 @@ from tacit.network.protocol import (
     Stage,
     Train,
 )
-from tacit.network.rounds import Site, own_entries
+from tacit.network.rounds import Part, Site, own_entries
 from tacit.network.sums import KeyOf, Parcels, SiteSum, Vector, directory, session_of
 from tacit.network.tensors import HEADER, Tensors
 from tacit.network.transport import Unreachable
@@ -47,7 +47,7 @@ from tacit.topology import Star
 
 _log = logging.getLogger("tacit.network")
 
-_PAUSE = 0.5
+PAUSE = 0.5
 _NOTES = "site.json"
 
 
@@ -58,6 +58,8 @@ class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         start: digest of the state that it trained from.
         session: least number of a secure sum's session that it would enter in this round.
         opened: how many exchanges' sums it has helped to open in this round.
+        again: in asynchronous runs, how often it had trained from this round's model before.
+        trainings: how many there were.
     """
 
     experiment: str
@@ -68,6 +70,8 @@ class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     start: Digest
     session: int = 0
     opened: int = 0
+    again: int = 0
+    trainings: int = 0
 
 
 class SiteRun:
@@ -139,11 +143,11 @@ class SiteRun:
                     self._take_part(reply)
                 except Unreachable as error:  # the coordinator is away, or is at another round
                     _log.info("%s", error)
-                    self.wake(_PAUSE)
+                    self.wake(PAUSE)
             elif isinstance(reply, Enter | Go):
                 self._summed(reply)
             else:
-                self.wake(_PAUSE)
+                self.wake(PAUSE)
             reply = self.ask(Ask(self.digest))
         _log.info("the run is over: %s", reply.reason)
         return reply
@@ -169,13 +173,13 @@ class SiteRun:
                 self._measured = Measured(self.digest, order.round, *site.measure(state))
             self.ask(self._measured)  # again where the coordinator was killed, and forgot
         if not order.train:
-            self.wake(_PAUSE)
+            self.wake(PAUSE)
             return
         notes = self.notes
         self._refuse(order, notes)
-        if notes is None or notes.round != order.round:
+        if notes is None or (notes.round, notes.again) != (order.round, order.again):
             try:
-                self._pay(order.round)
+                self._pay(order)
                 notes = self._train(site, order, state or self._shared(order.state))
             except (DivergenceError, InputError) as error:
                 _log.warning("%s", error)
@@ -185,10 +189,17 @@ class SiteRun:
         if guard and guard.secure:
             self._ready(notes)
             return
+        self._hand_over(notes)
+
+    def _hand_over(self, notes: Notes) -> None:
+        self._deliver(notes)
+        self.wake(PAUSE)
+
+    def _deliver(self, notes: Notes) -> Reply:
+        """Offer the update, once more where it did not arrive."""
         self.offer(self.tensors.path(notes.update.digest))
         loss = float("nan") if notes.loss is None else notes.loss
-        self.ask(Deliver(self.digest, order.round, notes.update, loss))
-        self.wake(_PAUSE)
+        return self.ask(Deliver(self.digest, notes.round, notes.update, loss, notes.again))
 
     def _refuse(self, order: Train, notes: Notes | None) -> None:
         """An order that no coordinator gives that keeps to the experiment.
@@ -219,11 +230,11 @@ class SiteRun:
         else:
             loss = float("nan") if notes.loss is None else notes.loss
             self.ask(Ready(self.digest, notes.round, loss, notes.session))
-            self.wake(_PAUSE)
+            self.wake(PAUSE)
 
     def _decline(self, round: int, code: str, reason: str) -> None:
         self.ask(Decline(self.digest, round, code, reason))
-        self.wake(_PAUSE)
+        self.wake(PAUSE)
 
     def _summed(self, order: Enter | Go) -> None:
         """Carry out a stage of a secure sum."""
@@ -240,7 +251,7 @@ class SiteRun:
             return
         except Unreachable as error:
             _log.info("%s", error)
-            self.wake(_PAUSE)
+            self.wake(PAUSE)
             return
         except (Aborted, MessageError) as error:
             _log.warning("left a secure sum of round %d: %s", order.round + 1, error)
@@ -306,17 +317,24 @@ class SiteRun:
 
     def _train(self, site: Site, order: Train, state: State) -> Notes:
         """Train, and note it, so that a round that was begun again sends the same update."""
-        part = site.take_part(order.round, state)
+        part = self._part(site, order, state)
         update = self.tensors.put({str(i): step for i, step in enumerate(part.steps)})
         own = self.tensors.put(site.own)
         loss = part.loss if part.loss == part.loss else None
         start = order.state.digest
-        before, notes = self.notes, Notes(self.digest, order.round, update, loss, own, start)
+        before = self.notes
+        notes = Notes(
+            self.digest, order.round, update, loss, own, start, again=order.again,
+            trainings=1 + (before.trainings if before else 0),
+        )  # fmt: skip
         self._note(notes)
         if before is not None:
             for digest in {before.update.digest, before.own.digest} - {update.digest, own.digest}:
                 self.tensors.drop(digest)
         return notes
+
+    def _part(self, site: Site, order: Train, state: State) -> Part:
+        return site.take_part(order.round, state)
 
     def _note(self, notes: Notes) -> None:
         write(self.folder / _NOTES, msgspec.json.encode(notes))
@@ -349,14 +367,14 @@ class SiteRun:
             raise MessageError("the coordinator sent a model that holds NaN or infinity")
         return state
 
-    def _pay(self, round: int) -> None:
+    def _pay(self, order: Train) -> None:
         """Spend before training, so that a crash loses budget and no privacy."""
         guard = self.site.experiment.guard if self.site else None
         if self.ledger and guard and guard.multiplier:
+            draw = f"{self.digest}:{order.round}" + (f":{order.again}" if order.again else "")
             self.ledger.spend(
-                self.data.name, self.digest, round, guard.release, guard.releases,
-                f"{self.digest}:{round}",
-            )  # fmt: skip
+                self.data.name, self.digest, order.round, guard.release, guard.releases, draw
+            )
 
     def _read_notes(self) -> Notes | None:
         try:

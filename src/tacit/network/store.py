@@ -6,7 +6,7 @@ that goes with it, so that a process killed at any moment leaves the state befor
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -39,6 +39,17 @@ _updates = sa.Table(
     sa.Column("digest", sa.LargeBinary(32), nullable=False),
     sa.Column("loss", sa.Float),
 )  # fmt: skip
+_arrivals = sa.Table(
+    "arrivals", _facts,
+    sa.Column("experiment", sa.String(64), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("site", sa.String(63), nullable=False),
+    sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("again", sa.Integer, nullable=False),
+    sa.Column("digest", sa.LargeBinary(32), nullable=False),
+    sa.Column("loss", sa.Float),
+    sa.UniqueConstraint("experiment", "site", "round", "again"),
+)  # fmt: skip
 _metrics = sa.Table(
     "metrics", _facts,
     sa.Column("experiment", sa.String(64), primary_key=True),
@@ -63,6 +74,22 @@ class Kept:
     memory: bytes
     outcome: str | None
     reason: str | None
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """An update of an asynchronous run.
+
+    Attributes:
+        round: of the model that the site trained from.
+        again: how often it had delivered from this model before.
+    """
+
+    site: str
+    round: int
+    again: int
+    digest: bytes
+    loss: float | None
 
 
 class Store:
@@ -136,6 +163,24 @@ class Store:
         wanted = self._of(_updates).where(_updates.c.round == round)
         with self._transaction() as database:
             return {row.site: (row.digest, row.loss) for row in database.execute(wanted)}
+
+    def arrive(self, number: int, arrival: Arrival) -> None:
+        """An update of an asynchronous run whose bytes are here, after so many others."""
+        with self._transaction() as database:
+            database.execute(
+                _arrivals.insert().values(
+                    experiment=self.experiment, number=number, **asdict(arrival)
+                )
+            )
+
+    def arrivals(self) -> list[Arrival]:
+        """All updates of an asynchronous run, as they came."""
+        wanted = self._of(_arrivals).order_by(_arrivals.c.number)
+        with self._transaction() as database:
+            return [
+                Arrival(row.site, row.round, row.again, row.digest, row.loss)
+                for row in database.execute(wanted)
+            ]
 
     def advance(self, round: int, state: Offer, memory: bytes, row: Mapping[str, object]) -> None:
         """A round is closed: the state after it, and what is worth reporting."""
