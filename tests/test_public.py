@@ -6,7 +6,7 @@ import sys
 import tacit
 
 NAMES = """
-ARC Adam AdaptiveClip Alone AsyncSGD Audit BRIDGE Balance Bucketing Bulyan CAF CSPlusRG
+ADPSGD ARC Adam AdaptiveClip Alone AsyncSGD Audit BRIDGE Balance Bucketing Bulyan CAF CSPlusRG
 CenteredClipping CheckpointError Clip ClippedGossip Complete ContractError CorrelatedNoise Cosine
 Custom DPSGD DRIVE DirectedExponential DirectedRing Ditto DivergenceError DnC Epidemic ErdosRenyi
 Experiment Exponential FLTrust FedAvg FedBN FedBuff FedDyn FedNova FedOpt FedPer FedProx FedRep

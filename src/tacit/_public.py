@@ -36,6 +36,7 @@ from tacit.aggregation import (
     WFAgg,
 )
 from tacit.algorithms import (
+    ADPSGD,
     LEARN,
     Alone,
     AsyncSGD,
@@ -112,6 +113,7 @@ from tacit.training.losses import next_token
 from tacit.training.optimizers import SGD, Adam, Cosine, StepDecay
 
 __all__ = [
+    "ADPSGD",
     "ARC",
     "BRIDGE",
     "CAF",

@@ -10,7 +10,17 @@ from torch import Tensor, nn
 
 from tacit.aggregation import Aggregation, Mean
 from tacit.aggregation.rule import Tolerant
-from tacit.algorithms import LEARN, FedBuff, FedDyn, FedNova, FedOpt, FedRep, Gossip, PushSum
+from tacit.algorithms import (
+    ADPSGD,
+    LEARN,
+    FedBuff,
+    FedDyn,
+    FedNova,
+    FedOpt,
+    FedRep,
+    Gossip,
+    PushSum,
+)
 from tacit.attacks.base import DataAttack, UpdateAttack
 from tacit.compression import Compressor
 from tacit.data import Federation
@@ -83,6 +93,8 @@ def check_aggregation(e: "Experiment") -> None:
 
 def check_pace(e: "Experiment") -> None:
     """What cannot go with nodes that work at their own pace."""
+    if isinstance(e.algorithm, ADPSGD):
+        _check_pairs(e)
     if not isinstance(e.algorithm, FedBuff):
         return
     name, plan, rule = type(e.algorithm).__name__, e.plan, e.aggregation
@@ -122,6 +134,22 @@ def check_pace(e: "Experiment") -> None:
             )
 
 
+def _check_pairs(e: "Experiment") -> None:
+    plan = e.plan
+    if not isinstance(e.aggregation, Mean):
+        raise InputError(
+            f"aggregation: {e.aggregation!r} was given, but ADPSGD averages two models at a time;"
+            " use Mean(), or Gossip() as the algorithm"
+        )
+    if isinstance(plan, Graph) and not (
+        plan.static and plan.graph(e.data.nodes, e.seed, 0).symmetric
+    ):
+        raise InputError(
+            f"topology: {plan!r} was given, but ADPSGD needs a fixed graph with links both ways, of"
+            " which it takes one at a time; use Ring() or RandomRegular(4)"
+        )
+
+
 def check_attacks(e: "Experiment") -> None:
     if not e.attacks:
         return
@@ -142,7 +170,7 @@ def check_attacks(e: "Experiment") -> None:
                 f"attack: {attack!r} changes what was learned in a round, but here models are"
                 " sent from before the training; use Gossip(mix='after')"
             )
-        if isinstance(e.algorithm, PushSum) or e.algorithm.exchanges == "nobody":
+        if isinstance(e.algorithm, PushSum | ADPSGD) or e.algorithm.exchanges == "nobody":
             raise InputError(
                 f"attack: {attack!r} changes what nodes send, which does not work with"
                 f" {type(e.algorithm).__name__}; use FedAvg() or Gossip()"
@@ -156,7 +184,7 @@ def check_protection(e: "Experiment") -> None:
     beyond = [p for p in e.protection if not isinstance(p, DPSGD | RandomisedResponse)]
     if beyond and (
         e.algorithm.exchanges == "nobody"
-        or isinstance(e.algorithm, PushSum | LEARN)
+        or isinstance(e.algorithm, PushSum | LEARN | ADPSGD)
         or (isinstance(e.algorithm, Gossip) and e.algorithm.mix == "before")
     ):
         raise InputError(

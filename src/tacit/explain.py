@@ -9,7 +9,7 @@ import numpy as np
 
 from tacit.aggregation import Mean
 from tacit.aggregation.sketch_guard import SketchGuard
-from tacit.algorithms import LEARN, FedBuff
+from tacit.algorithms import ADPSGD, LEARN, FedBuff
 from tacit.attacks.base import UpdateAttack
 from tacit.attacks.view import Knowledge
 from tacit.compression.choco import consensus_step
@@ -371,10 +371,15 @@ def _graph(experiment: Experiment, plan: Graph) -> tuple[list[Message], list[str
         count = first.edges * rounds
     else:
         count = sum(plan.graph(n, seed, round).edges for round in range(rounds))
+    when = "every round"
+    if isinstance(experiment.algorithm, ADPSGD):
+        assert experiment.arrivals is not None
+        count = 2 * sum(len(round.nodes) for round in experiment.arrivals[:rounds])
+        when = "each time that it or the neighbour has trained, and has drawn the other"
     degree = first.out_degree
     weight = first.metropolis() if first.symmetric else first.uniform()
     sender, receiver, rule = "each node", _NEIGHBOUR, experiment.aggregation
-    rows = _protected(experiment, _uploads(experiment, receiver, "every round", count))
+    rows = _protected(experiment, _uploads(experiment, receiver, when, count))
     span = f"{degree.min()}"
     if degree.min() < degree.max():
         span += f" to {degree.max()} (on average {degree.mean():.3g})"
@@ -394,6 +399,12 @@ def _graph(experiment: Experiment, plan: Graph) -> tuple[list[Message], list[str
             f" {n - 1:,} other nodes come to see a node's model."
         )
     gap = first.spectral_gap(weight)
+    if isinstance(experiment.algorithm, ADPSGD):
+        sees.append(
+            "Asynchronous: whoever has trained averages with one neighbour that it draws, and waits"
+            " for nobody else."
+        )
+        return rows, sees
     sees.append(
         f"The graph's spectral gap is {gap:.3g}{then}"
         " (1: all agree after one exchange; near 0: news travels slowly)."

@@ -1,5 +1,6 @@
 """How rounds follow each other: one file a family, each reading like its paper."""
 
+from tacit.algorithms.adpsgd import ADPSGD
 from tacit.algorithms.alone import Alone, Pooled
 from tacit.algorithms.base import Algorithm
 from tacit.algorithms.fedavg import FedAvg, FedSGD
@@ -23,6 +24,7 @@ from tacit.algorithms.pushsum import PushSum
 from tacit.algorithms.scaffold import Scaffold
 
 __all__ = [
+    "ADPSGD",
     "LEARN",
     "Algorithm",
     "Alone",

@@ -99,3 +99,25 @@ def buffered(
         made.append(Arrivals(who, late, again, lost, concurrency, given, reach))
         oldest = min(oldest, round - int(late.max()))
     return tuple(reversed(made))
+
+
+def one_after_another(nodes: int, seed: int, rounds: int, spread: float) -> tuple[Arrivals, ...]:
+    """Who is done in each round, in order, where all train all the time and none waits.
+
+    A round ends before a node is done for the second time in it.
+    """
+    numbers = count()
+    training = [(durations(seed, next(numbers), spread)[0], node) for node in range(nodes)]
+    heapq.heapify(training)
+    none, made = np.empty(0, np.int64), list[Arrivals]()
+    while len(made) < rounds:
+        done = dict[int, None]()
+        while training[0][1] not in done:
+            now, node = training[0]
+            done[node] = None
+            again = now + durations(seed, next(numbers), spread)[0]
+            heapq.heapreplace(training, (again, node))
+        who = np.array(list(done), np.int64)
+        zeros = np.zeros_like(who)
+        made.append(Arrivals(who, zeros, zeros, none, nodes, len(who), 0))
+    return tuple(made)

@@ -137,6 +137,18 @@ class PeerExchange(Protocol):
         ...
 
 
+class PairExchange(Protocol):
+    """Nodes average with one neighbour at a time."""
+
+    def partners(self, nodes: Ints) -> Ints:
+        """(k,) a neighbour of each node, drawn uniformly."""
+        ...
+
+    def __call__(self, one: Tensor, other: Tensor) -> Tensor:
+        """(d,) what both have after they sent (d,) models to each other."""
+        ...
+
+
 class Algorithm:
     """Base of all algorithms; each is a frozen dataclass of its settings.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tacit.aggregation.rule import Round
+from tacit.algorithms import ADPSGD
 from tacit.algorithms.base import Metrics, State
 from tacit.attacks.poison import poisoned, probes
 from tacit.data.federation import Federation, Split
@@ -22,6 +23,7 @@ from tacit.engine.checkpoint import Checkpoint
 from tacit.engine.exchange import FLOAT_BYTES, GraphExchange, StarExchange, Verdict
 from tacit.engine.local import LocalTrain, Trainer
 from tacit.engine.pace import OwnPace
+from tacit.engine.pairs import PairAveraging
 from tacit.engine.protect import Protector, noise_seed, randomised
 from tacit.engine.uplink import PublicCopies, Uplink
 from tacit.engine.workers import Workers
@@ -312,7 +314,7 @@ class Session:
         row: Row = {"round": round + 1, "cohort": len(nodes), "train_loss": train.mean_loss()}
         row["bytes"] = exchange.bytes if exchange else 0
         row |= reported
-        if arrivals:
+        if arrivals and algorithm.exchanges == "server":
             row["dropped"] = len(arrivals.dropped)
             row["bytes"] += FLOAT_BYTES * self.experiment.layout.size * arrivals.unused
         if exchange and exchange.verdict is not None:
@@ -324,17 +326,21 @@ class Session:
         last = round + 1 == self.last
         if last or (round + 1) % self.experiment.evaluate_every == 0:
             row |= self._evaluate(round)
-            if isinstance(exchange, GraphExchange):
+            if isinstance(exchange, GraphExchange | PairAveraging):
                 row |= self._agreement(exchange, round)
         return row
 
     def _exchange(
         self, nodes: Ints, train: LocalTrain | OwnPace
-    ) -> StarExchange | GraphExchange | None:
+    ) -> StarExchange | GraphExchange | PairAveraging | None:
         experiment, topology = self.experiment, self.experiment.plan
         rule, n = experiment.aggregation, experiment.data.nodes
         if topology is None:
             return None
+        if isinstance(experiment.algorithm, ADPSGD):
+            assert isinstance(topology, Graph)
+            links = topology.graph(n, experiment.seed, train.round)
+            return PairAveraging(links, experiment.seed, train.round)
         graph = isinstance(topology, Graph)
         round = Round(
             train.round, experiment.rounds, experiment.seed,
@@ -432,7 +438,7 @@ class Session:
         """The rows of the rounds up to this one in which nobody sent anything to be judged."""
         return torch.full((round - len(self.verdicts), self.trainer.split.nodes), torch.nan)
 
-    def _agreement(self, exchange: GraphExchange, round: int) -> Metrics:
+    def _agreement(self, exchange: GraphExchange | PairAveraging, round: int) -> Metrics:
         """How far apart the nodes' models are, and how fast the graph brings them together."""
         models = self._models(round)
         assert models is not None
@@ -441,6 +447,8 @@ class Session:
         squares = sum(float((part - mean).square().sum()) for part in models.split(64))
         row = {"consensus_distance": math.sqrt(squares / len(models))}
         plan = self.experiment.plan
+        if isinstance(exchange, PairAveraging):
+            return row
         if isinstance(plan, Graph) and plan.static and len(models) <= _MOST_NODES_FOR_A_GAP:
             if self._spectral_gap is None:
                 self._spectral_gap = exchange.spectral_gap()

@@ -158,7 +158,9 @@ class AsyncCoordinator(Coordinator):
         before = self._delivered(site, request.round)
         if request.again < before:
             return Taken(self.digest, True)
-        if kept is None or request.round > kept.round or request.again > before:
+        if kept is None:  # started again, and not yet where it was
+            return Wait(self.digest, "waiting for the start")
+        if request.round > kept.round or request.again > before:
             raise MessageError(f"{site!r} delivers what it was not asked for")
         if kept.outcome is not None or len(self._arrived) >= self._most:
             return self._refuse(site, "the run has all the updates that it takes")
