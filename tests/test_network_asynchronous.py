@@ -102,9 +102,10 @@ class AsyncBench(Bench):
             try:
                 yield
                 self.done = [site.result(BOUND) for site in running]
-            finally:
+            except BaseException:
                 self.over = True
                 self.back.set()
+                raise
 
     def all(self):
         with self.sites(*map(self.site, self.plan.data.names)):
@@ -180,7 +181,6 @@ def test_a_slow_site_holds_nobody_back(tmp_path):
         assert began.wait(BOUND)
         with bench.sites(*map(bench.site, names[1:3])):
             kept = running.kept.result(BOUND)
-            bench.over = False
     bench.check(kept)
     arrived = bench.store.arrivals()
     assert names[0] not in {a.site for a in arrived[:10]}
@@ -334,7 +334,12 @@ def test_a_coordinator_that_is_killed_loses_and_counts_nothing_twice(phase, tmp_
     def kill(*_):
         """From here on, nothing that this process does is kept."""
         killed.set()
+        for part, name in ((store, "arrive"), (store, "advance"), (store.tensors, "retain")):
+            setattr(part, name, dead)
         first._break(InputError("killed"))
+        raise Killed
+
+    def dead(*_):
         raise Killed
 
     def after(call, times):
@@ -363,9 +368,14 @@ def test_a_coordinator_that_is_killed_loses_and_counts_nothing_twice(phase, tmp_
 
     def switched(name, request):
         """Sites find nobody while the coordinator is away."""
-        if killed.is_set() and not bench.over:
-            assert back.wait(BOUND)
-        return bench.ask(name, request)
+        while True:
+            if killed.is_set() and not bench.over:
+                assert back.wait(BOUND)
+            try:
+                return bench.ask(name, request)
+            except RuntimeError:  # it was killed in the meantime
+                if not killed.is_set() or bench.over:
+                    raise
 
     back, names = bench.back, bench.plan.data.names
     sites = [bench.site(name) for name in names]
@@ -419,7 +429,6 @@ def test_a_site_stops_when_what_was_paid_for_is_spent(tmp_path):
         assert not running.kept.done()
         with bench.sites(*map(bench.site, others)):
             kept = running.kept.result(BOUND)
-            bench.over = False
     assert kept.outcome == "finished"
     came = [arrival.site for arrival in bench.store.arrivals()]
     assert {name: came.count(name) for name in plan.data.names} == dict.fromkeys(

@@ -88,15 +88,15 @@ class Train(Protocol):
 class AsyncTrain(Protocol):
     """Local training of those who are done in a round, each from the model that it was given.
 
+    One may be done twice.
+
     Attributes:
-        nodes: (k,) ids of the nodes; one may be done twice.
-        staleness: (k,) int64, how many rounds ago each was given its model.
+        staleness: (k,) int64, how many rounds ago each of the k was given its model.
         concurrency: nodes that train at the same time.
         reach: how many rounds before the next one's is the oldest model that is still trained from.
         layout: where the model's tensors lie in its vector.
     """
 
-    nodes: Ints
     staleness: Tensor
     concurrency: int
     reach: int
