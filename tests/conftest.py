@@ -4,6 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples everywhere, and none that fails because a machine is busy.
+settings.register_profile(
+    "tacit", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tacit")
 
 # Tests run side by side: one thread each, for torch here (not imported yet) and in subprocesses.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

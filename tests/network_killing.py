@@ -10,48 +10,188 @@ import faulthandler
 import json
 import logging
 import os
+import random
 import secrets
+import shutil
 import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
-from torch import nn
+from blake3 import blake3
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 import tacit
-from network_parties import joined
+from network_links import Links, enter
+from network_parties import joined, until
+from tacit.network import peer, processes
 from tacit.network.authority import Authority
-from tacit.network.processes import coordinate, take_part
+from tacit.network.blobs import TOPIC, Blobs, Offer
+from tacit.network.configuration import CHUNK, host
+from tacit.network.identity import MEMBERS, Identity
+from tacit.network.processes import coordinate, gossip, take_part
 from tacit.network.store import Store
+from tacit.network.transport import Endpoint
 from test_network_rounds import alone, empty
 
 SITES = ("north", "south")
+PEERS = ("a", "b", "c")
 ROUNDS = 2
+LARGE = 10 * CHUNK + 99  # bytes
 # Seconds after which a case is given up: many times what it takes.
 _BOUND = 150.0
+# Whoever comes back is waited for, however long it takes on a loaded machine.
+processes._FAREWELL = 60.0
+peer._RETURN = peer._FAREWELL = _BOUND
 
 
 def plan(**changes: Any) -> tacit.Experiment:
-    """What the processes train: two hospitals with a few rows each."""
-    random, nodes = np.random.default_rng(5), []
-    for rows in (24, 40):
-        x = random.normal(size=(rows, 4)).astype(np.float32)
-        nodes.append((x, (x[:, 0] + x[:, 1] > 0).astype(np.int64)))
+    """What coordinator and sites train: two hospitals with a few rows each."""
     fields = {
-        "data": tacit.data.from_arrays(nodes, names=SITES),
-        "model": lambda: nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)),
-        "loss": nn.functional.cross_entropy, "rounds": ROUNDS, "algorithm": tacit.Scaffold(),
+        "data": _data(SITES), "model": _model, "loss": nn.functional.cross_entropy,
+        "rounds": ROUNDS, "algorithm": tacit.Scaffold(),
         "training": tacit.SGD(lr=0.1, batch_size=8, epochs=1),
     }  # fmt: skip
     return tacit.Experiment(**fields | changes)
+
+
+def peer_plan() -> tacit.Experiment:
+    """What peers train."""
+    return plan(data=_data(PEERS), algorithm=tacit.Gossip(), topology=tacit.Ring())
+
+
+def _model() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+
+
+def _data(names: tuple[str, ...]) -> tacit.data.Federation:
+    draw, nodes = np.random.default_rng(5), []
+    for rows in (24, 40, 33)[: len(names)]:
+        x = draw.normal(size=(rows, 4)).astype(np.float32)
+        nodes.append((x, (x[:, 0] + x[:, 1] > 0).astype(np.int64)))
+    return tacit.data.from_arrays(nodes, names=names)
+
+
+Addresses = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who plays in a run, and how.
+
+    Attributes:
+        roles: who are started, in this order.
+        set_up: makes their keys, given the folder and each role's address.
+        act: carries out one role to its end, given that, too; what it tells.
+        kept: what the folder holds at the end.
+    """
+
+    roles: tuple[str, ...]
+    set_up: Callable[[Path, Addresses], None]
+    act: Callable[[str, Path, Addresses], dict[str, Any]]
+    kept: Callable[[Path], dict[str, Any]] = lambda folder: {}
+
+
+def _server_set_up(folder: Path, at: Addresses) -> None:
+    authority = Authority.init("hearts", folder / "keys" / "coordinator", [at["coordinator"]])
+    for site in SITES:
+        joined(authority, folder / "keys" / site, site)
+
+
+def _server_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
+    whole = plan()
+    public, home = whole.replace(data=empty(whole.data)), folder / "keys" / role
+    if role == "coordinator":
+        kept, rows = coordinate(
+            public, home, folder / role, listen=[at[role]], quorum=len(SITES), grace=_BOUND,
+            patience=_BOUND,
+        )  # fmt: skip
+        return {"outcome": kept.outcome, "reason": kept.reason, "rows": rows}
+    data = alone(whole.data, SITES.index(role))
+    taken = take_part(public, data, home, folder / role, connect=[at["coordinator"]])
+    return {"outcome": taken.outcome, "reason": taken.reason, "scores": taken.scores}
+
+
+def _server_kept(folder: Path) -> dict[str, Any]:
+    whole = plan()
+    store = Store(folder / "coordinator", whole.replace(data=empty(whole.data)).digest())
+    kept = store.read()
+    store.close()
+    if kept is None:
+        return {}
+    state = store.tensors.get(kept.state.digest)
+    return {name: state[name].tolist() for name in ("model", "control")}
+
+
+def _peers_set_up(folder: Path, at: Addresses) -> None:
+    keys = folder / "keys"
+    authority = Authority.init("hearts", keys / "coordinator", ["127.0.0.1:1"])
+    for name in PEERS:
+        joined(authority, keys / name, name, (host(at[name]),))
+    for name in PEERS:
+        shutil.copy(keys / "coordinator" / MEMBERS, keys / name / MEMBERS)
+
+
+def _peer_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
+    whole, first = peer_plan(), PEERS[0]
+    taken = gossip(
+        whole.replace(data=empty(whole.data)), alone(whole.data, PEERS.index(role)),
+        folder / "keys" / role, folder / role, listen=[at[role]],
+        connect=[at[first]] * (role != first), patience=_BOUND, grace=_BOUND,
+    )  # fmt: skip
+    model = flat(load_file(taken.model)) if taken.model else None
+    return {"outcome": taken.outcome, "reason": taken.reason, "model": model}
+
+
+def flat(state: dict[str, Tensor]) -> list[float]:
+    """A model's numbers."""
+    numbers: list[float] = torch.cat([state[name].flatten() for name in sorted(state)]).tolist()
+    return numbers
+
+
+def _transfer_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
+    """A site has a large file, which the coordinator pulls."""
+    to = {"listen": [at[role]]} if role == "coordinator" else {"connect": [at["coordinator"]]}
+    data, asked = random.Random(3).randbytes(LARGE), list[int]()
+    told: dict[str, Any] = {"outcome": "finished"}
+    with Endpoint(Identity.load(folder / "keys" / role), **to) as endpoint:
+        blobs = Blobs(endpoint)
+        if role == "north":
+            blobs.offer(data)
+
+            def counted(sender: str, payload: bytes) -> bytes:
+                asked.append(msgspec.msgpack.decode(payload)[1])
+                return blobs._chunk(sender, payload)
+
+            endpoint.serve_bytes(TOPIC, counted)
+            until(lambda: (folder / "north" / "done").exists(), _BOUND)
+            told["asked"] = asked
+        elif role == "coordinator":
+            until(lambda: "north" in endpoint.alive())
+            offer = Offer(blake3(data).digest(), LARGE)
+            found = blobs.pull("north", offer, folder / role / "it", most=LARGE, stall=_BOUND)
+            told["same"] = found.read_bytes() == data
+            (folder / "north" / "done").touch()
+    return told
+
+
+CASTS = {
+    "server": Cast(("coordinator", *SITES), _server_set_up, _server_act, _server_kept),
+    "gossip": Cast(PEERS, _peers_set_up, _peer_act),
+    "transfer": Cast(("coordinator", *SITES), _server_set_up, _transfer_act),
+}
 
 
 def _arm(kill: dict[str, Any], folder: Path) -> None:
@@ -84,39 +224,33 @@ def _arm(kill: dict[str, Any], folder: Path) -> None:
     setattr(holder, last, deadly)
 
 
-def _play(role: str, case: dict[str, Any], folder: Path, port: int) -> None:
+def _play(role: str, case: dict[str, Any], folder: Path, at: Addresses) -> None:
     """One role, to its end, in a process of its own."""
     log = os.open(folder / f"{role}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1), os.dup2(log, 2)
     logging.basicConfig(level=logging.INFO, force=True)
     faulthandler.dump_traceback_later(_BOUND - 5, file=log)
-    if case["role"] == role:
+    if case.get("role") == role:
         _arm(case, folder)
-    whole, address = plan(), [f"127.0.0.1:{port}"]
-    public, home = whole.replace(data=empty(whole.data)), folder / "keys" / role
-    if role == "coordinator":
-        kept, rows = coordinate(
-            public, home, folder / role, listen=address, quorum=len(SITES), grace=_BOUND,
-            patience=_BOUND,
-        )  # fmt: skip
-        told = {"outcome": kept.outcome, "reason": kept.reason, "rows": rows}
-    else:
-        data = alone(whole.data, SITES.index(role))
-        taken = take_part(public, data, home, folder / role, connect=address)
-        told = {"outcome": taken.outcome, "reason": taken.reason, "scores": taken.scores}
+    told = CASTS[case["cast"]].act(role, folder, at)
     (folder / f"{role}.json").write_text(json.dumps(told))
 
 
-def _fork(role: str, case: dict[str, Any], folder: Path, port: int) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        _play(role, case, folder, port)
-        os._exit(0)
-    except BaseException:
-        logging.exception("%s failed", role)
-        os._exit(1)
+def _fork(role: str, case: dict[str, Any], folder: Path, at: Addresses, links: Links | None) -> int:
+    mine, its = socket.socketpair()
+    with mine, its:
+        if pid := os.fork():
+            if links:
+                links.add(host(at[role]), socket.recv_fds(mine, 1, 1)[1][0])
+            return pid
+        try:
+            if links:
+                socket.send_fds(its, [b"t"], [enter(host(at[role]))])
+            _play(role, case, folder, at)
+            os._exit(0)
+        except BaseException:
+            logging.exception("%s failed", role)
+            os._exit(1)
 
 
 def _port() -> int:
@@ -130,42 +264,35 @@ def _port() -> int:
 
 def play(case: dict[str, Any]) -> dict[str, Any]:
     """A whole case: whoever is killed is started again. How it ended for all."""
-    folder, port = Path(case["folder"]), _port()
-    address = f"127.0.0.1:{port}"
-    authority = Authority.init("hearts", folder / "keys" / "coordinator", [address])
-    for site in SITES:
-        joined(authority, folder / "keys" / site, site)
+    folder, cast = Path(case["folder"]), CASTS[case["cast"]]
+    links = Links(**case["links"]) if "links" in case else None
+    hosts = [f"10.9.0.{i}" if links else "127.0.0.1" for i, _ in enumerate(cast.roles, 1)]
+    at = {role: f"{where}:{_port()}" for role, where in zip(cast.roles, hosts, strict=True)}
+    cast.set_up(folder, at)
     began, killed = time.monotonic(), 0
-    (folder / "coordinator").mkdir()
-    running = {_fork(r, case, folder, port): r for r in ("coordinator", *SITES)}
+    for role in cast.roles:
+        (folder / role).mkdir()
+    running = {_fork(role, case, folder, at, links): role for role in cast.roles}
     while running and time.monotonic() - began < _BOUND:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if not pid:
-            time.sleep(0.01)
+            links.step() if links else time.sleep(0.01)
             continue
         role = running.pop(pid)
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
             killed += 1
-            running[_fork(role, case, folder, port)] = role
+            running[_fork(role, case, folder, at, links)] = role
     for pid in running:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    return _told(folder) | {"killed": killed, "seconds": time.monotonic() - began}
-
-
-def _told(folder: Path) -> dict[str, Any]:
-    told: dict[str, Any] = {}
-    for role in ("coordinator", *SITES):
+    told: dict[str, Any] = {"killed": killed, "seconds": time.monotonic() - began}
+    if links:
+        told["passed"], told["uncut"] = links.passed, links.cuts
+        links.close()
+    for role in cast.roles:
         path, log = folder / f"{role}.json", (folder / f"{role}.log").read_text()
         told[role] = json.loads(path.read_text()) if path.exists() else {"log": log[-3000:]}
-    whole = plan()
-    store = Store(folder / "coordinator", whole.replace(data=empty(whole.data)).digest())
-    kept = store.read()
-    store.close()
-    if kept is not None:
-        told["model"] = store.tensors.get(kept.state.digest)["model"].tolist()
-        told["control"] = store.tensors.get(kept.state.digest)["control"].tolist()
-    return told
+    return told | cast.kept(folder)
 
 
 if __name__ == "__main__":

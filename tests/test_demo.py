@@ -44,12 +44,18 @@ def test_the_story_at_a_glance(monkeypatch: pytest.MonkeyPatch) -> None:
         "BALANCE, a third lies", "Poisoned:", "epsilon 2, masked", "Protected:",
     ):  # fmt: skip
         assert shown in result.stdout
+    # 2 entries found the record; a round is opened, has 8 parts, is closed and measured.
+    said = " ".join(result.stdout.split())
+    assert "left 24 signed entries" in said
+    assert "the record holds. Then one byte of one entry is changed: entry 5: " in said
     assert Path("here/report.html").stat().st_size > 10_000
     result = CliRunner().invoke(app, ["demo", "--json"])
     found = json.loads(result.stdout)
     assert len(found["table"]) == 4
     assert [row["run"] for row in found["poisoned"]] == list(demo.poisoned(short))
     assert [row["epsilon"] for row in found["private"]][1:] == pytest.approx([8, 2], rel=2e-3)
+    assert found["audits"][0] == []
+    assert all(finding.startswith("entry 5: ") for finding in found["audits"][1][:2])
     assert Path("runs/demo/report.html").is_file()
 
 
@@ -82,8 +88,8 @@ def test_the_mean_falls_and_balance_does_not(seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_privacy_costs_more_the_smaller_epsilon() -> None:
-    plain, wide, narrow = (row["accuracy"] for row in demo.protect(demo.experiment()))
+def test_privacy_costs_more_the_smaller_epsilon(tmp_path: Path) -> None:
+    plain, wide, narrow = (row["accuracy"] for row in demo.protect(demo.experiment(), tmp_path))
     assert plain > wide > narrow > 0.5
 
 

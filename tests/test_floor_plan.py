@@ -13,7 +13,7 @@ ROOT = Path(tacit.__file__).parent
 FLOORS = [
     "errors", "randomness", "data", "models", "layout", "training", "protection", "compression",
     "topology", "aggregation", "algorithms", "attacks", "description", "checks", "experiment",
-    "parties", "explain", "engine", "network", "auditing", "verdict", "compare", "demo",
+    "parties", "explain", "ledger", "engine", "network", "auditing", "verdict", "compare", "demo",
     "robustness", "report", "_public", "__init__", "settings", "cli",
 ]  # fmt: skip
 

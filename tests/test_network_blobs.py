@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ from blake3 import blake3
 import network_process
 from network_parties import joined, listening, until
 from tacit.errors import MessageError
+from tacit.network import blobs
 from tacit.network.authority import Authority
 from tacit.network.blobs import TOPIC, WINDOW, Blobs, Offer
 from tacit.network.configuration import CHUNK
@@ -78,7 +80,7 @@ def test_more_than_expected_is_refused_before_anything_is_asked(pair: Pair) -> N
 def test_only_those_to_whom_it_is_offered_get_it(pair: Pair) -> None:
     data = os.urandom(100)
     offer = pair.holder.offer(data, to=["bern"])
-    with pytest.raises(Unreachable, match=r"sent no chunk for 0\.3 s"):
+    with pytest.raises(Unreachable, match="sent no chunk for"):
         pair.taker.pull("coordinator", offer, pair.into, most=100, stall=0.3)
     pair.holder.offer(data, to=["bern", "zurich"])
     pair.taker.pull("coordinator", offer, pair.into, most=100)
@@ -149,6 +151,51 @@ def test_a_slow_transfer_that_moves_is_not_given_up(pair: Pair) -> None:
 
     pair.coordinator.serve_bytes(TOPIC, slowly)
     pair.taker.pull("coordinator", offer, pair.into, most=len(data), stall=2.5)
+    assert pair.into.read_bytes() == data
+
+
+def test_a_request_that_is_lost_is_made_again(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blobs, "PATIENCE", 40)
+    data, asked = os.urandom(9 * CHUNK), Counter[int]()
+    offer = pair.holder.offer(data)
+    over = threading.Event()
+
+    def forgetful(sender: str, payload: bytes) -> bytes:
+        chunk = msgspec.msgpack.decode(payload)[1]
+        asked[chunk] += 1
+        if chunk in (2, 7) and asked[chunk] == 1:
+            over.wait(120)
+        return pair.holder._chunk(sender, payload)
+
+    pair.coordinator.serve_bytes(TOPIC, forgetful)
+    try:
+        pair.taker.pull("coordinator", offer, pair.into, most=len(data), stall=20)
+    finally:
+        over.set()
+    assert pair.into.read_bytes() == data
+    assert asked[2] > 1
+    assert asked[7] > 1
+
+
+def test_a_request_that_is_late_counts_as_well(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a slow link what is asked for again comes after what was asked for at first."""
+    monkeypatch.setattr(blobs, "PATIENCE", 40)
+    data, asked, late = os.urandom(100), Counter[int](), threading.Event()
+    offer = pair.holder.offer(data)
+
+    def slow(sender: str, payload: bytes) -> bytes:
+        asked[0] += 1
+        if asked[0] == 1:
+            until(lambda: asked[0] > 1)
+        else:
+            late.wait(120)
+        return pair.holder._chunk(sender, payload)
+
+    pair.coordinator.serve_bytes(TOPIC, slow)
+    try:
+        pair.taker.pull("coordinator", offer, pair.into, most=len(data), stall=20)
+    finally:
+        late.set()
     assert pair.into.read_bytes() == data
 
 
@@ -228,7 +275,7 @@ def test_a_holder_that_hangs_is_noticed_and_taken_up_again(pair: Pair) -> None:
                 os.kill(holder.pid, signal.SIGSTOP)
 
         try:
-            with pytest.raises(Unreachable, match="'bern' sent no chunk for 1 s"):
+            with pytest.raises(Unreachable, match="'bern' sent no chunk for"):
                 pair.taker.pull(
                     "bern", offer_of(data), pair.into, most=len(data), stall=1, progress=hang
                 )

@@ -387,6 +387,19 @@ def test_an_honest_order_is_carried_out(liar: Liar) -> None:
     assert [type(each).__name__ for each in sent] == ["Join", "Deliver", "Ask"]
 
 
+@pytest.mark.parametrize("protection", [(), (tacit.SecureAggregation(),)], ids=["plain", "secure"])
+def test_a_site_started_again_offers_what_may_be_half_pulled(
+    protection: tuple[Any, ...], tmp_path: Path
+) -> None:
+    liar = Liar(tmp_path, protection=protection)
+    liar.run(liar.order())
+    liar.bench.offers.clear()
+    again = liar.bench.site(liar.name)
+    assert again.notes is not None
+    update = (liar.name, again.notes.update.digest.hex())
+    assert set(liar.bench.offers) == (set() if protection else {update})
+
+
 STATES = {
     "no tensors": b"\x80\x04N.",
     "truncated": save({"model": torch.zeros(SIZE)})[:-1],

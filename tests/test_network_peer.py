@@ -6,6 +6,7 @@ Killing is leaving an object behind and making a new one from the same folder.
 import shutil
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -13,7 +14,9 @@ import pytest
 import torch
 
 import tacit
+from network_parties import until
 from tacit.errors import InputError, MessageError
+from tacit.network import peer
 from tacit.network.gossip import check
 from tacit.network.peer import PeerRun
 from tacit.network.protocol import Holds, Seek
@@ -142,8 +145,9 @@ def test_every_peer_has_the_model_of_one_process(changes, tmp_path):
     assert torch.allclose(crowd.models(), whole_models(plan), atol=1e-5)
 
 
-def test_a_peer_that_is_gone_is_left_out_and_its_weight_is_the_own_model_s(tmp_path):
+def test_a_peer_that_is_gone_is_left_out_and_its_weight_is_the_own_model_s(tmp_path, monkeypatch):
     """A ring of 5 has weights 1/3: node 0 without node 1 is 2/3 of its own and 1/3 of node 4's."""
+    monkeypatch.setattr(peer, "_FAREWELL", 0.0)
     plan = plan_of(rounds=1)
     crowd = Crowd(plan, tmp_path)
     for name in plan.data.names:
@@ -219,6 +223,45 @@ def test_a_peer_that_was_killed_goes_on_and_sends_what_it_sent(phase, tmp_path):
         for other in others:
             other.result()
     assert ended.reason == "all 4 rounds are done"
+    assert torch.allclose(crowd.models(), whole_models(plan), atol=1e-5)
+
+
+def test_a_peer_lost_in_the_last_round_finds_the_others(tmp_path):
+    plan = plan_of(rounds=2)
+    crowd = Crowd(plan, tmp_path)
+    victim, *names = plan.data.names
+    for name in plan.data.names:
+        crowd.join(crowd.peer(name))
+    run, taken = crowd.peers[victim], threading.Barrier(len(names) + 1)
+    looks = Counter[str]()
+
+    def die(round, wanted):
+        if round == 1:
+            raise Killed
+        return gather(round, wanted)
+
+    def whole(name):
+        other = crowd.peers[name]
+        other.run()
+        taken.wait(BOUND)  # all have its last model and need it no more
+        other.wake = lambda _: (looks.update([name]), time.sleep(0.01))
+        other.stay()
+
+    gather, run._gather = run._gather, die
+    with ThreadPoolExecutor(8) as pool:
+        others = [pool.submit(whole, name) for name in names]
+        with pytest.raises(Killed):
+            run.run()
+        taken.wait(BOUND)
+        crowd.leave(victim)
+        before = looks.copy()
+        until(lambda: all(looks[name] > before[name] + 1 for name in names))
+        again = crowd.peer(victim)
+        crowd.join(again)
+        assert again.run().reason == "all 2 rounds are done"
+        again.stay()
+        for other in others:
+            other.result(BOUND)
     assert torch.allclose(crowd.models(), whole_models(plan), atol=1e-5)
 
 
@@ -312,9 +355,9 @@ def test_whoever_does_not_belong_is_refused(tmp_path):
     name, other, *_ = plan.data.names
     run = crowd.peer(name)
     for asker, request, reason in [
-        ("mallory", Seek(run.digest, run.software), "no site"),
-        (other, Seek("0" * 64, run.software), "give both the same file"),
-        (other, Seek(run.digest, "0.0.1"), "install the same version"),
+        ("mallory", Seek(run.digest, run.software, 0), "no site"),
+        (other, Seek("0" * 64, run.software, 0), "give both the same file"),
+        (other, Seek(run.digest, "0.0.1", 0), "install the same version"),
     ]:
         with pytest.raises(MessageError, match=reason):
             run.answer(asker, request)

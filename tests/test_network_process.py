@@ -2,19 +2,25 @@
 
 Whoever dies is started again. Each run must end as the one in which nobody dies: an update that was
 lost or counted twice would move the model, and with SCAFFOLD what the sites remember, too.
+
+A table of points for each role; the casts of the runs are in network_killing.
 """
 
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import network_killing
+import network_links
 import tacit
+from tacit.network.blobs import WINDOW
+from tacit.network.configuration import CHUNK, LEASE
 
 pytestmark = pytest.mark.processes
 
@@ -77,6 +83,40 @@ SITE = {
     "told of the end": ("site:SiteRun.outcome", "before", 1),
     "its model is not written": ("processes:save_file", "before", 1),
 }  # fmt: skip
+PEER = {
+    "before its first round": ("peer:PeerRun.run", "before", 1),
+    "its first state is written": ("tensors:Tensors.put", "after", 1),
+    "about to train": ("gossip:Peer.carry_out", "before", 1),
+    "trained": ("gossip:Mixing._guarded", "after", 1),
+    "its model is written": ("tensors:Tensors.put", "after", 2),
+    "its model is offered and not noted": ("peer:write", "before", 1),
+    "its model is noted": ("peer:write", "after", 1),
+    "asked for what it has": ("peer:PeerRun.answer", "before", 1),
+    "answered": ("peer:PeerRun.answer", "after", 2),
+    "being pulled": ("blobs:Blobs._chunk", "before", 1),
+    "pulled": ("blobs:Blobs._chunk", "after", 1),
+    "about to pull": ("blobs:Blobs.pull", "before", 1),
+    "one neighbour's model is here": ("peer:PeerRun._take", "after", 1),
+    "all neighbours' models are here": ("peer:PeerRun._gather", "after", 1),
+    "mixed": ("gossip:Peer.carry_out", "after", 1),
+    "its new state is written": ("tensors:Tensors.put", "after", 3),
+    "the round is noted": ("peer:write", "after", 2),
+    "the last state is dropped": ("tensors:Tensors.drop", "after", 3),
+    "in the last round, trained": ("gossip:Mixing._guarded", "after", 2),
+    "in the last round, its model is noted": ("peer:write", "after", 3),
+    "in the last round, being pulled": ("blobs:Blobs._chunk", "before", 3),
+    "in the last round, all models are here": ("peer:PeerRun._gather", "after", 2),
+    "the last round is noted": ("peer:write", "after", 4),
+    "its model is not saved": ("processes:_saved", "before", 1),
+    "before it stays": ("peer:PeerRun.stay", "before", 1),
+}
+# By turns the peer to which all others connect, and another.
+POINTS = {
+    "coordinator": COORDINATOR,
+    "north": SITE,
+    "a": dict(list(PEER.items())[::2]),
+    "b": dict(list(PEER.items())[1::2]),
+}
 
 
 @pytest.fixture(scope="module")
@@ -105,35 +145,138 @@ def model() -> list[float]:
     return vector
 
 
-CASES = [("coordinator", *case) for case in COORDINATOR.items()]
-CASES += [("north", *case) for case in SITE.items()]
-# Of each phase one; all others are slow.
-FAST = {
-    "a site joined and is not told", "an update is accepted and nobody told",
-    "the round's state is written", "between rounds", "the end is written and nobody knows",
-    "trained", "noted", "told of the end",
-}  # fmt: skip
+@pytest.fixture(scope="module")
+def models() -> list[list[float]]:
+    """The peers', of the same rounds in one process."""
+    plan = network_killing.peer_plan()
+    vectors = tacit.run(plan).vectors
+    assert vectors is not None
+    modules = [plan.layout.module(plan.template, vector) for vector in vectors]
+    return [network_killing.flat(module.state_dict()) for module in modules]
 
 
-def marked(role: str, phase: str, kill: tuple[str, str, int]) -> Any:
-    marks = () if phase in FAST else pytest.mark.slow
-    return pytest.param(role, phase, kill, id=f"{role}: {phase}", marks=marks)
+def cases(cast: str) -> list[Any]:
+    roles = [role for role in network_killing.CASTS[cast].roles if role in POINTS]
+    return [
+        pytest.param(role, kill, id=f"{role}: {phase}")
+        for role in roles
+        for phase, kill in POINTS[role].items()
+    ]
 
 
-@pytest.mark.parametrize(("role", "phase", "kill"), [marked(*case) for case in CASES])
+def case(cast: str, role: str, kill: tuple[str, str, int], folder: Path) -> Case:
+    point, when, nth = kill
+    who = {"folder": str(folder), "cast": cast, "role": role}
+    return who | {"point": point, "when": when, "nth": nth}
+
+
+def all_finished(told: Case, cast: str, killed: int = 1) -> None:
+    assert told["killed"] == killed, f"{killed} were to die: {told}"
+    for name in network_killing.CASTS[cast].roles:
+        assert told[name].get("outcome") == "finished", (name, told)
+
+
+def test_there_are_enough_points() -> None:
+    assert sum(map(len, POINTS.values())) >= 40
+
+
+@pytest.mark.parametrize(("role", "kill"), cases("server"))
 def test_a_killed_process_changes_nothing(
     role: str,
-    phase: str,
     kill: tuple[str, str, int],
     play: Callable[[Case], Case],
     model: list[float],
     tmp_path: Path,
 ) -> None:
-    point, when, nth = kill
-    told = play({"folder": str(tmp_path), "role": role, "point": point, "when": when, "nth": nth})
-    assert told["killed"] == 1, f"nobody died: {told}"
-    for name in ("coordinator", *network_killing.SITES):
-        assert told[name].get("outcome") == "finished", (name, told)
+    told = play(case("server", role, kill, tmp_path))
+    all_finished(told, "server")
     assert told["model"] == pytest.approx(model, abs=1e-6)
     rows = told["coordinator"]["rows"]
     assert [(row["round"], row["cohort"]) for row in rows] == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize(("role", "kill"), cases("gossip"))
+def test_a_killed_peer_changes_nothing(
+    role: str,
+    kill: tuple[str, str, int],
+    play: Callable[[Case], Case],
+    models: list[list[float]],
+    tmp_path: Path,
+) -> None:
+    told = play(case("gossip", role, kill, tmp_path))
+    all_finished(told, "gossip")
+    for name, wanted in zip(network_killing.PEERS, models, strict=True):
+        assert told[name]["reason"] == "all 2 rounds are done"
+        assert told[name]["model"] == pytest.approx(wanted, abs=1e-5)
+
+
+# Links that are slow, lossy or cut
+
+
+@pytest.fixture(scope="module")
+def networks() -> None:
+    """Networks of one's own, or no test."""
+    words = [sys.executable, network_links.__file__]
+    said = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout
+    if said:
+        pytest.skip(said.strip())
+
+
+# Longer than a link without a sign of life is kept.
+CUT = 3 * LEASE / 1000
+LINKS = {
+    "slow and lossy": {"delay": 0.2, "loss": 0.02, "rate": 10e6 / 8},
+    "cut in the handshake": {"cuts": [("10.9.0.2", 2_000, CUT)]},
+    "cut in a round": {"cuts": [("10.9.0.2", 12_000, CUT)]},
+    "cut twice, at both": {"cuts": [("10.9.0.2", 10_000, CUT), ("10.9.0.3", 12_000, CUT)]},
+    "the coordinator is cut off": {"cuts": [("10.9.0.1", 18_000, CUT)]},
+}
+
+
+@pytest.mark.parametrize("links", LINKS.values(), ids=LINKS)
+@pytest.mark.usefixtures("networks")
+def test_a_bad_network_changes_nothing(
+    links: Case, play: Callable[[Case], Case], model: list[float], tmp_path: Path
+) -> None:
+    told = play({"folder": str(tmp_path), "cast": "server", "links": links})
+    all_finished(told, "server", killed=0)
+    assert told["uncut"] == []
+    assert told["model"] == pytest.approx(model, abs=1e-6)
+
+
+PEER_LINKS = {
+    "slow and lossy": {"delay": 0.2, "loss": 0.02, "rate": 10e6 / 8},
+    "split and healed": {"cuts": [("10.9.0.2", 16_000, CUT)]},
+    "all cut off": {"cuts": [(f"10.9.0.{i}", 16_000, CUT) for i in (1, 2, 3)]},
+}
+
+
+@pytest.mark.parametrize("links", PEER_LINKS.values(), ids=PEER_LINKS)
+@pytest.mark.usefixtures("networks")
+def test_a_bad_network_among_peers_changes_nothing(
+    links: Case, play: Callable[[Case], Case], models: list[list[float]], tmp_path: Path
+) -> None:
+    told = play({"folder": str(tmp_path), "cast": "gossip", "links": links})
+    all_finished(told, "gossip", killed=0)
+    assert told["uncut"] == []
+    for name, wanted in zip(network_killing.PEERS, models, strict=True):
+        assert told[name]["model"] == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.usefixtures("networks")
+def test_a_transfer_that_is_cut_sends_only_what_is_missing_again(
+    play: Callable[[Case], Case], tmp_path: Path
+) -> None:
+    links = {"rate": 10e6 / 8, "cuts": [("10.9.0.2", 4 * CHUNK, CUT)]}
+    told = play({"folder": str(tmp_path), "cast": "transfer", "links": links})
+    all_finished(told, "transfer", killed=0)
+    assert told["uncut"] == []
+    assert told["coordinator"]["same"]
+    asked = told["north"]["asked"]
+    assert set(asked) == set(range(-(-network_killing.LARGE // CHUNK)))
+    assert len(asked) > len(set(asked))
+    # What is under way when a link breaks is a window of chunks; all before it is kept.
+    assert all(
+        chunk >= highest - WINDOW
+        for chunk, highest in zip(asked, accumulate(asked, max), strict=True)
+    )

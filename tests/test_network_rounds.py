@@ -69,7 +69,7 @@ def in_parts(plan, lost=lambda round: ()):
         sent = {int(node): sites[int(node)].take_part(round, shared).steps for node in nodes}
         nodes = np.array([node for node in nodes if node not in lost(round)])
         exchanges = len(plan.algorithm.sends(plan.layout))
-        arrived = [[lambda s=sent[int(n)][e]: s for n in nodes] for e in range(exchanges)]
+        arrived = [[sent[int(n)][e].__getitem__ for n in nodes] for e in range(exchanges)]
         server.close(round, nodes, arrived)
     return server, sites
 
@@ -132,3 +132,26 @@ def test_noise_comes_from_no_seed(protection):
         # Local: .3 x .5 on each of five, .067 on their mean; far from none and from ten times.
         assert 1e-4 < noise.std() < 1
     assert abs(torch.corrcoef(torch.stack(noises))[0, 1]) < 0.8  # of 44 pairs: by chance 1e-10
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "alone"),
+    [
+        (tacit.FedOpt(tacit.ServerAdam(lr=0.05)), {"mean", "square"}),
+        (tacit.FedOpt(tacit.ServerMomentum()), {"velocity"}),
+        (tacit.FedDyn(), {"h"}),
+        (tacit.Scaffold(), set()),
+    ],
+    ids=["adam", "momentum", "feddyn", "scaffold"],
+)
+def test_what_no_node_reads_stays_at_the_server_and_is_remembered(algorithm, alone):
+    plan = experiment(algorithm=algorithm)
+    server, _ = in_parts(plan)
+    assert server.alone.keys() == alone
+    assert not server.shared.keys() & alone
+    server.memory["mean"] = torch.ones(2)  # a rule may choose the same name
+    again = Server(plan.replace(data=empty(plan.data)))
+    again.remember(server.shared, server.remembered())
+    assert all(torch.equal(again.alone[name], server.alone[name]) for name in alone)
+    assert all(server.alone[name].abs().sum() > 0 for name in alone)
+    assert again.memory.keys() == {"mean"}

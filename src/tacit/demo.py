@@ -1,8 +1,13 @@
 """The experiments of ``tacit demo``: eight places, bundled data, a minute at most."""
 
+import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,9 +20,14 @@ from tacit.attacks.simple import SignFlip
 from tacit.engine.run import run
 from tacit.errors import DivergenceError
 from tacit.experiment import Experiment
+from tacit.ledger.recorder import LOG
+from tacit.ledger.verify import Audit, verify
 from tacit.protection import DPSGD, SecureAggregation
 from tacit.topology import Complete
 from tacit.training.optimizers import SGD
+
+# Of ``private``; its run is recorded.
+MOST_PRIVATE = "epsilon 2, masked"
 
 STORY = (
     "Eight post offices of very unequal size learn to read handwritten digits, each from its own"
@@ -100,12 +110,22 @@ def private(experiment: Experiment) -> dict[str, Experiment]:
 
 
 def protect(
-    experiment: Experiment, on_round: Callable[[str, dict[str, Any]], None] = lambda *_: None
+    experiment: Experiment,
+    record: Path,
+    on_round: Callable[[str, dict[str, Any]], None] = lambda *_: None,
 ) -> list[dict[str, Any]]:
-    """Run ``private``: a row for each, with the pooled accuracy and what was spent."""
+    """Run ``private``: a row for each, with the pooled accuracy and what was spent.
+
+    Args:
+        record: folder for the record of the last one; what is there is replaced.
+    """
     rows = []
-    for name, plan in private(experiment).items():
-        last = run(plan, on_round=partial(on_round, name)).metrics[-1]
+    plans = private(experiment)
+    if (record / LOG).exists():
+        shutil.rmtree(record)
+    for name, plan in plans.items():
+        kept = record if plan is plans[MOST_PRIVATE] else None
+        last = run(plan, on_round=partial(on_round, name), record=kept).metrics[-1]
         rows.append({"run": name, "accuracy": last["accuracy"], "epsilon": last.get("epsilon")})
     return rows
 
@@ -117,6 +137,32 @@ def price(rows: list[dict[str, Any]]) -> str:
         "Protected: the server sees the sum of masked updates alone, and no single letter can be"
         " told from what any office sends, but for epsilon (delta 0.0005). That costs accuracy:"
         f" {plain} of digits right without privacy, {wide} at epsilon 8, {narrow} at epsilon 2."
+    )
+
+
+def tamper(record: Path) -> tuple[Audit, Audit]:
+    """Audits of a record, and of a copy of it in which one byte of a contribution is changed."""
+    with TemporaryDirectory() as folder:
+        copy = Path(shutil.copytree(record, Path(folder) / "copy"))
+        with closing(sqlite3.connect(copy / LOG)) as log, log:
+            place, entry = log.execute(
+                "SELECT place, entry FROM entries LIMIT 1 OFFSET 5"
+            ).fetchone()
+            changed = bytearray(entry)
+            changed[100] ^= 1
+            log.execute("UPDATE entries SET entry = ? WHERE place = ?", (bytes(changed), place))
+        return verify(record), verify(copy)
+
+
+def witnessed(audits: tuple[Audit, Audit]) -> str:
+    """What ``tamper`` found, in a sentence."""
+    whole, changed = audits
+    assert whole.head is not None
+    verdict = "the record holds" if not whole.findings else f"FAIL: {whole.findings[0]}"
+    return (
+        f"Recorded: the last run left {whole.head.size} signed entries, whose head a quorum of the"
+        f" offices has cosigned. An outsider checks them: {verdict}. Then one byte of one entry is"
+        f" changed: {changed.findings[0]}."
     )
 
 

@@ -43,6 +43,7 @@ from tacit.protection.release import Poisson, Sampler, WithoutReplacement
 from tacit.randomness import torch_seed
 from tacit.topology import Graph, Hierarchical, Ring, Star
 from tacit.training.losses import Loss
+from tacit.training.lowering import least_batch
 from tacit.training.optimizers import Training
 from tacit.training.plan import Ints, Plan
 
@@ -301,6 +302,16 @@ class Experiment:
         """Where the model's tensors lie in its vector."""
         return Layout.of(self.template)
 
+    @cached_property
+    def least_batch(self) -> int:
+        """The fewest rows that the model can train on."""
+        return least_batch(self.template)
+
+    def forget_template(self) -> None:
+        """Give its memory back; it is made again when it is asked for."""
+        _ = self.layout, self.least_batch
+        self.__dict__.pop("template", None)
+
     def start(self) -> Tensor:
         """(d,) the initial model."""
         return self.layout.vector(self.template)
@@ -349,7 +360,12 @@ class Experiment:
 
     def replace(self, **changes: Any) -> "Experiment":
         """The same experiment with some fields changed."""
-        return replace(self, **changes)
+        made = replace(self, **changes)
+        if not changes.keys() & {"model", "seed"}:  # a model may be gigabytes: made once
+            cached = ("template", "layout")
+            known: dict[str, Any] = {n: self.__dict__[n] for n in cached if n in self.__dict__}
+            made.__dict__.update(known)
+        return made
 
     def description(self) -> dict[str, Any]:
         """Every field as plain JSON values, the data and the initial model by their digests."""

@@ -183,6 +183,10 @@ class Algorithm:
         """
         return None
 
+    def server_only(self) -> frozenset[str]:
+        """Names of the state's entries that no node reads: they need not travel."""
+        return frozenset()
+
     def init(self, start: Tensor, nodes: int, layout: Layout) -> State:
         """The state before the first round, from the (d,) initial model."""
         raise NotImplementedError

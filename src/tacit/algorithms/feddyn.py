@@ -40,6 +40,9 @@ class FedDyn(Algorithm):
     def keeps(self, layout: Layout) -> tuple[str, ...]:
         return ("what it knows of its own gradient",)
 
+    def server_only(self) -> frozenset[str]:
+        return frozenset({"h"})
+
     def init(self, start: Tensor, nodes: int, layout: Layout) -> State:
         return {
             "model": start,

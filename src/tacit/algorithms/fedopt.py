@@ -161,6 +161,9 @@ class FedOpt(Algorithm):
             "ServerMomentum(), ServerAdagrad(), ServerAdam() or ServerYogi()",
         )
 
+    def server_only(self) -> frozenset[str]:
+        return frozenset(self.optimizer.init(0))
+
     def init(self, start: Tensor, nodes: int, layout: Layout) -> State:
         return {"model": start} | self.optimizer.init(layout.trained)
 

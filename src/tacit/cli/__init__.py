@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tacit.cli import data, federation, node
+from tacit.cli import data, federation, ledger, node
 from tacit.cli.arena import arena
 from tacit.cli.arguments import File, Settings, Tables, experiment_of
 from tacit.cli.audit import audit
+from tacit.cli.contributions import contributions
 from tacit.cli.doctor import doctor
 from tacit.cli.network import coordinator, peer
 from tacit.cli.output import Json, print_json, stdout_kept_clean
@@ -58,11 +59,14 @@ app = typer.Typer(
 app.add_typer(data.app, name="data", help="List, describe and fetch the data sets known by name.")
 app.add_typer(federation.app, name="federation", help="Say who belongs to a federation.")
 app.add_typer(node.app, name="node", help="Take part in a federation as a site.")
+app.add_typer(ledger.app, name="ledger", help="Look into the signed record of a run.")
 app.command()(arena)
 app.command()(audit)
+app.command()(contributions)
 app.command()(coordinator)
 app.command()(doctor)
 app.command()(peer)
+app.command()(ledger.verify)
 
 
 class Engine(StrEnum):
@@ -108,7 +112,8 @@ def demo(
 
     Eight places learn alone, with a server, without one, and pooled: a table, a verdict in plain
     words, and a report to look at in a browser. Then a third of them lies, with and without a
-    defence; and all of them protect their rows, at two prices.
+    defence; and all of them protect their rows, at two prices. The last run leaves a signed record,
+    which is checked, and then changed by one byte.
     """
     import torch
 
@@ -121,7 +126,9 @@ def demo(
         price,
         private,
         protect,
+        tamper,
         withstand,
+        witnessed,
     )  # fmt: skip
 
     if not as_json:
@@ -140,14 +147,18 @@ def demo(
         stdout_kept_clean(as_json),
         progress(list(plans), plans["no privacy"].rounds, quiet=as_json) as on_round,
     ):
-        prices = protect(plan, on_round)
+        prices = protect(plan, out / "record", on_round)
+    audits = tamper(out / "record")
     if as_json:
-        print_json(found | {"poisoned": rows, "private": prices})
+        findings = [[str(finding) for finding in audit.findings] for audit in audits]
+        print_json(found | {"poisoned": rows, "private": prices, "audits": findings})
         return
     for told, sentence in ((rows, moral(rows)), (prices, price(prices))):
         say("")
         show_rows([{"run": row["run"], "accuracy": f"{row['accuracy']:.3f}"} for row in told])
         say(sentence)
+    say(f"\n{witnessed(audits)}")
+    typer.echo(f"The record: {out / 'record'}; try tacit verify and tacit ledger show.")
 
 
 @app.command()
@@ -167,6 +178,9 @@ def run(
     ] = Engine.auto,
     ledger: Annotated[
         Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Folder for a signed record of the run; see verify.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -194,7 +208,7 @@ def run(
 
                 result = carry_out(
                     experiment, engine=engine.value, folder=kept.path, resume=resume,
-                    on_round=measured, ledger=ledger,
+                    on_round=measured, ledger=ledger, record=record,
                 )  # fmt: skip
         except KeyboardInterrupt:
             _say_how_to_go_on(kept.rounds_done(), experiment.rounds)

@@ -22,6 +22,7 @@ from tacit.training.plan import Ints
 
 FLOAT_BYTES = 4
 SERVER = -1
+Listener = Callable[[int, np.ndarray], None]
 _CACHE_FLOATS = 2**18
 # Received numbers of one call of a rule, and rows of one Gram matrix.
 _MOST_FLOATS = 2**26
@@ -48,7 +49,11 @@ class StarExchange:
     Attributes:
         bytes: sent by all parties so far.
         verdict: of the first exchange in the round; None where a rule streams.
+        listener: is told what each node sends, for the run's record; secure sums tell it by
+            themselves.
     """
+
+    listener: Listener | None = None
 
     def __init__(
         self,
@@ -79,10 +84,11 @@ class StarExchange:
             return own
         lying = self.adversary is not None and self.adversary.lies
         plain = self.protector is self.uplink is None and not isinstance(received, Tensor)
+        plain = plain and self.listener is None
         if self.aggregation.streams and plain and not lying:
             # A streaming rule is (1 - sum(w)) own + sum(w_i received_i); groups do not change it.
             assert not isinstance(received, Tensor)
-            result = own * (1 - weight.sum()) + received.sum(weight)
+            result = received.sum(weight).add_(own, alpha=float(1 - weight.sum()))
             if self.adversary is None or result.isfinite().all():
                 return result
         matrix = received if isinstance(received, Tensor) else received.matrix()
@@ -101,6 +107,8 @@ class StarExchange:
                 self.bytes -= up
                 return self._of_sums(self.protector, own, steps, weight, at)
             if self.protector.sums_up:
+                if not self.masked:
+                    self._tell(steps)
                 step = self.protector.mean(steps, weight, self.nodes, own, self.groups)
                 if self.masked:
                     self.bytes += self.protector.sent - up
@@ -112,10 +120,17 @@ class StarExchange:
                 return own if step is None else own.index_add(0, at, step)
             guarded = self.protector.steps(steps, _draws(self.nodes, self.round.all_links))
             matrix = own.expand_as(matrix).index_add(1, at, guarded)
+        if self.listener:
+            self._tell(matrix - own)
         result, accepted = self._aggregate(own, matrix, weight, self.round)
         if not self.aggregation.streams or lying or not accepted.all():
             self._judged(accepted)
         return result
+
+    def _tell(self, steps: Tensor) -> None:
+        if self.listener:
+            for node, step in zip(self.nodes.tolist(), steps, strict=True):
+                self.listener(node, step.numpy())
 
     def _judged(self, accepted: Tensor) -> None:
         if self.verdict is None:
@@ -199,7 +214,10 @@ class GraphExchange:
 
     Attributes:
         train: whose start the rule or adversaries look at; None where they do not.
+        listener: is told what each node sends, for the run's record.
     """
+
+    listener: Listener | None = None
 
     def __init__(
         self,
@@ -224,6 +242,9 @@ class GraphExchange:
     ) -> Tensor:
         links, size = self.neighbours, models.shape[-1]
         self.pushed = push
+        if self.listener and self.protector is None:
+            for node, model in enumerate(models):
+                self.listener(node, model.numpy())
         self.start = self.train.start if start is None and self.train is not None else start
         if push:
             self.bytes += links.edges * FLOAT_BYTES * size
@@ -232,6 +253,9 @@ class GraphExchange:
         if self.protector is not None and self.start is not None:
             start = self.start.expand_as(models)
             models = start + self.protector.steps(models - start, np.arange(links.nodes))
+            if self.listener and self.protector.guard.secure is None:
+                for node, model in enumerate(models):
+                    self.listener(node, model.numpy())
         if self.copies is not None:
             assert self.start is not None
             mixed, told = self.copies(

@@ -1,6 +1,7 @@
 """What an experiment's protections do to the vectors of a round, in this process."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -11,8 +12,14 @@ from torch import Tensor
 
 from tacit.aggregation.rule import Round
 from tacit.data.federation import Federation, Split
-from tacit.engine.secure_sum import Binding, secure_sum
-from tacit.protection import AdaptiveClip, LaplaceNoise, RandomisedResponse, SkellamNoise
+from tacit.engine.secure_sum import Binding, Heard, secure_sum
+from tacit.protection import (
+    AdaptiveClip,
+    LaplaceNoise,
+    RandomisedResponse,
+    SecureAggregation,
+    SkellamNoise,
+)
 from tacit.protection.clip import clipped
 from tacit.protection.codec import Codec
 from tacit.protection.guard import Guard
@@ -61,6 +68,8 @@ class Protector:
         sums: secure sums so far in this round.
         counted: ids of the nodes in the last sum.
         sent: bytes that the last secure sum took.
+        listener: is told what nodes send, or hide, in secure sums; for the run's record.
+        on_sum: is told whose secure sum was opened, and (d,) the mean that it gives.
     """
 
     guard: Guard
@@ -71,6 +80,8 @@ class Protector:
     sums: int = 0
     sent: int = 0
     counted: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    listener: Heard | None = None
+    on_sum: Callable[[Ints, Tensor], None] | None = None
 
     @property
     def norm(self) -> float:
@@ -257,7 +268,10 @@ class Protector:
         for group in np.unique(groups):
             at = torch.from_numpy(np.flatnonzero(groups == group))
             if len(at) >= self.guard.threshold:
-                found.append(self._summed(units[at], share[at], nodes[groups == group], start))
+                opened = self._summed(units[at], share[at], nodes[groups == group], start)
+                if opened is not None and self.on_sum:
+                    self.on_sum(nodes[groups == group], opened[0] / opened[1] * self.norm)
+                found.append(opened)
         totals = [each for each in found if each is not None]
         if not totals:
             return None
@@ -281,6 +295,9 @@ class Protector:
         self.sums += 1
         heard = partial(self._overheard, codec=codec)
         opened = secure_sum(guard, codec, binding, vectors, heard)
+        if self.listener and not isinstance(guard.secure, SecureAggregation):
+            for node, vector in vectors.items():
+                self.listener(node, vector)
         self.counted = np.append(self.counted, np.array(opened.nodes, np.int64))
         self.sent += opened.bytes
         if opened.total is None:
@@ -313,7 +330,9 @@ class Protector:
         return drawn.astype(f"int{codec.bits}").view(codec.dtype)
 
     def _overheard(self, node: int, masked: NDArray[np.unsignedinteger], codec: Codec) -> None:
-        """What a node sent behind its masks: nothing to anybody but an audit."""
+        """What a node sent behind its masks: nothing to anybody but an audit, and a record."""
+        if self.listener:
+            self.listener(node, masked)
 
 
 def _decoded(codec: Codec, total: NDArray[np.unsignedinteger], nodes: int) -> tuple[Tensor, float]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from tacit.engine.local import LocalTrain, Trainer
 from tacit.engine.pace import OwnPace
 from tacit.engine.pairs import PairAveraging
 from tacit.engine.protect import Protector, noise_seed, randomised
+from tacit.engine.recording import excluded, listen, recorder
 from tacit.engine.uplink import PublicCopies, Uplink
 from tacit.engine.workers import Workers
 from tacit.errors import InputError
@@ -112,6 +113,7 @@ def run(
     on_round: Callable[[Row], None] | None = None,
     workers: int | None = None,
     ledger: str | Path | None = None,
+    record: str | Path | None = None,
 ) -> Result:
     """Carry an experiment out.
 
@@ -126,6 +128,7 @@ def run(
         ledger: file of the privacy ledger (``PrivacyBudget``) that pays for each round before it
             begins, on the account of the data set's name. A round that is carried out again draws
             the same noise, and is paid once.
+        record: folder of the run's signed record (``tacit.ledger``), for ``tacit verify``.
 
     Raises:
         InputError: a plan that cannot work, or a ledger that does not allow the next round.
@@ -151,7 +154,7 @@ def run(
             "ledger: it was given, but the experiment has no noise to account for; add"
             " GaussianNoise, DPSGD or RandomisedResponse to its protection"
         )
-    with Session(experiment, engine, workers, ledger) as session:
+    with Session(experiment, engine, workers, ledger, record) as session:
         if found:
             session.restore(found)
         digest = experiment.digest() if path else ""
@@ -175,8 +178,15 @@ class Session:
         engine: Engine,
         workers: int | None,
         ledger: str | Path | None = None,
+        record: str | Path | None = None,
     ) -> None:
         self.experiment = experiment
+        if record is not None and experiment.arrivals is not None:
+            raise InputError(
+                "record: it was given, but records are of rounds in step so far; leave it out, or"
+                " use FedAvg() or Gossip() as the algorithm"
+            )
+        self.recorder = recorder(experiment, Path(record)) if record is not None else None
         self.ledger = PrivacyBudget(Path(ledger)) if ledger is not None else None
         data, layout = experiment.data, experiment.layout
         template = experiment.template
@@ -225,7 +235,7 @@ class Session:
         e = self.experiment
         return Evaluator(data, e.template, e.layout, e.loss, self.choice.lowering)
 
-    def __enter__(self) -> "Session":
+    def __enter__(self) -> Self:
         self._threads_before = torch.get_num_threads()
         if self.small:  # handing out an operation of microseconds costs more than it saves
             torch.set_num_threads(1)
@@ -233,6 +243,8 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         torch.set_num_threads(self._threads_before)
+        if self.recorder:
+            self.recorder.finish()
         if self.workers:
             self.workers.close()
 
@@ -310,6 +322,10 @@ class Session:
         if arrivals and algorithm.exchanges == "server":
             train = OwnPace(self.trainer, arrivals, round)
         exchange = self._exchange(nodes, train)
+        if self.recorder:
+            assert not isinstance(exchange, PairAveraging)
+            self.recorder.open(round, self._model())
+            listen(self.recorder, exchange)
         self.state, reported = algorithm.round(self.state, train, exchange)
         row: Row = {"round": round + 1, "cohort": len(nodes), "train_loss": train.mean_loss()}
         row["bytes"] = exchange.bytes if exchange else 0
@@ -328,7 +344,16 @@ class Session:
             row |= self._evaluate(round)
             if isinstance(exchange, GraphExchange | PairAveraging):
                 row |= self._agreement(exchange, round)
+        if self.recorder:
+            assert not isinstance(exchange, PairAveraging)
+            self.recorder.close(round, excluded(exchange), self._model())
+            if "accuracy" in row:
+                self.recorder.evaluated(row, "accuracy")
         return row
+
+    def _model(self) -> bytes:
+        """The shared model, or the mean of the nodes' models, as bytes."""
+        return self.experiment.algorithm.model(self.state).numpy().tobytes()
 
     def _exchange(
         self, nodes: Ints, train: LocalTrain | OwnPace

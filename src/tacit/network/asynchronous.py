@@ -25,11 +25,12 @@ from tacit.engine.exchange import StarExchange
 from tacit.engine.pace import OwnPace
 from tacit.errors import DivergenceError, InputError, MessageError
 from tacit.network.blobs import Offer
-from tacit.network.coordinator import Coordinator, Row, finite, reader
+from tacit.network.coordinator import Coordinator, Row, reader, real
 from tacit.network.protocol import Decline, Deliver, Reply, Taken, Train, Wait
 from tacit.network.rounds import Part, Sending, Server, Site
 from tacit.network.site import PAUSE, Notes, SiteRun
 from tacit.network.store import Arrival, Kept
+from tacit.network.tensors import finite
 from tacit.topology import Star
 
 _log = logging.getLogger("tacit.network")
@@ -86,7 +87,7 @@ def trained_alone(site: Site, round: int, again: int, state: State) -> Part:
     sending = Sending()
     experiment.algorithm.round(state, train, sending)
     (step,) = sending.steps
-    if not step.isfinite().all():
+    if not finite(step):
         raise DivergenceError(experiment.data.names[site.node], round + 1)
     step = site.guarded(step, round)
     step[p:] += state["past"][0, p:]
@@ -193,16 +194,17 @@ class AsyncCoordinator(Coordinator):
         return kept is not None and kept.outcome is None and site not in self._declined
 
     def _accept(self, site: str, request: Deliver, path: Path) -> None:
-        self._training.pop(site, None)
-        if len(self._arrived) >= self._most or site in self._declined:
-            return
-        if self._next - request.round > self.algorithm.max_staleness:
-            return  # while it was pulled; the site is told when it asks
         digest = request.update.digest
-        arrival = Arrival(site, request.round, request.again, digest, finite(request.loss))
-        path.replace(self.store.tensors.path(digest))
-        self.store.arrive(len(self._arrived), arrival)
-        self._arrived.append(arrival)
+        arrival = Arrival(site, request.round, request.again, digest, real(request.loss))
+        with self._changed:
+            self._training.pop(site, None)
+            if len(self._arrived) >= self._most or site in self._declined:
+                return
+            if self._next - request.round > self.algorithm.max_staleness:
+                return  # while it was pulled; the site is told when it asks
+            path.replace(self.store.tensors.path(digest))
+            self.store.arrive(len(self._arrived), arrival)
+            self._arrived.append(arrival)
 
     def _decline(self, site: str, request: Decline) -> Reply:
         self._training.pop(site, None)
@@ -228,7 +230,9 @@ class AsyncCoordinator(Coordinator):
             if self._measures(kept.round):
                 self._late[kept.round] = self._scores
         staleness = [kept.round - arrival.round for arrival in taken]
-        steps = torch.stack([reader(self.store, arrival.digest, "0")() for arrival in taken])
+        steps = torch.stack(
+            [reader(self.store, arrival.digest, "0")(slice(None)) for arrival in taken]
+        )
         nodes = [self.names.index(arrival.site) for arrival in taken]
         take_step(server, kept.round, nodes, staleness, steps)
         self._report_late()
@@ -337,4 +341,6 @@ class AsyncSiteRun(SiteRun):
             mine = [count if i == self.node else 0 for i, count in enumerate(rows)]
             experiment = self.experiment.replace(data=told(self.experiment.data, mine))
             self.site = Site(experiment, self.data, self.node)
+            for each in (self.experiment, experiment):
+                each.forget_template()
         return self.site

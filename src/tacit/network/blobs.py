@@ -9,6 +9,7 @@ fifteen times as long, and more than encrypting and sending do.
 """
 
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection
@@ -27,6 +28,7 @@ from tacit.network.transport import Endpoint, Unreachable
 TOPIC = "blob"
 WINDOW = 4  # chunks under way
 PAUSE = 0.2  # seconds before a chunk that did not come is asked for again
+PATIENCE = 3  # times as long a holder that is alive is waited for: its link may be slow
 THREADS = 4
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
@@ -41,6 +43,16 @@ class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     digest: Digest
     size: Annotated[int, msgspec.Meta(ge=0, lt=2**48)]
+
+    @classmethod
+    def of(cls, path: Path) -> "Offer":
+        """Of a file as it is, which is read in pieces."""
+        digest, size, piece = blake3(), 0, memoryview(bytearray(CHUNK))
+        with path.open("rb", buffering=0) as file:
+            while got := file.readinto(piece):
+                digest.update(piece[:got])
+                size += got
+        return cls(digest.digest(), size)
 
 
 class _Request(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -66,11 +78,11 @@ class Blobs:
         """
         allowed = None if to is None else frozenset(to)
         if isinstance(source, bytes):
-            digest, size = blake3(source).digest(), len(source)
+            offer = Offer(blake3(source).digest(), len(source))
         else:
-            digest, size = blake3().update_mmap(source).digest(), source.stat().st_size
-        self._held[digest] = source, allowed
-        return Offer(digest, size)
+            offer = Offer.of(source)
+        self._held[offer.digest] = source, allowed
+        return offer
 
     def withdraw(self, offer: Offer) -> None:
         """Ends an offer; who has not pulled all of it gets no more."""
@@ -90,7 +102,8 @@ class Blobs:
 
         Args:
             most: bytes that are expected at most; more are refused before anything is received.
-            stall: seconds without a new chunk after which the holder is given up.
+            stall: seconds without a new chunk after which the holder is given up; ``PATIENCE``
+                times as many while it is alive and does not refuse.
             progress: is told how many bytes are there, after each chunk.
 
         Raises:
@@ -126,30 +139,40 @@ class Blobs:
             digest.update(file.read(CHUNK))
         chunks = -(-offer.size // CHUNK)
         asked, last = done, time.monotonic()
+        again = stall / PATIENCE  # seconds until a chunk is taken for lost
         window: deque[Future[bytes]] = deque()
+
+        def ask(chunk: int) -> Future[bytes]:
+            request = msgspec.msgpack.encode(_Request(offer.digest, chunk))
+            return self._endpoint.request(member, TOPIC, request, timeout=WINDOW * stall)
+
         while done < chunks:
             while len(window) < WINDOW and asked < chunks:
-                request = msgspec.msgpack.encode(_Request(offer.digest, asked))
-                window.append(
-                    self._endpoint.request(member, TOPIC, request, timeout=WINDOW * stall)
-                )
+                window.append(ask(asked))
                 asked += 1
-            left = last + stall - time.monotonic()
+            bound = stall * (PATIENCE if member in self._endpoint.alive() else 1)
             try:
-                chunk = window[0].result(timeout=max(left, 0))
+                left = last + bound - time.monotonic()
+                chunk = window[0].result(timeout=min(again, max(left, 0)))
             except (Unreachable, TimeoutError) as error:
-                if left <= PAUSE:
-                    raise Unreachable(f"{member!r} sent no chunk for {stall:g} s") from error
-                time.sleep(PAUSE)
-                window.clear()
-                asked = done
+                waited, silent = time.monotonic() - last, isinstance(error, TimeoutError)
+                if waited > (bound if silent else stall) - PAUSE:
+                    raise Unreachable(f"{member!r} sent no chunk for {waited:.0f} s") from error
+                if silent:  # lost with a link that broke; or it is slow, and still comes
+                    window[0] = _either(window[0], ask(done))
+                    again *= 2
+                else:
+                    time.sleep(PAUSE)
+                    window.clear()
+                    asked = done
                 continue
             if len(chunk) != min(CHUNK, offer.size - done * CHUNK):
                 raise MessageError(f"{member!r} sent a chunk of {len(chunk)} bytes")
             file.write(chunk)
             digest.update(chunk)
             window.popleft()
-            done, last = done + 1, time.monotonic()
+            done, before, last = done + 1, last, time.monotonic()
+            again = max(stall / PATIENCE, 2 * (last - before))
             progress(min(done * CHUNK, offer.size))
         if digest.digest() != offer.digest:
             raise MessageError(f"{member!r} sent something else than what it offered")
@@ -166,3 +189,22 @@ class Blobs:
         with source.open("rb", buffering=0) as file:
             file.seek(at)
             return file.read(CHUNK)
+
+
+def _either(first: Future[bytes], second: Future[bytes]) -> Future[bytes]:
+    """What comes of two; the first's error, should it fail."""
+    either: Future[bytes] = Future()
+    lock = threading.Lock()
+
+    def done(one: Future[bytes]) -> None:
+        with lock:
+            if either.done():
+                return
+            if (error := one.exception()) is None:
+                either.set_result(one.result())
+            elif one is first:
+                either.set_exception(error)
+
+    for one in (first, second):
+        one.add_done_callback(done)
+    return either

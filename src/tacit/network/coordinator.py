@@ -41,10 +41,10 @@ from tacit.network.protocol import (
     Train,
     Wait,
 )
-from tacit.network.rounds import Server, check
+from tacit.network.rounds import Read, Server, check
 from tacit.network.store import Kept, Store
 from tacit.network.sums import CoordinatorSum, KeyOf, Parcels, directory, session_of
-from tacit.network.tensors import HEADER, unwritable
+from tacit.network.tensors import HEADER, PIECE, unwritable
 from tacit.protection import SecureAggregation
 from tacit.protection.codec import SumError
 from tacit.protection.secagg.session import Aborted
@@ -125,6 +125,7 @@ class Coordinator:
         self._declined: dict[str, str] = {}
         self._scores: dict[str, tuple[int, dict[str, float]]] = {}
         self._pulling: set[str] = set()
+        self._begun: dict[str, Path] = {}
         self._failed: Counter[str] = Counter()
         self._broken: CheckpointError | None = None
         self._left: set[str] = set()
@@ -257,7 +258,7 @@ class Coordinator:
         if used and not self._secure:
             raise MessageError(f"{site!r} keeps its update; this run has no secure sums")
         if used:
-            self._updates[site] = (None, finite(request.loss))
+            self._updates[site] = (None, real(request.loss))
             self._sessions = max(self._sessions, request.session)
             self._news()
         return Taken(self.digest, used)
@@ -322,8 +323,7 @@ class Coordinator:
         try:
             path = self._receive(site, request.update)
             self._examine(site, path)
-            with self._changed:
-                self._accept(site, request, path)
+            self._accept(site, request, path)
         except MessageError as error:
             _log.warning("left out of round %d: %s", request.round + 1, error)
             with self._changed:
@@ -344,19 +344,26 @@ class Coordinator:
 
     def _accept(self, site: str, request: Deliver, path: Path) -> None:
         """Keep an update that is here and in order, if the round still takes it."""
-        if self._open_to(site, request.round):
-            digest, loss = request.update.digest, finite(request.loss)
+        digest, loss = request.update.digest, real(request.loss)
+        with self._changed:
+            if not self._open_to(site, request.round):
+                return
             path.replace(self.store.tensors.path(digest))
-            self.store.accept(request.round, site, digest, loss)
-            self._updates[site] = (digest, loss)
+        self.store.accept(request.round, site, digest, loss)  # waits for the disk
+        with self._changed:
+            if self._open_to(site, request.round):
+                self._updates[site] = (digest, loss)
 
     def _receive(self, site: str, offer: Offer) -> Path:
         """Pull what a site offers to a path of its own, whatever bytes others have or send."""
         path = self.store.tensors.folder / f".{site}"
         partial = path.with_name(f".{path.name}.{offer.digest.hex()[:16]}")
-        for other in path.parent.glob(f".{path.name}.*"):  # what it began and left
+        begun = self._begun.get(site)
+        left = [begun] if begun else path.parent.glob(f".{path.name}.*")
+        for other in left:  # what it began and left
             if other != partial:
-                other.unlink()
+                other.unlink(missing_ok=True)
+        self._begun[site] = partial
         self.pull(site, offer, path)
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -386,8 +393,11 @@ class Coordinator:
                             f"{site!r} sent {part.get_dtype()} {part.get_shape()}; F32 [{size}] was"
                             " agreed on"
                         )
-                    if not file.get_tensor(name).isfinite().all():
-                        raise MessageError(f"{site!r} sent an update that holds NaN or infinity")
+                    for at in range(0, size, PIECE):
+                        if not part[at : at + PIECE].isfinite().all():
+                            raise MessageError(
+                                f"{site!r} sent an update that holds NaN or infinity"
+                            )
         except (SafetensorError, ValueError) as error:
             raise MessageError(f"{site!r} sent an update that cannot be read ({error})") from None
 
@@ -396,7 +406,7 @@ class Coordinator:
             raise MessageError(f"{site!r} sent scores that are not known by name")
         scores = self._open_scores(request.round)
         if scores is not None and site not in scores:
-            found = {name: finite(score) for name, score in request.scores.items()}
+            found = {name: real(score) for name, score in request.scores.items()}
             known = {name: score for name, score in found.items() if score is not None}
             scores[site] = (min(request.rows, MOST_ROWS), known)
             self._news()
@@ -468,12 +478,12 @@ class Coordinator:
             self._secure = guard.secure
         kept = self.store.read()
         if kept is None:
-            memory = self.store.tensors.put(server.memory)
+            memory = self.store.tensors.put(server.remembered())
             self.store.begin(self.store.tensors.put(server.shared), memory.digest)
             kept = self.store.read()
             assert kept is not None
-        server.shared = self.store.tensors.get(kept.state.digest)
-        server.memory.update(self.store.tensors.get(kept.memory))
+        for each in (self.experiment, experiment):
+            each.forget_template()
         self._open(kept)
         return kept
 
@@ -486,6 +496,10 @@ class Coordinator:
         return needed
 
     def _open(self, kept: Kept) -> None:
+        """Begin the round that comes next, from the files, which need no memory."""
+        tensors = self.store.tensors
+        assert self.server is not None
+        self.server.remember(tensors.get(kept.state.digest), tensors.get(kept.memory))
         with self._changed:  # else one that comes just now is taken for one that is not needed
             self.store.tensors.retain(self._needed(kept))
         self.offer(self.store.tensors.path(kept.state.digest))
@@ -516,6 +530,9 @@ class Coordinator:
             return self._fail(f"round {kept.round + 1}: {reason}")
         with self._changed:
             updates, scores = dict(self._updates), dict(self._scores)
+        if guard and guard.budget:
+            epsilon = guard.epsilon(kept.round + 1)
+            self.store.spend(kept.round, epsilon, guard.budget.delta)
         if self._secure:
             try:
                 nodes = self._close_sums(kept, least)
@@ -536,14 +553,15 @@ class Coordinator:
             "seconds": time.monotonic() - self._opened,
         }
         if guard and guard.budget:
-            row["epsilon"] = guard.epsilon(kept.round + 1)
+            row["epsilon"] = epsilon
         return self._advance(kept, row)
 
     def _advance(self, kept: Kept, row: Row) -> Kept:
         """Keep the state after a round, and open the next."""
         server = self.server
         assert server is not None
-        state, memory = self.store.tensors.put(server.shared), self.store.tensors.put(server.memory)
+        state = self.store.tensors.put(server.shared)
+        memory = self.store.tensors.put(server.remembered())
         self.store.advance(kept.round, state, memory.digest, row)
         now = self.store.read()
         assert now is not None
@@ -720,14 +738,14 @@ class Coordinator:
         return kept
 
 
-def finite(value: float) -> float | None:
+def real(value: float) -> float | None:
     """What a site measured, or None where that is no number of float32."""
     return value if abs(value) <= _LARGEST else None
 
 
-def reader(store: Store, digest: bytes, name: str) -> Callable[[], torch.Tensor]:
-    def read() -> torch.Tensor:
+def reader(store: Store, digest: bytes, name: str) -> Read:
+    def read(at: slice) -> torch.Tensor:
         with safe_open(store.tensors.path(digest), "pt") as file:
-            return file.get_tensor(name)
+            return file.get_slice(name)[at]
 
     return read

@@ -21,7 +21,7 @@ from tacit.network.gossip import Peer, check
 from tacit.network.identity import write
 from tacit.network.messages import Refused
 from tacit.network.protocol import Holds, Model, Seek
-from tacit.network.tensors import HEADER, Tensors
+from tacit.network.tensors import HEADER, Tensors, finite
 from tacit.protection.budget import PrivacyBudget
 from tacit.training.plan import Ints
 
@@ -33,6 +33,8 @@ _PAUSE = 0.5
 _NOTES = "peer.json"
 # Seconds that neighbours have to be seen by a peer that was killed, and by one that stays.
 _RETURN, _GRACE = 10.0, 2.0
+# Seconds that a peer that was lost has to come back for the models of the last rounds.
+_FAREWELL = 30.0
 # Rounds whose models a peer keeps for those who are slower: on a graph that stays, a neighbour that
 # is here can be one round behind; on one that changes, more.
 _KEPT, _KEPT_CHANGING = 2, 16
@@ -141,6 +143,7 @@ class PeerRun:
         static = experiment.plan.static  # type: ignore[union-attr]  # a graph, by check
         self._kept = _KEPT if static else _KEPT_CHANGING
         self._lock = threading.Lock()
+        self._done = set[str]()
         found = self._read_notes()
         first = _RETURN if found else patience
         self._away = dict.fromkeys(self.names, time.monotonic() + first - grace)
@@ -169,6 +172,8 @@ class PeerRun:
                 f"{peer!r} runs tacit {request.software}, {self.name!r} {self.software}: install"
                 " the same version"
             )
+        if request.round >= self.rounds:
+            self._done.add(peer)
         notes = self.notes
         theirs = tuple(m for m in notes.sent if peer in self._names(self.peer.hearers(m.round)))
         return Holds(notes.round, theirs)
@@ -199,12 +204,16 @@ class PeerRun:
         return Ended("finished", reason)
 
     def stay(self) -> None:
-        """Serve on until all who are here are done, or nothing is new of them for too long."""
+        """Serve on until all are done who are here, or were not long ago.
+
+        Nor longer than nothing is new of them for too long.
+        """
         known, since = dict[str, int](), time.monotonic()
         while time.monotonic() - since < self.patience:
             others = self._seen(set(self.names) - {self.name})
             now = {name: holds.round for name in others if (holds := self._holds(name))}
-            if all(round >= self.rounds for round in now.values()):
+            self._done |= {name for name, round in now.items() if round >= self.rounds}
+            if self._done | self._gone(_FAREWELL) >= set(self.names) - {self.name}:
                 return
             if now != known:
                 known, since = now, time.monotonic()
@@ -249,7 +258,7 @@ class PeerRun:
         while True:
             for name in self._seen(set(names) - found.keys() - past.keys() - refused):
                 try:
-                    holds = self.ask(name, Seek(self.digest, self.software))
+                    holds = self.ask(name, self._seek())
                     theirs = {model.round: model.offer for model in holds.models}
                     if round in theirs:
                         found[name] = self._take(name, theirs[round])
@@ -263,7 +272,7 @@ class PeerRun:
                     refused.add(name)
                 except TacitError as error:
                     _log.info("%s", error)
-            waiting = set(names) - found.keys() - past.keys() - refused - self._gone()
+            waiting = set(names) - found.keys() - past.keys() - refused - self._gone(self.grace)
             late = time.monotonic() - since > self.patience
             if not waiting or late:
                 if found or not names:
@@ -289,7 +298,7 @@ class PeerRun:
         model = tensors.get("model")
         if model is None or len(tensors) > 1 or model.shape != (self.size,):
             raise MessageError(f"{name!r} sent another thing than one model of {self.size} numbers")
-        if model.dtype != torch.float32 or not model.isfinite().all():
+        if model.dtype != torch.float32 or not finite(model):
             raise MessageError(
                 f"{name!r} sent a model that is not float32, or holds NaN or infinity"
             )
@@ -311,9 +320,12 @@ class PeerRun:
         self.peer.own = {"models": own}
         self._note(holds.round, self.tensors.put(self.peer.own), self.notes.sent)
 
+    def _seek(self) -> Seek:
+        return Seek(self.digest, self.software, self.notes.round)
+
     def _holds(self, name: str) -> Holds | None:
         try:
-            return self.ask(name, Seek(self.digest, self.software))
+            return self.ask(name, self._seek())
         except TacitError as error:
             _log.info("%s", error)
             return None
@@ -326,10 +338,11 @@ class PeerRun:
         with self._lock:
             return sorted(set(names) - self._away.keys())
 
-    def _gone(self) -> set[str]:
+    def _gone(self, seconds: float) -> set[str]:
+        """Those that have not been here for so long."""
         now = time.monotonic()
         with self._lock:
-            return {name for name, since in self._away.items() if now - since > self.grace}
+            return {name for name, since in self._away.items() if now - since > seconds}
 
     def _offer(self, model: Model) -> None:
         to = self._names(self.peer.hearers(model.round))

@@ -302,6 +302,7 @@ def _every(seconds: float, call: Callable[[], object]) -> threading.Event:
 def _ended(run: SiteRun, done: Done, folder: Path) -> Taken:
     try:
         vector, scores = run.outcome(done) or (None, {})
+        run.site = None  # whose memory is needed now
     except (Unreachable, MessageError) as error:
         return Taken(done.outcome, f"{done.reason}; the model did not come ({error})", {}, None)
     if vector is None:

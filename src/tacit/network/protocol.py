@@ -224,10 +224,12 @@ class Seek(Message, frozen=True):
 
     Attributes:
         software: version of tacit at the asker; the other's must be the same.
+        round: that the asker carries out; the number of rounds once it is done.
     """
 
     experiment: Digest
     software: Annotated[str, msgspec.Meta(max_length=40)]
+    round: Round
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,7 +2,8 @@
 
 A site sees one node, itself, and its exchange keeps what is to be sent. The server sees the nodes
 whose updates have arrived, and its exchange aggregates those. Entries of the state that have a row
-for each node stay at the sites, a row each; all others are the server's, and open a round.
+for each node stay at the sites, a row each; all others are the server's, and those of them that
+nodes read open a round.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,17 +22,21 @@ from tacit.engine.exchange import StarExchange
 from tacit.engine.local import LocalTrain, Trainer
 from tacit.engine.protect import Protector
 from tacit.engine.secure_sum import Opened
-from tacit.errors import DivergenceError, InputError, MessageError
+from tacit.errors import DivergenceError, InputError
 from tacit.experiment import Experiment
+from tacit.network.tensors import PIECE, finite
 from tacit.protection import AdaptiveClip, RandomisedResponse, SecureAggregation
 from tacit.topology import Star
 from tacit.training.evaluation import Evaluator
-from tacit.training.lowering import choose, least_batch
+from tacit.training.lowering import Engine, choose
 from tacit.training.plan import Ints, Plan
 from tacit.training.private import Private
 
-# Reads one node's vector, (d,) float32: its step from what the server had.
-Read = Callable[[], Tensor]
+# Reads a part of one node's vector, (d,) float32: its step from what the server had.
+Read = Callable[[slice], Tensor]
+_LARGE = 2**22
+# Before the names of what the server alone reads, beside those that a rule chose for its memory.
+_ALONE = "server:"
 
 
 def check(experiment: Experiment) -> None:
@@ -76,9 +81,15 @@ def check(experiment: Experiment) -> None:
 
 def own_entries(experiment: Experiment) -> frozenset[str]:
     """The names of the state's entries that have a row for each node."""
-    start, layout = experiment.start(), experiment.layout
-    one, two = (experiment.algorithm.init(start, n, layout) for n in (1, 2))
-    return frozenset(name for name in one if one[name].shape != two[name].shape)
+    one, two = (shapes(experiment, nodes) for nodes in (1, 2))
+    return frozenset(name for name in one if one[name] != two[name])
+
+
+def shapes(experiment: Experiment, nodes: int) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Of the entries of the state, by name."""
+    layout = experiment.layout
+    state = experiment.algorithm.init(torch.zeros(1).expand(layout.size), nodes, layout)
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
 
 
 def weights(experiment: Experiment, nodes: Ints, round: int) -> list[Tensor]:
@@ -133,11 +144,13 @@ class Site:
         private = None
         if guard and guard.example:
             private = Private(guard.example.norm, guard.multiplier)
-        choice = choose("auto", template, layout, experiment.loss, data.train, private)
+        # Alone, and large, it trains no faster in a batch of one, which takes more memory.
+        engine: Engine = "sequential" if layout.size > _LARGE and not private else "auto"
+        choice = choose(engine, template, layout, experiment.loss, data.train, private)
         self.trainer = Trainer(
             data.train, data.names, layout, experiment.algorithm.local(experiment.training),
             choice.lowering, None, seed=experiment.seed, rounds=experiment.rounds,
-            least=least_batch(template), private=private, noise_seed=None,
+            least=experiment.least_batch, private=private, noise_seed=None,
         )  # fmt: skip
         mine = replace(
             data, names=(data.names[node],),
@@ -147,13 +160,17 @@ class Site:
         self.digest = bytes.fromhex(experiment.digest())
         first = experiment.algorithm.init(experiment.start(), 1, layout)
         self.own: State = {name: first[name] for name in own_entries(experiment)}
+        self._unread = {
+            name: torch.full((), torch.nan).expand(first[name].shape)
+            for name in experiment.algorithm.server_only()
+        }
 
     def take_part(self, round: int, shared: State) -> Part:
         """Train, keep this node's rows of the state, and give what leaves the site.
 
         Args:
             round: from 0.
-            shared: the server's entries of the state.
+            shared: the server's entries of the state that nodes read.
 
         Raises:
             DivergenceError: the loss, or what would be sent, is not finite.
@@ -161,8 +178,9 @@ class Site:
         experiment = self.experiment
         train = SiteTrain(LocalTrain(self.trainer, np.array([self.node]), round))
         sending = Sending()
-        state, _ = experiment.algorithm.round(shared | self.own, train, sending)
-        if not all(step.isfinite().all() for step in sending.steps):
+        state = shared | self._unread | self.own
+        state, _ = experiment.algorithm.round(state, train, sending)
+        if not all(finite(step) for step in sending.steps):
             raise DivergenceError(experiment.data.names[self.node], round + 1)
         self.own = {name: state[name] for name in self.own}
         return Part([self.guarded(step, round) for step in sending.steps], train.local.mean_loss())
@@ -234,8 +252,9 @@ class Sending:
         self.steps: list[Tensor] = []
 
     def __call__(self, own: Tensor, received: Updates | Tensor, weight: Tensor) -> Tensor:
-        vector = received if isinstance(received, Tensor) else received.matrix()
-        self.steps.append(vector[0] - own)
+        # Nobody else has the matrix that is made here.
+        mine = received.clone() if isinstance(received, Tensor) else received.matrix()
+        self.steps.append(mine[0].sub_(own))
         return own
 
 
@@ -244,6 +263,11 @@ class Server:
 
     Args:
         experiment: whose data are told, as for ``Site``.
+
+    Attributes:
+        shared: its entries of the state that nodes read.
+        alone: those that they do not.
+        memory: of the aggregation rule.
     """
 
     def __init__(self, experiment: Experiment) -> None:
@@ -253,8 +277,21 @@ class Server:
             experiment.start(), experiment.data.nodes, experiment.layout
         )
         own = own_entries(experiment)
+        alone = experiment.algorithm.server_only()
         self._rows = {name: first[name] for name in own}
-        self.shared: State = {name: tensor for name, tensor in first.items() if name not in own}
+        self.alone: State = {name: first[name] for name in alone}
+        self.shared: State = {n: t for n, t in first.items() if n not in own | alone}
+
+    def remembered(self) -> State:
+        """All that the next round takes beside ``shared``."""
+        return self.memory | {_ALONE + name: tensor for name, tensor in self.alone.items()}
+
+    def remember(self, shared: State, remembered: State) -> None:
+        """Go on from where another server was."""
+        self.shared = shared
+        self.alone = {name: remembered[_ALONE + name] for name in self.alone}
+        rule = {n: t for n, t in remembered.items() if not n.startswith(_ALONE)}
+        self.memory.update(rule)
 
     def close(self, round: int, nodes: Ints, arrived: Sequence[Sequence[Read]]) -> None:
         """Take a round's step with what has arrived.
@@ -293,8 +330,10 @@ class Server:
 
     def _step(self, round: int, nodes: Ints, exchange: ServerExchange) -> None:
         train = ServerTrain(self.experiment, nodes, round)
-        state, _ = self.experiment.algorithm.round(self.shared | self._rows, train, exchange)
+        state = self.shared | self.alone | self._rows
+        state, _ = self.experiment.algorithm.round(state, train, exchange)
         self.shared = {name: state[name] for name in self.shared}
+        self.alone = {name: state[name] for name in self.alone}
 
 
 class ServerTrain:
@@ -307,7 +346,7 @@ class ServerTrain:
         split, guard = experiment.data.train, experiment.guard
         self.rows: Ints = split.sizes[nodes]
         self.steps: Ints = Plan.of(
-            split, nodes, self.training, experiment.seed, round, least_batch(experiment.template),
+            split, nodes, self.training, experiment.seed, round, experiment.least_batch,
             poisson=bool(guard and guard.example),
         ).steps  # fmt: skip
 
@@ -365,23 +404,12 @@ class Arrived:
 
     def sum(self, weight: Tensor) -> Tensor:
         total = self.own * weight.sum()
-        for share, read in zip(weight.tolist(), self.steps, strict=True):
-            total.add_(read(), alpha=share)
+        for first in range(0, len(total), PIECE):
+            at = slice(first, min(first + PIECE, len(total)))
+            for share, read in zip(weight.tolist(), self.steps, strict=True):
+                total[at].add_(read(at), alpha=share)
         return total
 
     def matrix(self) -> Tensor:
-        return torch.stack([self.own + read() for read in self.steps])
-
-
-def read_step(raw: bytes | memoryview, size: int) -> Tensor:
-    """(size,) float32 of a message, little-endian.
-
-    Raises:
-        MessageError: another length, or a value that is not finite.
-    """
-    if len(raw) != 4 * size:
-        raise MessageError(f"an update of {len(raw)} bytes was sent; {4 * size} are expected")
-    step = torch.from_numpy(np.frombuffer(raw, "<f4").astype(np.float32))
-    if not step.isfinite().all():
-        raise MessageError("an update holds NaN or infinity")
-    return step
+        whole = slice(0, self.own.shape[-1])
+        return torch.stack([self.own + read(whole) for read in self.steps])

@@ -36,9 +36,9 @@ from tacit.network.protocol import (
     Stage,
     Train,
 )
-from tacit.network.rounds import Part, Site, own_entries
+from tacit.network.rounds import Part, Site, own_entries, shapes
 from tacit.network.sums import KeyOf, Parcels, SiteSum, Vector, directory, session_of
-from tacit.network.tensors import HEADER, Tensors
+from tacit.network.tensors import HEADER, Tensors, finite
 from tacit.network.transport import Unreachable
 from tacit.protection.budget import PrivacyBudget
 from tacit.protection.secagg.node import Signer
@@ -126,13 +126,15 @@ class SiteRun:
         self.ledger, self.signer, self.key_of = ledger, signer, key_of
         self.parcels = Parcels(self.tensors, offer)
         self.site: Site | None = None
-        first = experiment.algorithm.init(experiment.start(), 1, experiment.layout)
-        own = own_entries(experiment)
-        self._shapes = {n: (t.shape, t.dtype) for n, t in first.items() if n not in own}
-        self._most = HEADER + sum(t.nbytes for name, t in first.items() if name not in own)
+        unread = own_entries(experiment) | experiment.algorithm.server_only()
+        self._shapes = {n: s for n, s in shapes(experiment, 1).items() if n not in unread}
+        self._most = HEADER + sum(s.numel() * t.itemsize for s, t in self._shapes.values())
         self.notes = self._read_notes()
         self._measured: Measured | None = None
         self._sum: SiteSum | None = None
+        guard = experiment.guard
+        if self.notes and not (guard and guard.secure):  # it may have been half pulled
+            self.offer(self.tensors.path(self.notes.update.digest))
 
     def run(self) -> Done:
         """Take part until the coordinator says that the run is over."""
@@ -347,6 +349,8 @@ class SiteRun:
                 raise MessageError("the coordinator tells other row counts than this site has")
             experiment = self.experiment.replace(data=told(self.experiment.data, rows))
             self.site = Site(experiment, self.data, self.node)
+            for each in (self.experiment, experiment):
+                each.forget_template()
             if self.notes:
                 self.site.own = self.tensors.get(self.notes.own.digest)
         return self.site
@@ -363,7 +367,7 @@ class SiteRun:
             self.tensors.drop(offer.digest)
         if {name: (t.shape, t.dtype) for name, t in state.items()} != self._shapes:
             raise MessageError("the coordinator sent another state than the algorithm has")
-        if not all(tensor.isfinite().all() for tensor in state.values()):
+        if not all(finite(tensor) for tensor in state.values()):
             raise MessageError("the coordinator sent a model that holds NaN or infinity")
         return state
 

@@ -4,58 +4,25 @@ A fact is written after the bytes that it names are on the disk, and in one tran
 that goes with it, so that a process killed at any moment leaves the state before or after.
 """
 
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from tacit.network.blobs import Offer
+from tacit.network.schema import arrivals, metrics, privacy, runs, sites, updates, upgrade
 from tacit.network.tensors import Tensors, unwritable
 
-_facts = sa.MetaData()
-_runs = sa.Table(
-    "runs", _facts,
-    sa.Column("experiment", sa.String(64), primary_key=True),
-    sa.Column("round", sa.Integer, nullable=False),
-    sa.Column("state", sa.LargeBinary(32), nullable=False),
-    sa.Column("state_size", sa.BigInteger, nullable=False),
-    sa.Column("memory", sa.LargeBinary(32), nullable=False),
-    sa.Column("outcome", sa.String(16)),
-    sa.Column("reason", sa.Text),
-)  # fmt: skip
-_sites = sa.Table(
-    "sites", _facts,
-    sa.Column("experiment", sa.String(64), primary_key=True),
-    sa.Column("site", sa.String(63), primary_key=True),
-    sa.Column("rows", sa.BigInteger, nullable=False),
-)  # fmt: skip
-_updates = sa.Table(
-    "updates", _facts,
-    sa.Column("experiment", sa.String(64), primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("site", sa.String(63), primary_key=True),
-    sa.Column("digest", sa.LargeBinary(32), nullable=False),
-    sa.Column("loss", sa.Float),
-)  # fmt: skip
-_arrivals = sa.Table(
-    "arrivals", _facts,
-    sa.Column("experiment", sa.String(64), primary_key=True),
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("site", sa.String(63), nullable=False),
-    sa.Column("round", sa.Integer, nullable=False),
-    sa.Column("again", sa.Integer, nullable=False),
-    sa.Column("digest", sa.LargeBinary(32), nullable=False),
-    sa.Column("loss", sa.Float),
-    sa.UniqueConstraint("experiment", "site", "round", "again"),
-)  # fmt: skip
-_metrics = sa.Table(
-    "metrics", _facts,
-    sa.Column("experiment", sa.String(64), primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("row", sa.JSON, nullable=False),
-)  # fmt: skip
+
+@dataclass(eq=False)
+class _Batch:
+    """Updates that are written together: digest and loss by round and site."""
+
+    updates: dict[tuple[int, str], tuple[bytes, float | None]] = field(default_factory=dict)
+    error: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -97,14 +64,24 @@ class Store:
 
     Args:
         url: of the database, as SQLAlchemy has it; by default SQLite in the folder.
+
+    Raises:
+        InputError: a later version of tacit made the store.
+        CheckpointError: the disk is full, or the database is gone.
     """
 
     def __init__(self, folder: Path, experiment: str, url: str | None = None) -> None:
         self.experiment, self.tensors = experiment, Tensors(folder / "tensors")
+        self._lock, self._writing, self._batch = threading.Lock(), threading.Lock(), _Batch()
         self._engine = sa.create_engine(url or f"sqlite:///{folder / 'tacit.db'}")
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine, "connect", _durable)
-        _facts.create_all(self._engine)
+        try:
+            with self._disk():
+                upgrade(self._engine)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let go of the database."""
@@ -113,7 +90,7 @@ class Store:
     def read(self) -> Kept | None:
         """The run, if it has begun."""
         with self._transaction() as database:
-            row = database.execute(self._of(_runs)).one_or_none()
+            row = database.execute(self._of(runs)).one_or_none()
         if row is None:
             return None
         state = Offer(row.state, row.state_size)
@@ -122,9 +99,9 @@ class Store:
     def begin(self, state: Offer, memory: bytes) -> None:
         """The first fact of a run; without effect if it has begun."""
         with self._transaction() as database:
-            if database.execute(self._of(_runs)).one_or_none() is None:
+            if database.execute(self._of(runs)).one_or_none() is None:
                 database.execute(
-                    _runs.insert().values(
+                    runs.insert().values(
                         experiment=self.experiment,
                         round=0,
                         state=state.digest,
@@ -136,31 +113,55 @@ class Store:
     def join(self, site: str, rows: int) -> None:
         """What a site told of its data; what it told first stays."""
         with self._transaction() as database:
-            known = self._of(_sites).where(_sites.c.site == site)
+            known = self._of(sites).where(sites.c.site == site)
             if database.execute(known).one_or_none() is None:
                 database.execute(
-                    _sites.insert().values(experiment=self.experiment, site=site, rows=rows)
+                    sites.insert().values(experiment=self.experiment, site=site, rows=rows)
                 )
 
     def sites(self) -> dict[str, int]:
         """Rows of those who joined."""
         with self._transaction() as database:
-            return {row.site: row.rows for row in database.execute(self._of(_sites))}
+            return {row.site: row.rows for row in database.execute(self._of(sites))}
 
     def accept(self, round: int, site: str, digest: bytes, loss: float | None) -> None:
-        """An update whose bytes are here; a second one of the round is without effect."""
-        with self._transaction() as database:
-            here = self._of(_updates).where(_updates.c.round == round, _updates.c.site == site)
-            if database.execute(here).one_or_none() is None:
-                database.execute(
-                    _updates.insert().values(
-                        experiment=self.experiment, round=round, site=site, digest=digest, loss=loss
-                    )
-                )
+        """An update whose bytes are here; a second one of the round is without effect.
+
+        A disk writes many as fast as one: those that come while it writes wait, and go together.
+        """
+        with self._lock:
+            batch = self._batch
+            batch.updates.setdefault((round, site), (digest, loss))
+        with self._writing:
+            with self._lock:
+                first = batch is self._batch
+                if first:
+                    self._batch = _Batch()
+            if first:
+                try:
+                    self._write(batch)
+                except Exception as error:
+                    batch.error = error
+        if batch.error is not None:
+            raise batch.error
+
+    def _write(self, batch: "_Batch") -> None:
+        rows = [
+            {"experiment": self.experiment, "round": round, "site": site}
+            | {"digest": digest, "loss": loss}
+            for (round, site), (digest, loss) in batch.updates.items()
+        ]
+        try:
+            with self._transaction() as database:
+                database.execute(updates.insert(), rows)
+        except sa.exc.IntegrityError:  # one of them was here before
+            for row in rows:
+                with suppress(sa.exc.IntegrityError), self._transaction() as database:
+                    database.execute(updates.insert().values(row))
 
     def accepted(self, round: int) -> dict[str, tuple[bytes, float | None]]:
         """Digest and loss of each site's update in a round."""
-        wanted = self._of(_updates).where(_updates.c.round == round)
+        wanted = self._of(updates).where(updates.c.round == round)
         with self._transaction() as database:
             return {row.site: (row.digest, row.loss) for row in database.execute(wanted)}
 
@@ -168,44 +169,60 @@ class Store:
         """An update of an asynchronous run whose bytes are here, after so many others."""
         with self._transaction() as database:
             database.execute(
-                _arrivals.insert().values(
+                arrivals.insert().values(
                     experiment=self.experiment, number=number, **asdict(arrival)
                 )
             )
 
     def arrivals(self) -> list[Arrival]:
         """All updates of an asynchronous run, as they came."""
-        wanted = self._of(_arrivals).order_by(_arrivals.c.number)
+        wanted = self._of(arrivals).order_by(arrivals.c.number)
         with self._transaction() as database:
             return [
                 Arrival(row.site, row.round, row.again, row.digest, row.loss)
                 for row in database.execute(wanted)
             ]
 
+    def spend(self, round: int, epsilon: float, delta: float) -> None:
+        """Privacy is spent, all rounds to this one together; before what spends it is drawn."""
+        with self._transaction() as database:
+            if database.execute(self._of(privacy).where(privacy.c.round == round)).first() is None:
+                database.execute(
+                    privacy.insert().values(
+                        experiment=self.experiment, round=round, epsilon=epsilon, delta=delta
+                    )
+                )
+
+    def spent(self) -> list[tuple[float, float]]:
+        """Epsilon and delta after each round that has begun to be closed."""
+        wanted = self._of(privacy).order_by(privacy.c.round)
+        with self._transaction() as database:
+            return [(row.epsilon, row.delta) for row in database.execute(wanted)]
+
     def advance(self, round: int, state: Offer, memory: bytes, row: Mapping[str, object]) -> None:
         """A round is closed: the state after it, and what is worth reporting."""
         with self._transaction() as database:
             database.execute(
-                _runs.update()
-                .where(_runs.c.experiment == self.experiment, _runs.c.round == round)
+                runs.update()
+                .where(runs.c.experiment == self.experiment, runs.c.round == round)
                 .values(round=round + 1, state=state.digest, state_size=state.size, memory=memory)
             )
             database.execute(
-                _metrics.insert().values(experiment=self.experiment, round=round, row=dict(row))
+                metrics.insert().values(experiment=self.experiment, round=round, row=dict(row))
             )
 
     def describe(self, round: int, row: Mapping[str, object]) -> None:
         """What a closed round is reported with, now that more is known."""
         with self._transaction() as database:
             database.execute(
-                _metrics.update()
-                .where(_metrics.c.experiment == self.experiment, _metrics.c.round == round)
+                metrics.update()
+                .where(metrics.c.experiment == self.experiment, metrics.c.round == round)
                 .values(row=dict(row))
             )
 
     def metrics(self) -> list[dict[str, object]]:
         """One row per closed round."""
-        wanted = self._of(_metrics).order_by(_metrics.c.round)
+        wanted = self._of(metrics).order_by(metrics.c.round)
         with self._transaction() as database:
             return [row.row for row in database.execute(wanted)]
 
@@ -213,8 +230,8 @@ class Store:
         """How the run ended."""
         with self._transaction() as database:
             database.execute(
-                _runs.update()
-                .where(_runs.c.experiment == self.experiment)
+                runs.update()
+                .where(runs.c.experiment == self.experiment)
                 .values(outcome=outcome, reason=reason)
             )
 
@@ -225,9 +242,13 @@ class Store:
         Raises:
             CheckpointError: the disk is full, or the database is gone.
         """
+        with self._disk(), self._engine.begin() as database:
+            yield database
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
         try:
-            with self._engine.begin() as database:
-                yield database
+            yield
         except sa.exc.OperationalError as error:
             raise unwritable(self.tensors.folder.parent, error.orig or error) from error
 

@@ -1,12 +1,12 @@
 """Tensors as files that are named by their content, and whole whenever they are there."""
 
 import os
-from collections.abc import Collection, Mapping
+import threading
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from blake3 import blake3
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tacit.errors import CheckpointError, MessageError
@@ -14,6 +14,15 @@ from tacit.network.blobs import Offer
 
 # What safetensors may add to the numbers.
 HEADER = 8192
+
+
+# Numbers that are looked at, or added up, at a time: what is larger than memory lies on the disk.
+PIECE = 2**20
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether it holds neither NaN nor infinity; takes little memory."""
+    return all(bool(piece.isfinite().all()) for piece in tensor.reshape(-1).split(PIECE))
 
 
 def unwritable(folder: Path, error: Exception) -> CheckpointError:
@@ -28,7 +37,7 @@ class Tensors:
     """A folder of safetensors files, each called by its BLAKE3 digest."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self._lock = folder, threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, digest: bytes) -> Path:
@@ -37,7 +46,8 @@ class Tensors:
 
     def put(self, tensors: Mapping[str, Tensor]) -> Offer:
         """Tensors as a file, which is on the disk when this returns; as ``keep``."""
-        return self.keep(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        return self._keep(lambda path: save_file(whole, path))
 
     def keep(self, raw: bytes) -> Offer:
         """Bytes as a file, which is on the disk when this returns.
@@ -45,22 +55,27 @@ class Tensors:
         Raises:
             CheckpointError: the disk is full, or the folder cannot be written.
         """
-        offer = Offer(blake3(raw).digest(), len(raw))
-        path = self.path(offer.digest)
-        part = path.with_suffix(".part")
-        try:
-            with part.open("wb") as file:
-                file.write(raw)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise unwritable(self.folder, error) from error
+        return self._keep(lambda path: path.write_bytes(raw))
+
+    def _keep(self, write: Callable[[Path], object]) -> Offer:
+        part = self.folder / "new.part"
+        with self._lock:
+            try:
+                write(part)
+                offer = Offer.of(part)
+                if self.path(offer.digest).exists():
+                    part.unlink()
+                    return offer
+                with part.open("rb") as file:
+                    os.fsync(file.fileno())
+                part.replace(self.path(offer.digest))
+            except (OSError, SafetensorError) as error:
+                part.unlink(missing_ok=True)
+                raise unwritable(self.folder, error) from error
         return offer
 
     def get(self, digest: bytes) -> dict[str, Tensor]:
-        """The tensors of a file that is here.
+        """The tensors of a file that is here, which are read from the disk as they are used.
 
         Raises:
             MessageError: its bytes are no tensors.

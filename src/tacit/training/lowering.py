@@ -65,11 +65,13 @@ def choose(
     """
     if private:
         private.check(template)
-    batched = Batched(template, layout, loss)
-    random = batched.program.random or _draws(template, loss, split)
-    sequential = Sequential(template, layout, loss, random)
+    random = _draws(template, loss, split)
     if engine == "sequential":
+        random |= Batched(template, layout, loss).program.random
+        sequential = Sequential(template, layout, loss, random)
         return Choice("sequential", "it was asked for", sequential)
+    batched = Batched(template, layout, loss)
+    sequential = Sequential(template, layout, loss, batched.program.random or random)
     if engine == "auto" and not private:  # rows that are clipped would be taken one by one
         heavy = _heavy(batched, template)
         if heavy:

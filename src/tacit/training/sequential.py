@@ -1,6 +1,7 @@
 """One node after another, through the user's module and autograd, where batching does not help."""
 
 import contextlib
+import copy
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ class Sequential:
     def __init__(self, template: nn.Module, layout: Layout, loss: Loss, random: bool) -> None:
         self.layout, self.loss, self.random = layout, loss, random
         self.vector = layout.vector(template)
-        self.module = layout.module(template, self.vector)
+        self.module = copy.deepcopy(template)
         layout.bind(self.module, self.vector)
         tensors = dict(self.module.named_parameters())
         self.parameters = [tensors[e.name] for e in layout.entries if e.trained]

@@ -1,0 +1,144 @@
+"""``tacit verify`` and ``tacit ledger``: the signed record of a run, checked and read."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tacit.cli.output import Json, print_json
+from tacit.errors import InputError, MessageError
+
+Record = Annotated[Path, typer.Argument(metavar="RECORD", help="Folder of the record.")]
+Entry = Annotated[int, typer.Argument(metavar="ENTRY", help="Place of the entry, from 0.")]
+
+app = typer.Typer(no_args_is_help=True)
+
+
+def verify(
+    record: Record,
+    against: Annotated[
+        Path | None, typer.Option(help="Folder of another copy, such as another site's.")
+    ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="File that says whose signatures count; by default the record's own."),
+    ] = None,
+    seen: Annotated[
+        Path | None, typer.Option(help="File with a signed head that was kept from before.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check the record of a run, without trusting anyone who wrote it.
+
+    A line for each part of the audit, then a line for each thing that is not as it should be, with
+    the place of its entry. Exit code 1 if there is one.
+    """
+    from tacit.ledger.verify import verify as audit
+
+    kept = None
+    if seen is not None:
+        kept = seen.read_text()
+    found = audit(record, policy=policy, seen=kept, against=against)
+    if as_json:
+        print_json(
+            {
+                "holds": not found.findings,
+                "size": found.head.size if found.head else None,
+                "root": found.head.root.hex() if found.head else None,
+                "checks": dict(found.checks),
+                "findings": [
+                    {"check": f.check, "entry": f.entry, "what": f.what} for f in found.findings
+                ],
+            }
+        )
+    else:
+        width = max(len(name) for name, _ in found.checks)
+        for name, word in found.checks:
+            typer.echo(f"{name:{width}}  {word}")
+        for finding in found.findings:
+            typer.echo(f"FAIL  {finding.check}: {finding}")
+        if not found.findings:
+            typer.echo("The record holds.")
+    if found.findings:
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(record: Record, as_json: Json = False) -> None:
+    """List the entries of a record: what each says, and who has signed it."""
+    rows = list(_entries(record))
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        says = ", ".join(f"{key} {value}" for key, value in row["says"].items())
+        typer.echo(
+            f"{row['entry']:5}  {row['kind']:12}  {', '.join(row['signed by'])}: {says:.120}"
+        )
+
+
+@app.command()
+def export(
+    record: Record,
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="To make; a file for each entry.")],
+) -> None:
+    """Write the entries as DSSE envelopes, the policy and the signed head, for other tools.
+
+    What only the parties know, their keys and openings, is left out.
+    """
+    from tacit.ledger.recorder import LOG, POLICY
+
+    log = _log(record)
+    if out.exists():
+        raise InputError(f"FOLDER: {out} is there already; give a new one")
+    out.mkdir(parents=True)
+    for place, entry in enumerate(log):
+        (out / f"{place:06d}.dsse.json").write_bytes(entry)
+    (out / POLICY).write_text((record / POLICY).read_text())
+    (out / "head.txt").write_text(log.note() or "")
+    typer.echo(f"{len(log)} entries of {record / LOG} are in {out}.")
+
+
+@app.command()
+def proof(record: Record, entry: Entry) -> None:
+    """Print the proof that an entry is in the record, in the format tlog-proof."""
+    from tacit.ledger.proof import Proof
+
+    typer.echo(str(Proof.of(_log(record), entry)), nl=False)
+
+
+@app.command()
+def head(record: Record) -> None:
+    """Print the record's signed head; keep it for tacit verify --seen."""
+    typer.echo(_log(record).note() or "", nl=False)
+
+
+def _log(record: Path) -> Any:
+    from tacit.ledger.log import Log
+    from tacit.ledger.policy import Policy
+    from tacit.ledger.recorder import LOG, POLICY
+
+    if not (record / LOG).exists() or not (record / POLICY).exists():
+        raise InputError(f"RECORD: {record} has no {LOG} and {POLICY}")
+    policy = Policy.from_text((record / POLICY).read_text())
+    return Log(record / LOG, policy.logs[0].name)
+
+
+def _entries(record: Path) -> Iterator[dict[str, Any]]:
+    from tacit.ledger.statement import Envelope
+
+    for place, entry in enumerate(_log(record)):
+        try:
+            envelope = Envelope.from_bytes(entry)
+            said = envelope.statement
+        except MessageError as error:
+            yield {"entry": place, "kind": "unreadable", "signed by": [], "says": {"": str(error)}}
+            continue
+        yield {
+            "entry": place,
+            "kind": said.kind,
+            "signed by": sorted(envelope.signatures),
+            "subjects": {name: found.hex() for name, found in said.subjects.items()},
+            "says": dict(said.says),
+        }

@@ -1,0 +1,63 @@
+"""What a run in this process tells its record."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tacit.engine.exchange import GraphExchange, StarExchange
+from tacit.experiment import Experiment
+
+if TYPE_CHECKING:
+    from tacit.ledger.recorder import Recorder
+
+
+def recorder(experiment: Experiment, folder: Path) -> "Recorder":
+    """Who writes an experiment's record."""
+    from tacit.ledger.recorder import Recorder
+
+    parts = {
+        "algorithm": experiment.algorithm,
+        "aggregation": experiment.aggregation,
+        "topology": experiment.plan,
+        "protection": list(experiment.protection),
+    }
+    guards = [type(part).__name__ for part in experiment.protection]
+    return Recorder(
+        folder, bytes.fromhex(experiment.digest()), experiment.data.names,
+        experiment.data.train.sizes.tolist(), {name: repr(part) for name, part in parts.items()},
+        ", ".join(guards) or "none",
+    )  # fmt: skip
+
+
+def listen(recorder: "Recorder", exchange: StarExchange | GraphExchange | None) -> None:
+    """Have a round's exchange tell what the nodes send.
+
+    In a graph a liar is recorded with its own model, since it may send each neighbour another lie.
+    """
+
+    def heard(node: int, sent: NDArray[np.generic]) -> None:
+        recorder.heard(node, sent.tobytes())
+
+    if exchange is not None:
+        exchange.listener = heard
+        if exchange.protector is not None:
+            exchange.protector.listener = heard
+
+
+def excluded(exchange: StarExchange | GraphExchange | None) -> dict[int, str]:
+    """Nodes whose part of a round no receiver counted, and why."""
+    if exchange is None:
+        return {}
+    out = dict[int, str]()
+    if isinstance(exchange, StarExchange) and exchange.masked and exchange.protector:
+        lost = np.setdiff1d(exchange.nodes, exchange.protector.counted)
+        out = dict.fromkeys(lost.tolist(), "not in the secure sum")
+    if exchange.verdict is not None:
+        verdict = exchange.verdict
+        counted = set(verdict.senders[verdict.accepted.numpy() > 0].tolist())
+        turned = sorted(set(verdict.senders.tolist()) - counted)
+        rule = type(exchange.aggregation).__name__
+        out |= dict.fromkeys(turned, f"turned away by {rule}")
+    return out

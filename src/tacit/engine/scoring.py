@@ -1,0 +1,222 @@
+"""What each node contributed to a run in this process, and what it gained by it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tacit.aggregation import Mean
+from tacit.algorithms import Alone
+from tacit.engine.exchange import GraphExchange, StarExchange
+from tacit.engine.local import LocalTrain
+from tacit.engine.run import Result, Row, Session, run
+from tacit.errors import InputError
+from tacit.experiment import Experiment
+from tacit.ledger.contribution import Contribution, Floats, Round, payouts, suited
+from tacit.protection import HomomorphicEncryption
+from tacit.topology import Hierarchical
+from tacit.training.plan import Ints
+
+# Rows times models of one forward pass.
+_BLOCK = 2**13
+# What a model that has overflowed is worth, where the utility is minus a loss.
+_WORST = -1e12
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A run, and what each node contributed to it.
+
+    Attributes:
+        result: of the run.
+        alone: of every node by itself.
+        method: that scored.
+        scores: (n,) summed over the rounds; where groups alone are seen, that of the node's group.
+        groups: (n,) each node's group, or None where nodes are scored one by one.
+    """
+
+    result: Result
+    alone: Result
+    method: Contribution
+    scores: Floats
+    groups: Ints | None
+
+    @property
+    def metric(self) -> str:
+        """By which gains are told."""
+        return "accuracy" if "accuracy" in self.result.nodes[0] else "loss"
+
+    def rows(self) -> list[Row]:
+        """One per node: score, share in percent of what was scored above zero, gain over alone."""
+        if self.groups is None:
+            percent = payouts(self.scores, 100)
+        else:
+            _, first, of = np.unique(self.groups, return_index=True, return_inverse=True)
+            percent = payouts(self.scores[first], 100)[of]
+        better = -1 if self.metric == "loss" else 1
+        found = []
+        for i, (together, alone) in enumerate(
+            zip(self.result.nodes, self.alone.nodes, strict=True)
+        ):
+            row: Row = {"node": together["node"], "rows": together["rows"]}
+            if self.groups is not None:
+                row["group"] = int(self.groups[i])
+            row |= {"score": float(self.scores[i]), "percent": int(percent[i])}
+            row |= {"alone": alone[self.metric], "together": together[self.metric]}
+            row["gain"] = better * (together[self.metric] - alone[self.metric])
+            found.append(row)
+        return found
+
+
+def contributions(
+    experiment: Experiment,
+    method: Contribution | None = None,
+    *,
+    on_round: Callable[[str, Row], None] = lambda *_: None,
+    record: Path | None = None,
+) -> Scored:
+    """Carry an experiment out, score what each node sent in every round, and train each alone.
+
+    Utility is the share of all test rows that a model has right; minus the loss, if it is no
+    classifier. Behind masks, groups are scored by their sums.
+
+    Args:
+        method: by default exact Shapley values up to 10 nodes or groups in a round, a sample of
+            them up to 20, and one gradient for more.
+        on_round: called with "together" or "alone", and the metrics of each round.
+        record: as in ``run``.
+
+    Raises:
+        InputError: a plan in which nobody sees what could be scored.
+    """
+    _require_scorable(experiment)
+    with _Scoring(experiment, method, record) as session:
+        for row in session.rounds():
+            on_round("together", row)
+        result = session.result()
+    by_oneself = experiment.replace(
+        algorithm=Alone(), topology=None, aggregation=Mean(), attack=None, protection=(),
+        compression=None,
+    )  # fmt: skip
+    alone = run(by_oneself, on_round=lambda row: on_round("alone", row))
+    return Scored(result, alone, session.method, session.scores, session.groups)
+
+
+def _require_scorable(experiment: Experiment) -> None:
+    guard, plan = experiment.guard, experiment.plan
+    if experiment.algorithm.exchanges != "server":
+        raise InputError(
+            f"algorithm: {experiment.algorithm!r} was given; contributions are scored under a"
+            " server, as with FedAvg()"
+        )
+    if guard and guard.noise and guard.noise.where == "central":
+        raise InputError(
+            "protection: noise by the server hides updates from whoever reads its results, and"
+            ' scores would tell of them without it; use where="local" or "distributed"'
+        )
+    if guard is None or guard.secure is None:
+        return
+    if isinstance(guard.secure, HomomorphicEncryption):
+        raise InputError("protection: nobody but the nodes reads a sum of HomomorphicEncryption")
+    if not isinstance(plan, Hierarchical):
+        raise InputError(
+            "protection: a secure sum of all nodes shows nobody's part; groups are scored with"
+            " Hierarchical(groups=...)"
+        )
+
+
+class _Scoring(Session):
+    """A run that scores what its server reads."""
+
+    def __init__(
+        self, experiment: Experiment, method: Contribution | None, record: Path | None
+    ) -> None:
+        super().__init__(experiment, "auto", None, record=record)
+        plan, n = experiment.plan, experiment.data.nodes
+        guard = experiment.guard
+        masked = guard is not None and guard.secure is not None
+        self.groups = plan.group_of(n) if masked and isinstance(plan, Hierarchical) else None
+        players = n if self.groups is None else int(self.groups.max()) + 1
+        cohort = getattr(plan, "cohort", None) or n
+        self.method = method or suited(min(cohort, players))
+        self.scores = np.zeros(n)
+
+    def _exchange(self, nodes: Ints, train: LocalTrain) -> StarExchange | GraphExchange | None:
+        """Listens to the first exchange of the round, which is about the model."""
+        exchange = super()._exchange(nodes, train)
+        assert isinstance(exchange, StarExchange)
+        self._heard: dict[int, Tensor] = {}
+        self._base = self.experiment.algorithm.model(self.state).clone()
+
+        def summed(group: Ints, mean: Tensor) -> None:
+            assert self.groups is not None
+            self._heard.setdefault(int(self.groups[group[0]]), mean.float().clone())
+
+        def heard(node: int, sent: NDArray[Any]) -> None:
+            self._heard.setdefault(node, torch.from_numpy(sent.copy()))
+
+        if self.groups is not None and exchange.protector is not None:
+            exchange.protector.on_sum = summed
+        else:
+            exchange.listener = heard
+        return exchange
+
+    def _round(self, round: int) -> Row:
+        row = super()._round(round)
+        if self._heard:
+            self._score(round)
+        return row
+
+    def _score(self, round: int) -> None:
+        players = sorted(self._heard)
+        sizes = self.trainer.split.sizes.astype(float)
+        if self.groups is not None:
+            sizes = np.bincount(self.groups, sizes)
+        steps = torch.stack([self._heard[player] for player in players])
+        finite = steps.isfinite().all(1, keepdim=True)
+        found = self.method.scores(
+            Round(
+                self._base, torch.where(finite, steps, 0), sizes[players], self._utility,
+                self._gradient, self.experiment.seed, round,
+            )
+        )  # fmt: skip
+        for player, score in zip(players, found, strict=True):
+            self.scores[player if self.groups is None else self.groups == player] += score
+
+    def _utility(self, models: Tensor) -> Floats:
+        """(m,) share of test rows that (m, d) models have right, or minus their loss."""
+        rows = len(self.evaluator.test.y)
+        parts = [self._worth(part) for part in models.split(max(1, _BLOCK // rows))]
+        return (torch.cat(parts) / rows).nan_to_num(nan=_WORST, neginf=_WORST).numpy()
+
+    def _worth(self, models: Tensor) -> Tensor:
+        """(m,) float64, summed over the test rows."""
+        test, right = self.evaluator.test, self.evaluator.task == "classification"
+        total = torch.zeros(len(models), dtype=torch.float64)
+        for x, y in zip(test.x.split(_BLOCK), test.y.split(_BLOCK), strict=True):
+            outputs = self.choice.lowering.predict(models, x.expand(len(models), *x.shape))
+            if right:
+                hits = (outputs.argmax(-1) == y) & ~outputs.isnan().any(-1)
+                total += hits.double().sum(1)
+            else:
+                each = [self.experiment.loss(output, y) * len(y) for output in outputs]
+                total -= torch.stack(each).double()
+        return total
+
+    def _gradient(self, model: Tensor) -> Tensor:
+        """(d,) of the loss on the test rows; buffers have none."""
+        layout, test = self.experiment.layout, self.evaluator.test
+        module = layout.module(self.experiment.template, model).eval()
+        for x, y in zip(test.x.split(_BLOCK), test.y.split(_BLOCK), strict=True):
+            (self.experiment.loss(module(x), y) * (len(y) / len(test.y))).backward()
+        named, found = dict(module.named_parameters()), torch.zeros(layout.size)
+        for entry in layout.entries:
+            gradient = named[entry.name].grad if entry.trained else None
+            if gradient is not None:
+                found[entry.slice] = gradient.flatten()
+        return found

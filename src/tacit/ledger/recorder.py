@@ -1,0 +1,240 @@
+"""The record of a run in one process: every party's keys are made for it, and kept beside it."""
+
+import hashlib
+import json
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tacit.errors import CheckpointError, InputError
+from tacit.ledger import records
+from tacit.ledger.keeper import Keeper
+from tacit.ledger.log import Log
+from tacit.ledger.note import COSIGNATURE, NOTE, Key
+from tacit.ledger.policy import Policy
+from tacit.ledger.statement import Envelope, Statement, canonical, signed
+from tacit.ledger.witness import Witness
+
+LOG, POLICY, KEYS, OPENINGS = "log.db", "policy.txt", "keys.json", "openings.db"
+KEEPER = "keeper"
+# Cosignatures of a head: enough for a quorum of traitors to be unlikely, few enough for its bytes.
+MOST_WITNESSES = 100
+
+
+class Recorder:
+    """Writes a run's record.
+
+    Args:
+        folder: of the record; one that is there goes on.
+        experiment: its digest.
+        nodes: names of the nodes, each a member; the first hundred are the witnesses.
+        rows: (n,) rows of each.
+        rules: of the experiment, in words.
+        claim: what protects an update, in words.
+
+    Raises:
+        InputError: a folder with another experiment's record.
+        CheckpointError: a folder that cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        experiment: bytes,
+        nodes: Sequence[str],
+        rows: Sequence[int],
+        rules: Mapping[str, str],
+        claim: str,
+    ) -> None:
+        self.folder, self.experiment, self.nodes, self.rows = folder, experiment, nodes, rows
+        self.claim = claim
+        self.origin = f"tacit/{experiment.hex()[:16]}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._seeds = self._keys()
+        except OSError as error:
+            raise CheckpointError(f"record: {folder} cannot be written ({error})") from None
+        self._members = {name: self._key("member", name) for name in (KEEPER, *nodes)}
+        log = Log(folder / LOG, self.origin)
+        self.keeper = self._keeper(log)
+        self._openings = sqlite3.connect(_private(folder / OPENINGS), isolation_level=None)
+        self._openings.execute(
+            "CREATE TABLE IF NOT EXISTS openings"
+            " (entry INTEGER PRIMARY KEY, site TEXT NOT NULL, nonce BLOB NOT NULL,"
+            " digest BLOB NOT NULL) STRICT"
+        )
+        if not len(log):
+            self._begin(rules)
+        self._models, self._view = self._recorded(log)
+        self._sent: dict[int, Any] = {}
+
+    def open(self, round: int, base: bytes) -> None:
+        """A round begins with a model.
+
+        A round that was cut off begins again. One that is recorded to its end is not recorded again
+        when a run resumes from the checkpoint before it; it must come to the same model.
+
+        Args:
+            round: from 0.
+            base: the model's bytes.
+
+        Raises:
+            InputError: the record does not hold the rounds before this one.
+        """
+        if round > len(self._models):
+            raise InputError(
+                f"record: {self.folder} holds {len(self._models)} rounds, and round {round + 1} is"
+                " to be recorded; give a new folder to a new run"
+            )
+        self._base, self._sent = hashlib.sha256(base).digest(), {}
+        if round == len(self._models):
+            log, view = self.keeper.log, self._view
+            opened = records.round_open(round, view, self.experiment, self._base, log.head())
+            self._append([(opened, KEEPER)])
+            self._view += 1
+
+    def heard(self, node: int, sent: bytes | memoryview) -> None:
+        """What a node sent in the round; again for each exchange."""
+        self._sent.setdefault(node, hashlib.sha256()).update(sent)
+
+    def close(self, round: int, excluded: Mapping[int, str], model: bytes) -> None:
+        """A round ends.
+
+        Args:
+            excluded: nodes that were left out, and why.
+            model: the new one's bytes.
+
+        Raises:
+            InputError: the record holds this round with another model.
+        """
+        found = hashlib.sha256(model).digest()
+        if round < len(self._models):
+            if self._models[round] != found:
+                raise InputError(f"record: {self.folder} holds another model of round {round + 1}")
+            return
+        statements, openings = [], []
+        for node in sorted(self._sent):
+            site, nonce = self.nodes[node], secrets.token_bytes(records.NONCE)
+            digest = self._sent[node].digest()
+            committed = records.commitment(self._public(site), round, nonce, digest)
+            statements.append(
+                (records.contribution(
+                    round, site, self._base, committed, self.rows[node], self.claim
+                ), site)
+            )  # fmt: skip
+            openings.append((site, nonce, digest))
+        first = self._append(statements) if statements else len(self.keeper.log)
+        places = {node: first + i for i, node in enumerate(sorted(self._sent))}
+        self._keep(openings, first)
+        included = [place for node, place in places.items() if node not in excluded]
+        why = {places[node]: reason for node, reason in excluded.items() if node in places}
+        self._append([(records.aggregate(round, found, included, why), KEEPER)])
+        self._models.append(found)
+        self._view = 0
+
+    def evaluated(self, metrics: Mapping[str, Any], told: str) -> None:
+        """The model after the last round was measured.
+
+        Args:
+            metrics: numbers by name.
+            told: which of them the record tells, a share, to the percent.
+        """
+        round = len(self._models) - 1
+        nonce = secrets.token_bytes(records.NONCE)
+        text = canonical({name: str(value) for name, value in metrics.items()})
+        digest = hashlib.sha256(text).digest()
+        committed = records.commitment(self._public(KEEPER), round, nonce, digest)
+        percent = _percent(metrics[told])
+        statement = records.evaluation(round, self._models[-1], committed, told, percent)
+        first = self._append([(statement, KEEPER)])
+        self._keep([(KEEPER, nonce, digest)], first)
+
+    def finish(self) -> None:
+        """Close the record's files."""
+        self.keeper.log.close()
+        self._openings.close()
+
+    def _append(self, statements: Iterable[tuple[Statement, str]]) -> int:
+        return self.keeper.append([signed(s, {by: self._members[by]}) for s, by in statements])
+
+    def _begin(self, rules: Mapping[str, str]) -> None:
+        policy = str(self.keeper.policy)
+        (self.folder / POLICY).write_text(policy)
+        told = hashlib.sha256(policy.encode()).digest()
+        first = records.genesis(self.experiment, told, KEEPER, self._public(KEEPER), rules)
+        entries = [signed(first, {KEEPER: self._members[KEEPER]})]
+        for start in range(0, len(self.nodes), records.MOST_FOUNDERS):
+            added = self.nodes[start : start + records.MOST_FOUNDERS]
+            statement = records.membership(self.experiment, {n: self._public(n) for n in added})
+            entries.append(signed(statement, {name: self._members[name] for name in added}))
+        self.keeper.append(entries)
+
+    def _keeper(self, log: Log) -> Keeper:
+        private = self._key("log", self.origin)
+        key = Key.of(self.origin, private, NOTE)
+        witnesses, keys = dict[str, Witness](), []
+        for name in self.nodes[:MOST_WITNESSES]:
+            own = self._key("witness", name)
+            mine = Key.of(_named(name), own, COSIGNATURE)
+            witnesses[mine.name] = Witness(Path(":memory:"), mine, own, [key])
+            keys.append(mine)
+        return Keeper(log, key, private, Policy.of(key, keys), witnesses)
+
+    def _recorded(self, log: Log) -> tuple[list[bytes], int]:
+        """Models of the rounds that the record holds, and how often the next one was begun."""
+        models, begun = list[bytes](), 0
+        for place, entry in enumerate(log):
+            statement = Envelope.from_bytes(entry).statement
+            if not place and statement.subjects.get("experiment") != self.experiment:
+                raise InputError(f"record: {self.folder} holds another experiment's record")
+            begun += statement.kind == "round-open"
+            if statement.kind == "aggregate":
+                models.append(statement.subjects["model"])
+                begun = 0
+        return models, begun
+
+    def _keep(self, openings: Sequence[tuple[str, bytes, bytes]], first: int) -> None:
+        rows = [(first + i, *opening) for i, opening in enumerate(openings)]
+        self._openings.executemany("INSERT OR REPLACE INTO openings VALUES (?, ?, ?, ?)", rows)
+
+    def _keys(self) -> dict[str, str]:
+        path = self.folder / KEYS
+        if path.exists():
+            return dict(json.loads(path.read_text()))
+        wanted = [("log", self.origin)]
+        wanted += [("member", name) for name in (KEEPER, *self.nodes)]
+        wanted += [("witness", name) for name in self.nodes[:MOST_WITNESSES]]
+        seeds = {f"{use} {name}": secrets.token_hex(32) for use, name in wanted}
+        _private(path).write_text(json.dumps(seeds))
+        return seeds
+
+    def _key(self, use: str, name: str) -> Ed25519PrivateKey:
+        try:
+            seed = bytes.fromhex(self._seeds[f"{use} {name}"])
+        except KeyError:
+            raise InputError(f"record: {self.folder} holds another experiment's record") from None
+        return Ed25519PrivateKey.from_private_bytes(seed)
+
+    def _public(self, name: str) -> bytes:
+        return self._members[name].public_key().public_bytes_raw()
+
+
+def _percent(share: float) -> int:
+    """A share in percent; -1 where it is no number."""
+    return round(100 * share) if share == share else -1
+
+
+def _named(node: str) -> str:
+    """A key's name for a node's, which may have spaces."""
+    return "".join("-" if c.isspace() or c in "+\x7f" else c for c in node)[:60]
+
+
+def _private(path: Path) -> Path:
+    """A file that only its owner may read."""
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    return path

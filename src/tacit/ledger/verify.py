@@ -1,0 +1,332 @@
+"""The audit of a record by somebody who trusts nobody who wrote it.
+
+In this order: whose signatures count, the head's signatures, what the auditor saw before, the tree,
+every entry's signatures by the members of its time, the rounds, the openings, and another site's
+copy. An entry is judged by what stands before it alone, as it was when it was written.
+"""
+
+import hashlib
+import hmac
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tacit.errors import InputError, MessageError, TacitError
+from tacit.ledger import merkle, records
+from tacit.ledger.log import Log
+from tacit.ledger.note import Checkpoint, split
+from tacit.ledger.policy import Policy, quorum
+from tacit.ledger.recorder import LOG, OPENINGS, POLICY
+from tacit.ledger.statement import Envelope, Statement
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be.
+
+    Attributes:
+        check: which part of the audit.
+        entry: its place in the record; None where it is about no single one.
+        what: in one sentence.
+    """
+
+    check: str
+    entry: int | None
+    what: str
+
+    def __str__(self) -> str:
+        return self.what if self.entry is None else f"entry {self.entry}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        head: of the record; None where no signed one is there.
+        checks: what was looked at, with a word on each.
+        findings: empty where the record holds.
+    """
+
+    head: Checkpoint | None
+    checks: tuple[tuple[str, str], ...]
+    findings: tuple[Finding, ...]
+
+
+@dataclass
+class _Record:
+    """A record as it is read."""
+
+    log: Log
+    note: str
+    policy: Policy
+    entries: list[bytes]
+    statements: dict[int, Statement] = field(default_factory=dict)
+    signers: dict[int, list[str]] = field(default_factory=dict)
+    keys: dict[int, dict[str, bytes]] = field(default_factory=dict)
+
+
+Check = tuple[str, Callable[[_Record], Iterator[Finding | str]]]
+
+
+def verify(
+    folder: Path,
+    *,
+    policy: Path | None = None,
+    seen: str | None = None,
+    against: Path | None = None,
+) -> Audit:
+    """Audit a record.
+
+    Args:
+        folder: of the record.
+        policy: file of the auditor's own; None: the one that lies with the record, which shows
+            that it fits together, and not whose it is.
+        seen: a signed head of the same log that the auditor kept from before.
+        against: folder of another copy, such as another site's.
+
+    Raises:
+        InputError: a folder without a record, or a policy that is none.
+    """
+    record = _read(folder, policy)
+    checks: list[Check] = [("signatures of the head", _signed), ("tree", _tree)]
+    if seen is not None:
+        checks.append(("earlier head", lambda record: _extends(record, seen)))
+    checks += [("entries", _entries), ("rounds", _rounds)]
+    if (folder / OPENINGS).exists():
+        checks.append(("openings", lambda record: _openings(record, folder / OPENINGS)))
+    if against is not None:
+        checks.append(("other copy", lambda record: _same(record, _read(against, None))))
+    told, findings = list[tuple[str, str]](), list[Finding]()
+    own = "the auditor's own" if policy else "the record's own, whoever wrote it"
+    told.append(("policy", own))
+    for name, check in checks:
+        found = list(check(record))
+        wrong = [each for each in found if isinstance(each, Finding)]
+        words = [each for each in found if isinstance(each, str)]
+        findings += [Finding(name, each.entry, each.what) for each in wrong]
+        told.append((name, f"{len(wrong)} findings" if wrong else "; ".join(words) or "good"))
+    record.log.close()
+    try:
+        head = Checkpoint.from_text(split(record.note)[0])
+    except MessageError:
+        head = None
+    return Audit(head, tuple(told), tuple(findings))
+
+
+def _read(folder: Path, policy: Path | None) -> _Record:
+    path = policy or folder / POLICY
+    try:
+        trusted = Policy.from_text(path.read_text())
+    except OSError as error:
+        raise InputError(f"policy: {path} cannot be read ({error.strerror})") from None
+    if not (folder / LOG).exists():
+        raise InputError(f"record: {folder} has no {LOG}")
+    log = Log(folder / LOG, trusted.logs[0].name if trusted.logs else "")
+    return _Record(log, log.note() or "", trusted, list(log))
+
+
+def _signed(record: _Record) -> Iterator[Finding | str]:
+    """The head's signature, and enough cosignatures."""
+    try:
+        head = record.policy.check(record.note)
+    except MessageError as error:
+        yield Finding("", None, str(error))
+        return
+    if head.size > len(record.entries):
+        missing = head.size - len(record.entries)
+        yield Finding("", None, f"the last {missing} of {head.size} entries are missing")
+    for place in range(head.size, len(record.entries)):
+        yield Finding("", place, "it stands under no signed head")
+    yield f"{head.size} entries"
+
+
+def _tree(record: _Record) -> Iterator[Finding | str]:
+    """The root of the entries as they are; where it is another one, which entries are not its."""
+    try:
+        head = Checkpoint.from_text(split(record.note)[0])
+    except MessageError:
+        return
+    leaves = [merkle.leaf_hash(entry) for entry in record.entries[: head.size]]
+    if len(leaves) < head.size:
+        return
+    if hmac.compare_digest(merkle.Growing(leaves).root, head.root):
+        yield f"root {head.root.hex()[:16]}"
+        return
+    named = False
+    try:
+        for place, leaf in enumerate(leaves):
+            path = record.log.inclusion(place, head.size)
+            if not merkle.included(leaf, place, head.size, path, head.root):
+                named = True
+                yield Finding("", place, "it is not what the signed head stands for")
+    except TacitError:
+        named = False
+    if not named:
+        yield Finding("", None, "the entries are not those that the signed head stands for")
+
+
+def _extends(record: _Record, seen: str) -> Iterator[Finding | str]:
+    """The head that the auditor saw before is a beginning of this record."""
+    try:
+        before = record.policy.check(seen)
+    except MessageError as error:
+        yield Finding("", None, f"the earlier head: {error}")
+        return
+    leaves = [merkle.leaf_hash(entry) for entry in record.entries[: before.size]]
+    if len(leaves) < before.size:
+        yield Finding("", None, f"it was rolled back: {before.size} entries were there before")
+    elif not hmac.compare_digest(merkle.Growing(leaves).root, before.root):
+        yield Finding("", None, f"its first {before.size} entries were rewritten since")
+    else:
+        yield f"extends the one of {before.size} entries"
+
+
+def _entries(record: _Record) -> Iterator[Finding | str]:
+    """Every entry is signed by who may, of those who were members then."""
+    members: dict[str, bytes] = {}
+    keeper, opened = "", False
+    for place, entry in enumerate(record.entries):
+        try:
+            envelope = Envelope.from_bytes(entry)
+            statement = envelope.statement
+            records.require_shape(statement)
+            if not place or statement.kind == "genesis":
+                if place or statement.kind != "genesis":
+                    raise MessageError("a record begins with its genesis, and has one")
+                members = records.keys(statement.says["members"])
+                keeper = statement.says["keeper"]
+                _require_policy(record, statement)
+                known = dict(members)
+            elif statement.kind == "membership":
+                known = members | records.keys(statement.says["add"])
+            else:
+                known = members
+            by = envelope.signers(known)
+            _require_signers(statement, by, keeper, members, opened)
+        except MessageError as error:
+            yield Finding("", place, str(error))
+            continue
+        record.keys[place] = dict(known)
+        record.statements[place], record.signers[place] = statement, by
+        opened = opened or statement.kind == "round-open"
+        gone = statement.says["remove"] if statement.kind == "membership" else ()
+        members = {name: key for name, key in known.items() if name not in gone}
+    yield f"{len(record.entries)} signed by {len(members)} members"
+
+
+def _require_policy(record: _Record, genesis: Statement) -> None:
+    told = hashlib.sha256(str(record.policy).encode()).digest()
+    if not hmac.compare_digest(genesis.subjects["policy"], told):
+        raise MessageError("it was begun under another policy than the auditor's")
+
+
+def _require_signers(
+    statement: Statement, by: list[str], keeper: str, members: Mapping[str, bytes], opened: bool
+) -> None:
+    """Raise MessageError where not those have signed who must."""
+    match statement.kind:
+        case "genesis" | "round-open" | "aggregate" | "evaluation":
+            needed = {keeper}
+        case "contribution":
+            needed = {statement.says["site"]}
+        case "membership":
+            needed = set(statement.says["add"])
+            least = quorum(len(members))
+            if opened and len(members.keys() & set(by)) < least:
+                raise MessageError(f"it takes {least} of {len(members)} members to change them")
+        case _:
+            raise AssertionError(f"{statement.kind} has a shape and no signer")
+    if missing := needed - set(by):
+        raise MessageError(f"{', '.join(sorted(missing))} has not signed it")
+
+
+def _rounds(record: _Record) -> Iterator[Finding | str]:
+    """Rounds follow each other, begin with the last one's model, and account for every part."""
+    done, view, model = 0, 0, b""
+    tree = merkle.Growing()
+    base: bytes | None = None
+    parts: dict[int, str] = {}
+    for place, entry in enumerate(record.entries):
+        root = tree.root
+        tree.add(merkle.leaf_hash(entry))
+        if (statement := record.statements.get(place)) is None:
+            continue
+        says, subjects = statement.says, statement.subjects
+        match statement.kind:
+            case "round-open":
+                if says["round"] != done or says["view"] != view:
+                    yield Finding("", place, f"it opens another round than {done}, or again")
+                if model and subjects["base"] != model:
+                    yield Finding("", place, "it does not begin with the model of the round before")
+                if says["head"] != {"size": place, "root": root.hex()}:
+                    yield Finding("", place, "it does not name the record as it was before it")
+                base, parts, view = subjects["base"], {}, view + 1
+            case "contribution" if base is None:
+                yield Finding("", place, "no round is open")
+            case "contribution":
+                site = says["site"]
+                if says["round"] != done:
+                    yield Finding("", place, f"{site} contributes to another round than {done}")
+                elif subjects["base"] != base:
+                    yield Finding("", place, f"{site} had another model than the round began with")
+                elif site in parts.values():
+                    yield Finding("", place, f"{site} contributes twice to round {done}")
+                parts[place] = site
+            case "aggregate" if base is None:
+                yield Finding("", place, "no round is open")
+            case "aggregate":
+                yield from _accounted(place, says, parts, done)
+                done, view, base, model = done + 1, 0, None, subjects["model"]
+            case "evaluation" if subjects["model"] != model or says["round"] != done - 1:
+                yield Finding("", place, "it measures another model than the last")
+    yield f"{done} rounds"
+
+
+def _accounted(
+    place: int, says: Mapping[str, Any], parts: Mapping[int, str], round: int
+) -> Iterator[Finding]:
+    """Included and excluded are all who contributed, and nobody else."""
+    included = says["included"]
+    excluded = [each["entry"] for each in says["excluded"]]
+    if says["round"] != round:
+        yield Finding("", place, f"it closes another round than {round}")
+    for other in sorted({*included, *excluded} - parts.keys()):
+        yield Finding("", place, f"it counts entry {other}, which is no contribution of this round")
+    for left in sorted(parts.keys() - {*included, *excluded}):
+        yield Finding("", place, f"it leaves out the contribution of {parts[left]} in entry {left}")
+    if len(included) + len(excluded) > len({*included, *excluded}):
+        yield Finding("", place, "it counts a contribution twice")
+
+
+def _openings(record: _Record, path: Path) -> Iterator[Finding | str]:
+    """What was opened is what was committed to."""
+    with sqlite3.connect(path) as db:
+        rows = db.execute("SELECT entry, site, nonce, digest FROM openings ORDER BY entry")
+        opened = 0
+        for place, site, nonce, digest in rows:
+            statement = record.statements.get(place)
+            committed = statement.subjects.get("commitment") if statement else None
+            if statement is None or committed is None or site not in record.keys[place]:
+                yield Finding("", place, "it is opened, and no such commitment stands there")
+                continue
+            key, round = record.keys[place][site], statement.says["round"]
+            if committed != records.commitment(key, round, nonce, digest):
+                yield Finding("", place, f"{site} committed to something else than it opened")
+            opened += 1
+    yield f"{opened} commitments opened"
+
+
+def _same(record: _Record, other: _Record) -> Iterator[Finding | str]:
+    """Another copy says the same, as far as both go."""
+    both = min(len(record.entries), len(other.entries))
+    other.log.close()
+    if record.policy != other.policy:
+        yield Finding("", None, "the other copy has another policy, or is another record's")
+    for place in range(both):
+        if record.entries[place] != other.entries[place]:
+            yield Finding("", place, "the other copy has another entry here: the record was forked")
+            return
+    yield f"the same {both} entries"

@@ -1,0 +1,131 @@
+"""Scores of runs: who is worth something, who is not, and what masks leave to be seen."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+from typer.testing import CliRunner
+
+import tacit
+from tacit.attacks import FreeRider, SignFlip
+from tacit.cli import app
+from tacit.engine.scoring import contributions
+from tacit.errors import InputError
+from tacit.ledger.contribution import CGSV, FirstOrder, Shapley
+
+
+def experiment(nodes: int = 5, **changes: Any) -> tacit.Experiment:
+    settings: dict[str, Any] = {
+        "data": tacit.data.load("breast-cancer", nodes=nodes),
+        "model": lambda: nn.Linear(30, 2),
+        "loss": nn.functional.cross_entropy,
+        "training": tacit.SGD(lr=0.1, batch_size=16),
+        "rounds": 3,
+    }
+    return tacit.Experiment(**(settings | changes))
+
+
+def test_scores_add_up_to_what_the_run_has_gained() -> None:
+    plan = experiment()
+    found = contributions(plan)
+    assert isinstance(found.method, Shapley)
+    # Efficiency: in every round the scores sum to U(after) - U(before), which telescopes.
+    start = tacit.run(plan.replace(training=tacit.SGD(lr=1e-30, batch_size=16), rounds=1))
+    gained = found.result.metrics[-1]["accuracy"] - start.metrics[-1]["accuracy"]
+    assert found.scores.sum() == pytest.approx(gained, abs=1e-6)
+    plain = tacit.run(plan)
+    for one, other in zip(found.result.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [Shapley(), FirstOrder(), CGSV()])
+def test_liars_and_free_riders_score_below_the_honest(method: Any) -> None:
+    honest = contributions(experiment(), method).scores
+    for attack in (SignFlip(nodes=0.2), FreeRider(nodes=0.2)):
+        plan = experiment(attack=attack)
+        (liar,) = plan.malicious
+        found = contributions(plan, method).scores
+        assert found[liar] < np.delete(found, liar).min()
+        assert found[liar] < honest[liar]
+
+
+def test_duplicated_rows_share_what_one_copy_was_worth() -> None:
+    plan = experiment(4)
+    parts = list(plan.data.train.parts())
+    parts[1] = parts[0]
+    twice = replace(plan.data, train=tacit.data.federation.Split.pack(parts))
+    found = contributions(plan.replace(data=twice)).rows()
+    # The same rows in another order of batches: nearly the same update, and the same worth.
+    assert found[0]["score"] == pytest.approx(found[1]["score"], abs=0.02)
+
+
+def test_behind_masks_groups_are_scored() -> None:
+    masks = [tacit.SecureAggregation(threshold=3)]
+    plan = experiment(9, topology=tacit.Hierarchical(groups=3), protection=masks)
+    found = contributions(plan)
+    assert found.groups is not None
+    for group in range(3):
+        assert len(set(found.scores[found.groups == group])) == 1
+    rows = found.rows()
+    assert sum({row["group"]: row["percent"] for row in rows}.values()) == 100
+    assert sum({row["group"]: row["score"] for row in rows}.values()) == pytest.approx(
+        found.result.metrics[-1]["accuracy"]
+        - tacit.run(
+            plan.replace(training=tacit.SGD(lr=1e-30, batch_size=16), rounds=1)
+        ).metrics[-1]["accuracy"],
+        abs=0.02,  # masks round
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"algorithm": tacit.Gossip()}, "under a server"),
+        ({"protection": [tacit.SecureAggregation(threshold=3)]}, "Hierarchical"),
+        (
+            {
+                "protection": [
+                    tacit.Clip(1.0),
+                    tacit.GaussianNoise(multiplier=1.0, delta=1e-5, where="central"),
+                ]
+            },
+            "noise by the server",
+        ),
+    ],
+)
+def test_where_nobody_sees_what_could_be_scored(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        contributions(experiment(**changes))
+
+
+def test_a_regression_is_scored_by_its_loss() -> None:
+    plan = experiment(
+        data=tacit.data.load("diabetes", nodes=3), model=lambda: nn.Linear(10, 1),
+        loss=nn.functional.mse_loss,
+    )  # fmt: skip
+    found = contributions(plan)
+    assert found.metric == "loss"
+    assert all(row["gain"] == row["alone"] - row["together"] for row in found.rows())
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("experiment.py").write_text(
+        "import tacit, torch.nn as nn\n"
+        "experiment = tacit.Experiment(\n"
+        '    data=tacit.data.load("breast-cancer", nodes=3), model=lambda: nn.Linear(30, 2),\n'
+        "    loss=nn.functional.cross_entropy, training=tacit.SGD(lr=0.1), rounds=2)\n"
+    )
+    done = CliRunner().invoke(app, ["contributions", "experiment.py"])
+    assert done.exit_code == 0, done.output
+    assert " ".join(done.stdout.split()).endswith(Shapley.weakness)
+    assert "gain" in done.stdout
+    words = ["contributions", "experiment.py", "--method", "cgsv", "--json"]
+    found = json.loads(CliRunner().invoke(app, words).stdout)
+    assert found["method"] == "CGSV"
+    assert len(found["nodes"]) == 3
