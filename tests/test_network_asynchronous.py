@@ -24,6 +24,7 @@ from tacit.network.asynchronous import AsyncCoordinator, AsyncSiteRun
 from tacit.network.blobs import Offer
 from tacit.network.protocol import Ask, Deliver, Done, Join, Taken, Train, Wait
 from tacit.network.store import Store
+from tacit.network.transport import Unreachable
 from test_network_rounds import alone, experiment
 from test_network_run import Bench
 
@@ -81,9 +82,16 @@ class AsyncBench(Bench):
 
     def site(self, name, before=None, **options):
         threaded = super().site(name)
+
+        def pull(offer, path):
+            try:
+                threaded.pull(offer, path)
+            except FileNotFoundError:  # of a model that nobody is given any more
+                raise Unreachable("withdrawn") from None
+
         run = Slowly(
             self.public, alone(self.plan.data, threaded.node), name, threaded.folder,
-            threaded.ask, threaded.pull, threaded.offer, threaded.wake, **options,
+            threaded.ask, pull, threaded.offer, threaded.wake, **options,
         )  # fmt: skip
         if before:
             run.before = before

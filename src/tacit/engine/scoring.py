@@ -117,8 +117,8 @@ def _require_scorable(experiment: Experiment) -> None:
         )
     if experiment.arrivals is not None:
         raise InputError(
-            f"algorithm: {experiment.algorithm!r} was given; contributions are scored in rounds that"
-            " nodes share, as with FedAvg()"
+            f"algorithm: {experiment.algorithm!r} was given; contributions are scored in rounds"
+            " that nodes share, as with FedAvg()"
         )
     if guard and guard.noise and guard.noise.where == "central":
         raise InputError(
