@@ -41,7 +41,7 @@ if __name__ == "__main__":
     experiment, name = load(Path(file)), Identity.load(Path(home)).name
     taken = gossip(
         experiment, fill(experiment.data, {name: table}), Path(home), Path(folder),
-        listen=[listen], connect=[connect] if connect else [], patience=120, grace=float(grace),
-        on_round=told,
+        listen=[listen] if listen else [], connect=[connect] if connect else [], patience=120,
+        grace=float(grace), on_round=told,
     )  # fmt: skip
     print(taken.outcome, taken.reason, flush=True)

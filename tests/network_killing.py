@@ -11,15 +11,14 @@ import json
 import logging
 import os
 import random
-import secrets
 import shutil
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
 from functools import wraps
 from importlib import import_module
 from itertools import count
@@ -35,8 +34,8 @@ from torch import Tensor, nn
 
 import tacit
 from network_links import Links, enter
-from network_parties import joined, until
-from tacit.network import peer, processes
+from network_parties import free_port, joined, until
+from tacit.network import authority, certificates, identity, joining, peer, processes
 from tacit.network.authority import Authority
 from tacit.network.blobs import TOPIC, Blobs, Offer
 from tacit.network.configuration import CHUNK, host
@@ -105,9 +104,9 @@ class Cast:
 
 
 def _server_set_up(folder: Path, at: Addresses) -> None:
-    authority = Authority.init("hearts", folder / "keys" / "coordinator", [at["coordinator"]])
+    hearts = Authority.init("hearts", folder / "keys" / "coordinator", [at["coordinator"]])
     for site in SITES:
-        joined(authority, folder / "keys" / site, site)
+        joined(hearts, folder / "keys" / site, site)
 
 
 def _server_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
@@ -137,9 +136,9 @@ def _server_kept(folder: Path) -> dict[str, Any]:
 
 def _peers_set_up(folder: Path, at: Addresses) -> None:
     keys = folder / "keys"
-    authority = Authority.init("hearts", keys / "coordinator", ["127.0.0.1:1"])
+    hearts = Authority.init("hearts", keys / "coordinator", ["127.0.0.1:1"])
     for name in PEERS:
-        joined(authority, keys / name, name, (host(at[name]),))
+        joined(hearts, keys / name, name, (host(at[name]),))
     for name in PEERS:
         shutil.copy(keys / "coordinator" / MEMBERS, keys / name / MEMBERS)
 
@@ -194,8 +193,25 @@ CASTS = {
 }
 
 
+def _jump(seconds: float) -> None:
+    """From now on this process's clock is wrong; zenoh's own stays right."""
+    now, real = time.time, datetime
+
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, zone: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return real.now(zone) + timedelta(seconds=seconds)
+
+    time.time = lambda: now() + seconds
+    for module in (authority, certificates, identity, joining):
+        module.datetime = Wrong  # type: ignore[attr-defined]
+
+
 def _arm(kill: dict[str, Any], folder: Path) -> None:
-    """Make this process die of SIGKILL before or after the n-th call of a function, once."""
+    """Make this process die of SIGKILL before or after the n-th call of a function, once.
+
+    Or its clock jump.
+    """
     where, name = kill["point"].split(":")
     holder = import_module(f"tacit.network.{where}")
     *outer, last = name.split(".")
@@ -209,7 +225,10 @@ def _arm(kill: dict[str, Any], folder: Path) -> None:
                 os.close(os.open(folder / "killed", os.O_CREAT | os.O_EXCL))
             except FileExistsError:
                 return
-            os.kill(os.getpid(), signal.SIGKILL)
+            if "jump" in kill:
+                _jump(kill["jump"])
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     @wraps(function)
     def deadly(*args: Any, **kwargs: Any) -> Any:
@@ -253,21 +272,12 @@ def _fork(role: str, case: dict[str, Any], folder: Path, at: Addresses, links: L
             os._exit(1)
 
 
-def _port() -> int:
-    """A free port below those of outgoing connections, which would take it between two lives."""
-    while True:
-        port = secrets.randbelow(12000) + 20000
-        with socket.socket() as free, suppress(OSError):
-            free.bind(("127.0.0.1", port))
-            return port
-
-
 def play(case: dict[str, Any]) -> dict[str, Any]:
     """A whole case: whoever is killed is started again. How it ended for all."""
     folder, cast = Path(case["folder"]), CASTS[case["cast"]]
     links = Links(**case["links"]) if "links" in case else None
     hosts = [f"10.9.0.{i}" if links else "127.0.0.1" for i, _ in enumerate(cast.roles, 1)]
-    at = {role: f"{where}:{_port()}" for role, where in zip(cast.roles, hosts, strict=True)}
+    at = {role: f"{where}:{free_port()}" for role, where in zip(cast.roles, hosts, strict=True)}
     cast.set_up(folder, at)
     began, killed = time.monotonic(), 0
     for role in cast.roles:

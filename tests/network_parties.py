@@ -1,8 +1,10 @@
 """Federations for tests, on free ports of the loopback interface."""
 
+import secrets
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -22,6 +24,7 @@ from tacit.network.identity import (
     sign_key,
     write,
 )
+from tacit.network.members import Role
 from tacit.network.messages import Message
 from tacit.network.transport import Endpoint, Unreachable
 
@@ -42,9 +45,11 @@ def application(folder: Path, token: Token) -> tuple[Application, bytes]:
     return asked.proven(token.nonce, own.sign), certificates.key_bytes(key)
 
 
-def joined(authority: Authority, folder: Path, name: str, hosts: tuple[str, ...] = ()) -> Identity:
+def joined(
+    authority: Authority, folder: Path, name: str, hosts: tuple[str, ...] = (), role: Role = "site"
+) -> Identity:
     """A member that joined by hand, without a network."""
-    asked, key = application(folder, authority.invite(name, hosts))
+    asked, key = application(folder, authority.invite(name, hosts, role))
     return admitted(authority, folder, name, key, authority.admit(asked))
 
 
@@ -74,6 +79,15 @@ def listening(identity: Identity, host: str = "127.0.0.1", **settings: object) -
         endpoint.address = address  # type: ignore[attr-defined]
         return endpoint
     raise AssertionError("no free port")
+
+
+def free_port() -> int:
+    """For who listens later: below the ports of outgoing connections, which would take it."""
+    while True:
+        port = secrets.randbelow(12_000) + 20_000
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:

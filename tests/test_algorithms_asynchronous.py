@@ -235,6 +235,7 @@ REFUSED = [
     ({"protection": CENTRAL}, "a node may come into one sum several times"),
     ({"topology": tacit.Star(cohort=2)}, "nobody is drawn for a round"),
     ({"topology": tacit.Hierarchical(groups=2)}, "nobody is drawn for a round"),
+    ({"topology": tacit.Swarm()}, "or leads it"),
     ({"topology": tacit.Ring()}, "needs a server"),
     ({"aggregation": tacit.Median()}, "does not weigh updates by their staleness"),
     ({"compression": tacit.TopK(0.1)}, "counts rounds that all nodes share"),

@@ -256,7 +256,7 @@ def test_debug_shows_the_traceback_at_either_place(file: Path) -> None:
 
 def test_errors_of_the_real_command(file: Path) -> None:
     process = start("run", "none.py")
-    assert process.communicate() == ("", "tacit: none.py: there is no such file\n")
+    assert process.communicate() == ("", "tacit: none.py: there is no such file [TACIT-101]\n")
     assert process.returncode == 2
 
 

@@ -7,7 +7,6 @@ Killing is leaving an object behind and making a new one from the same folder.
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from tacit.errors import CheckpointError, InputError, MessageError
 from tacit.network.asynchronous import AsyncCoordinator, AsyncSiteRun
 from tacit.network.blobs import Offer
 from tacit.network.protocol import Ask, Deliver, Done, Join, Taken, Train, Wait
+from tacit.network.software import software
 from tacit.network.store import Store
 from tacit.network.transport import Unreachable
 from test_network_rounds import alone, experiment
@@ -236,7 +236,7 @@ class Running:
 
 
 def join(bench, name, rows=18):
-    return bench.ask(name, Join(bench.public.digest(), version("tacit"), rows))
+    return bench.ask(name, Join(bench.public.digest(), software(), rows))
 
 
 def order(bench, name):

@@ -2,10 +2,8 @@
 
 import json
 import logging
-import random
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ from typer.testing import CliRunner
 
 import tacit
 from network_gossip import EXPERIMENT
-from network_parties import joined, until
+from network_parties import free_port, joined, until
 from tacit.cli import app
 from tacit.cli.source import load
 from tacit.data import fill
@@ -34,15 +32,7 @@ BOUND = 300.0  # seconds; a loaded machine may need them
 
 
 def address() -> str:
-    """A free port, outside of those that the system gives to outgoing connections."""
-    while True:
-        with socket.socket() as free:
-            port = random.SystemRandom().randrange(18_000, 32_000)
-            try:
-                free.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return f"127.0.0.1:{port}"
+    return f"127.0.0.1:{free_port()}"
 
 
 class Peers:

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ from tacit.network.protocol import (
     Train,
     Wait,
 )
+from tacit.network.software import software
 from tacit.network.transport import Unreachable
 from test_network_rounds import experiment
 from test_network_run import Bench
@@ -63,16 +63,16 @@ BODY = st.binary(max_size=200) | OFFER
 class Rogue(Bench):
     """One site lies; what it offers is what a test says."""
 
-    def __init__(self, folder: Path, **options: Any) -> None:
+    def __init__(self, folder: Path, plan: Any = None, **options: Any) -> None:
         self.served: Any = MessageError("nothing is there")
-        super().__init__(experiment(), folder, grace=0.05, **options)
+        super().__init__(plan or experiment(), folder, grace=0.05, **options)
         self.name, *self.honest = reversed(self.plan.data.names)
         self.digest = self.coordinator.digest
         self.running = ThreadPoolExecutor(1)
         self.end = self.running.submit(self.coordinator.run)
         rows = self.plan.data.train.sizes
         for name, count in zip(self.plan.data.names, rows, strict=True):
-            self.ask(name, Join(self.digest, version("tacit"), int(count)))
+            self.ask(name, Join(self.digest, software(), int(count)))
         until(lambda: self.coordinator._kept is not None, 60)
 
     def pull(self, site: str, offer: Offer, path: Path) -> None:
@@ -99,20 +99,24 @@ class Rogue(Bench):
                 site.result(timeout=120)
         return kept
 
+    def stop(self) -> None:
+        """Nothing of it is left running."""
+        self.coordinator._break(CheckpointError("the test is over"))
+        self.coordinator.stop()
+        self.running.shutdown(wait=True)
+
 
 @pytest.fixture
 def rogue(tmp_path: Path) -> Iterator[Rogue]:
     made = Rogue(tmp_path, patience=60)
     yield made
-    made.coordinator._break(CheckpointError("the test is over"))
-    made.coordinator.stop()
-    made.running.shutdown(wait=True)
+    made.stop()
 
 
 def requests(digest: str) -> st.SearchStrategy[Any]:
     ours = st.just(digest) | st.just("0" * 64)
     return st.one_of(
-        st.builds(Join, ours, st.sampled_from([version("tacit"), "0.0", ""]), COUNT),
+        st.builds(Join, ours, st.sampled_from([software(), "0.0", ""]), COUNT),
         st.builds(Ask, ours),
         st.builds(Leave, ours),
         st.builds(Deliver, ours, ROUND, OFFER, NUMBER),
@@ -262,7 +266,7 @@ def test_row_counts_that_cannot_be_are_refused(rows: int, tmp_path: Path) -> Non
     bench = Bench(experiment(), tmp_path)
     name = bench.plan.data.names[0]
     with pytest.raises(MessageError, match=name):
-        bench.ask(name, Join(bench.coordinator.digest, version("tacit"), rows))
+        bench.ask(name, Join(bench.coordinator.digest, software(), rows))
 
 
 def test_another_version_or_experiment_is_refused_in_a_sentence(rogue: Rogue) -> None:
@@ -271,7 +275,7 @@ def test_another_version_or_experiment_is_refused_in_a_sentence(rogue: Rogue) ->
     with pytest.raises(MessageError, match="the same file and settings"):
         rogue.ask(rogue.name, Ask("0" * 64))
     with pytest.raises(MessageError, match="the data that it joined with"):
-        rogue.ask(rogue.name, Join(rogue.digest, version("tacit"), 5))
+        rogue.ask(rogue.name, Join(rogue.digest, software(), 5))
 
 
 def test_a_full_disk_ends_the_coordinator_and_not_the_run(rogue: Rogue) -> None:

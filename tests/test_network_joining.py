@@ -48,7 +48,7 @@ def test_a_site_joins_by_its_token_and_speaks(hall: Hall, tmp_path: Path) -> Non
     zurich = joining.join(token, tmp_path / "zurich")
     assert (zurich.name, zurich.federation) == ("zurich", "hearts")
     with Endpoint(zurich, connect=zurich.connect) as endpoint:
-        assert endpoint.ask("coordinator", Ping(1), Pong, timeout=10) == Pong(2)
+        assert endpoint.ask("coordinator", Ping(1), Pong, timeout=60) == Pong(2)
     with pytest.raises(MessageError, match="the token was used already; ask for another"):
         joining.join(token, tmp_path / "thief")
     assert not (tmp_path / "thief" / "tls.pem").exists()
@@ -128,7 +128,7 @@ def test_certificates_expire_unless_they_are_renewed(
         assert not joining.renew(renews)
         assert renews.identity.certificate != geneva.certificate
         until(lambda: hall.coordinator.alive() == {"geneva"}, seconds=120)
-        assert renews.ask("coordinator", Ping(1), Pong, timeout=10) == Pong(2)
+        assert renews.ask("coordinator", Ping(1), Pong, timeout=60) == Pong(2)
         with pytest.raises(Unreachable):
             forgets.ask("coordinator", Ping(1), Pong, timeout=1)
         assert ("basel", False) in changes

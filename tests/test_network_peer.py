@@ -323,6 +323,26 @@ def test_alone_a_peer_fails_with_the_reason(tmp_path):
     assert ended.reason.startswith("round 1: nothing was heard for 0.2 seconds of any of")
 
 
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"digest": "0" * 64}, "give both the same file"),
+        ({"software": "0.0.1"}, "the same version"),
+    ],
+    ids=["code", "version"],
+)
+def test_a_peer_whom_all_refuse_fails_with_their_reason(changed, reason, tmp_path):
+    crowd = Crowd(plan_of(), tmp_path)
+    for name in crowd.plan.data.names:
+        crowd.join(crowd.peer(name))
+    other = crowd.peers[crowd.plan.data.names[0]]
+    for name, value in changed.items():
+        setattr(other, name, value)
+    ended = other.run()
+    assert ended.outcome == "failed"
+    assert reason in ended.reason
+
+
 ROGUES = {
     "long": {"model": torch.zeros(45)},
     "nan": {"model": torch.full((44,), torch.nan)},
@@ -378,7 +398,6 @@ REFUSED = {
         {"protection": [tacit.SecureAggregation()], "topology": tacit.Complete()},
         "not carry out so far; use Clip",
     ),
-    "labels": ({"protection": [tacit.RandomisedResponse(1.0)]}, "not carry out so far; use Clip"),
 }
 
 

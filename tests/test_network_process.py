@@ -40,7 +40,7 @@ COORDINATOR = {
     "an update is offered": ("coordinator:Coordinator._deliver", "before", 1),
     "an update is being pulled": ("blobs:Blobs._fill", "before", 1),
     "an update is pulled": ("blobs:Blobs.pull", "after", 1),
-    "an update is examined": ("coordinator:Coordinator._examine", "after", 1),
+    "an update is examined": ("wire:Wire.examine", "after", 1),
     "an update is accepted and nobody told": ("store:Store.accept", "after", 1),
     "the last update is examined": ("store:Store.accept", "before", 2),
     "the last update is accepted": ("store:Store.accept", "after", 2),
@@ -208,6 +208,28 @@ def test_a_killed_peer_changes_nothing(
     for name, wanted in zip(network_killing.PEERS, models, strict=True):
         assert told[name]["reason"] == "all 2 rounds are done"
         assert told[name]["model"] == pytest.approx(wanted, abs=1e-5)
+
+
+JUMPS = {
+    "coordinator": ("store:Store.accept", "after", 1),
+    "north": ("rounds:Site.take_part", "after", 1),
+}
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+@pytest.mark.parametrize(("role", "at"), JUMPS.items(), ids=JUMPS)
+def test_a_clock_that_jumps_changes_nothing(
+    role: str,
+    at: tuple[str, str, int],
+    hours: int,
+    play: Callable[[Case], Case],
+    model: list[float],
+    tmp_path: Path,
+) -> None:
+    told = play(case("server", role, at, tmp_path) | {"jump": 3600 * hours})
+    all_finished(told, "server", killed=0)
+    assert (tmp_path / "killed").exists()  # it did jump
+    assert told["model"] == pytest.approx(model, abs=1e-6)
 
 
 # Links that are slow, lossy or cut

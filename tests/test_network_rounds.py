@@ -69,7 +69,11 @@ def in_parts(plan, lost=lambda round: ()):
         sent = {int(node): sites[int(node)].take_part(round, shared).steps for node in nodes}
         nodes = np.array([node for node in nodes if node not in lost(round)])
         exchanges = len(plan.algorithm.sends(plan.layout))
-        arrived = [[sent[int(n)][e].__getitem__ for n in nodes] for e in range(exchanges)]
+        wire = server.wire
+        arrived = [
+            [wire.unpack(sent[int(n)][e], int(n), round).__getitem__ for n in nodes]
+            for e in range(exchanges)
+        ]
         server.close(round, nodes, arrived)
     return server, sites
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -14,7 +13,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import tacit
-from network_parties import joined, until
+from network_parties import free_port, joined, until
+from tacit.compression import RandomK
 from tacit.data.sites import told
 from tacit.errors import InputError
 from tacit.network import processes
@@ -30,12 +30,6 @@ MASKS = [tacit.SecureAggregation()]
 CLIPPED = [HALF, *MASKS]
 # Of five sites four must be left: two thirds, rounded up.
 NOISED = [HALF, tacit.GaussianNoise(**NOISE, where="distributed"), *MASKS]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def public(name):
@@ -328,9 +322,10 @@ def test_a_site_helps_to_open_one_sum_of_an_update(tmp_path):
     ("part", "instead"),
     [
         ([tacit.SecretSharing()], "SecureAggregation()"),
-        ([tacit.SecureAggregation(), tacit.VerifiableSum()], "leave it out"),
+        ([tacit.HomomorphicEncryption()], "SecureAggregation()"),
+        ([tacit.Clip(1.0), tacit.SecureAggregation(), tacit.NormProof()], "leave it out"),
     ],
-    ids=["sharing", "verified"],
+    ids=["sharing", "one key", "proved"],
 )
 def test_other_secure_sums_are_refused(part, instead):
     plan = experiment(protection=part)
@@ -338,11 +333,19 @@ def test_other_secure_sums_are_refused(part, instead):
         check(plan)
 
 
-def test_the_same_over_sockets(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"protection": CLIPPED},
+        {"protection": [*CLIPPED, tacit.VerifiableSum()], "compression": RandomK(0.8)},
+    ],
+    ids=["masks", "checked and compressed"],
+)
+def test_the_same_over_sockets(changes, tmp_path, monkeypatch):
     """With vectors that do not fit into a message."""
     monkeypatch.setattr(processes, "SiteRun", Threaded)
     plan = experiment(
-        protection=CLIPPED, rounds=2,
+        **changes, rounds=2,
         model=lambda: nn.Sequential(nn.Linear(4, 2500), nn.ReLU(), nn.Linear(2500, 2)),
     )  # fmt: skip
     public = plan.replace(data=told_nothing(plan.data))

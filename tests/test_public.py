@@ -15,7 +15,7 @@ HomomorphicEncryption Hypercube InputError Krum LEARN LaplaceNoise MDA MeaMed Me
 MissingDataError MoNNA MultiKrum NNA NNM NormBound NormProof Pairwise Pooled PowerSGD PushSum QSGD
 RandomK RandomRegular RandomisedResponse Result Ring SGD SMEA Scaffold SecretSharing
 SecureAggregation ServerAdagrad ServerAdam ServerMomentum ServerYogi SignCompression SignMajority
-SkellamNoise SketchGuard SmallWorld Star StaticClipping StepBound StepDecay TacitError
+SkellamNoise SketchGuard SmallWorld Star StaticClipping StepBound StepDecay Swarm TacitError
 ThresholdEncryption TimeVarying TopK Torus TrimmedMean UBAR VerifiableSum WFAgg arena attacks audit
 data models next_token run
 """

@@ -106,6 +106,7 @@ from tacit.topology import (
     Ring,
     SmallWorld,
     Star,
+    Swarm,
     TimeVarying,
     Torus,
 )
@@ -211,6 +212,7 @@ __all__ = [
     "StaticClipping",
     "StepBound",
     "StepDecay",
+    "Swarm",
     "TacitError",
     "ThresholdEncryption",
     "TimeVarying",

@@ -35,7 +35,7 @@ from tacit.protection import (
     SecureAggregation,
     SecureSum,
 )
-from tacit.topology import Complete, Graph, Hierarchical, Star
+from tacit.topology import Complete, Graph, Hierarchical, Star, Swarm
 from tacit.training.losses import Loss
 from tacit.training.private import Private
 
@@ -99,10 +99,11 @@ def check_pace(e: "Experiment") -> None:
         return
     name, plan, rule = type(e.algorithm).__name__, e.plan, e.aggregation
     e.arrivals  # noqa: B018 (refuses more concurrency than there are nodes)
-    if not isinstance(plan, Star) or plan.cohort is not None:
+    if not isinstance(plan, Star) or isinstance(plan, Swarm) or plan.cohort is not None:
         raise InputError(
-            f"topology: {plan!r} was given, but with {name} nobody is drawn for a round: who"
-            " delivers follows from concurrency and speed; use Star(), and algorithm.concurrency"
+            f"topology: {plan!r} was given, but with {name} nobody is drawn for a round, or leads"
+            " it: who delivers follows from concurrency and speed; use Star(), and"
+            " algorithm.concurrency"
         )
     if not rule.streams and e.algorithm.staleness != "constant":
         raise InputError(
@@ -267,6 +268,25 @@ def _summable(e: "Experiment", groups: int) -> bool:
     group = Hierarchical(groups).group_of(e.data.nodes)
     full = e.data.train.sizes > 0
     return bool(np.bincount(group[full], minlength=groups).min() >= 3)
+
+
+def check_swarm(e: "Experiment") -> None:
+    """What takes one party that is the same in every round, and no node."""
+    guard = e.guard
+    if not isinstance(e.plan, Swarm) or guard is None:
+        return
+    if guard.secure and not isinstance(guard.secure, SecureAggregation):
+        raise InputError(
+            f"protection: {guard.secure!r} was given, which needs a server that is no node; in a"
+            " swarm use SecureAggregation(), or Star() as the topology"
+        )
+    if guard.noise and guard.noise.where == "central":
+        name = type(guard.noise).__name__
+        raise InputError(
+            f"protection: {guard.noise!r} was given, which trusts a server with what nodes send"
+            " before it adds the noise, and in a swarm every node leads in its turn; use"
+            f' {name}(where="local"), or Star() as the topology'
+        )
 
 
 def check_compression(e: "Experiment") -> None:

@@ -17,11 +17,18 @@ import math
 
 
 class TacitError(Exception):
-    """Base of every error that Tacit raises on purpose."""
+    """Base of every error that Tacit raises on purpose.
+
+    ``code`` never changes; docs/errors/ has a page for each.
+    """
+
+    code = "TACIT-100"
 
 
 class InputError(TacitError, ValueError):
     """A field, file or name that cannot be used."""
+
+    code = "TACIT-101"
 
 
 class ContractError(InputError):
@@ -29,6 +36,8 @@ class ContractError(InputError):
 
     ``differences`` holds one sentence per node and column.
     """
+
+    code = "TACIT-102"
 
     def __init__(self, differences: list[str]) -> None:
         self.differences = differences
@@ -39,17 +48,25 @@ class ContractError(InputError):
 class MissingDataError(TacitError):
     """A data set that is neither bundled, nor cached, nor reachable."""
 
+    code = "TACIT-103"
+
 
 class CheckpointError(TacitError):
     """A checkpoint that cannot be written, read, or belongs to another experiment."""
+
+    code = "TACIT-104"
 
 
 class MessageError(TacitError):
     """Received bytes that are no message, or a request that their receiver refuses."""
 
+    code = "TACIT-105"
+
 
 class DivergenceError(TacitError):
     """A local loss that is no longer finite."""
+
+    code = "TACIT-106"
 
     def __init__(self, node: str, round: int) -> None:
         self.node, self.round = node, round

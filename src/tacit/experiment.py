@@ -30,6 +30,7 @@ from tacit.checks import (
     check_fit,
     check_pace,
     check_protection,
+    check_swarm,
 )
 from tacit.compression import Compressor
 from tacit.data import Contract, Federation, check
@@ -354,6 +355,7 @@ class Experiment:
         check_aggregation(self)
         check_attacks(self)
         check_protection(self)
+        check_swarm(self)
         check_compression(self)
         self.algorithm.check(self.layout, self.training)
         check_fit(self.template, self.loss, self.data)

@@ -15,10 +15,10 @@ from tacit.attacks.view import Knowledge
 from tacit.compression.choco import consensus_step
 from tacit.data import Federation
 from tacit.experiment import Experiment
-from tacit.parties import carried, form, guarantee, parties
+from tacit.parties import carried, form, guarantee, parties, receiver_of
 from tacit.protection import HomomorphicEncryption, SecretSharing
 from tacit.protection.guard import Guard
-from tacit.topology import Graph, Hierarchical, Neighbours, Star
+from tacit.topology import Graph, Hierarchical, Neighbours, Star, Swarm
 
 _NEIGHBOUR = "each neighbour"
 _FLOAT_BYTES = 4  # numbers travel as float32
@@ -232,7 +232,7 @@ def _uploads(experiment: Experiment, receiver: str, when: str, count: int) -> li
         return rows
     size = compression.upload_bytes(experiment.layout)
     numbers, total = _numbers(experiment.layout.size), count * size / _rounds(experiment)
-    known = "the copy that all neighbours have" if receiver == _NEIGHBOUR else "the server's"
+    known = "the copy that all neighbours have" if receiver == _NEIGHBOUR else f"{receiver}'s"
     what = f"its model's difference to {known} ({numbers}), compressed by {compression}"
     return [replace(row, what=what, message_bytes=size, round_bytes=total) for row in rows]
 
@@ -281,30 +281,33 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
         due = "it is its turn" if plan.sampling == "cyclic" else "it is drawn"
         when = f"each time that {due} ({about}{plan.cohort:,} of {n:,} nodes a round)"
     if isinstance(plan, Star):
-        rows = _protected(experiment, _uploads(experiment, "the server", when, count))
+        server, down, often = receiver_of(experiment), given, when
+        if experiment.arrivals:
+            often = "each time that it is to train"
+        if isinstance(plan, Swarm):  # a leader sends nothing to itself, and all get its model
+            down, often = rounds * (n - 1), "every round"
+            count -= rounds if plan.cohort is None else 0
+        rows = _protected(experiment, _uploads(experiment, server, when, count))
         rows += _helped(experiment, rows, sum(len(nodes) > 0 for nodes in cohorts))
         if experiment.guard and isinstance(experiment.guard.secure, HomomorphicEncryption):
             rows += [
-                replace(row, sender="the server", receiver="each node", what=f"the sum of {what}")
+                replace(row, sender=server, receiver="each node", what=f"the sum of {what}")
                 for row in rows
                 for what in [row.what.replace("its", "each node's", 1)]
             ]
         else:
             rows += _released(
                 experiment,
-                _messages(
-                    experiment,
-                    "the server",
-                    "each node",
-                    "each time that it is to train" if experiment.arrivals else when,
-                    given,
-                    "the new",
-                ),
+                _messages(experiment, server, "each node", often, down, "the new"),
             )
+        clear = f"{server.capitalize()} sees every update in the clear, and knows its node."
         sees = [
-            *_clear("The server sees every update in the clear, and knows its node.", experiment),
-            "A node sees what the server makes of a round's updates, and no other node's update.",
+            *_clear(clear, experiment),
+            f"A node sees what {server} makes of a round's updates, and no other node's update.",
         ]
+        if isinstance(plan, Swarm):
+            sees[-1] = f"In other rounds a{sees[-1][1:]}"
+            sees += _turns(n, rounds)
     else:
         groups = [np.unique(plan.group_of(n)[nodes], return_counts=True)[1] for nodes in cohorts]
         used = sum(map(len, groups))
@@ -335,8 +338,8 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
     noised = experiment.guard is not None and experiment.guard.multiplier > 0
     if not noised and any(0 < len(np.unique(nodes)) <= 2 for nodes in cohorts):
         sees.append(
-            "Some rounds have one or two nodes: what the server makes of one update gives it away"
-            " to whoever receives it, and of two, each can take its own out to see the other's."
+            "Some rounds have one or two nodes: what is made of one update gives it away to"
+            " whoever receives it, and of two, each can take its own out to see the other's."
         )
     return rows, sees
 
@@ -362,6 +365,19 @@ def _own_pace(experiment: Experiment) -> list[str]:
         if guard and guard.multiplier:
             said += f", but a node stops after {guard.turns(guard.rounds):,}, which are paid for"
     return [f"{said}."]
+
+
+def _turns(n: int, rounds: int) -> list[str]:
+    """What it means that nodes lead in turn."""
+    lead = "each of them" if rounds >= n else f"{rounds} of them or more"
+    return [
+        f"There is no server: the {n} nodes lead in turn, so that {lead} sees in its rounds what a"
+        " server would see; where a leader fails, the next one sees the same updates, too.",
+        "All nodes vote on each new model, with its digest and signatures (Tendermint:"
+        f" arXiv:1807.04938): as long as no more than {(n - 1) // 3} of them crash or lie, no two"
+        " honest nodes go on with different models. Nobody checks that a leader's model is the one"
+        " that follows from the updates.",
+    ]
 
 
 def _graph(experiment: Experiment, plan: Graph) -> tuple[list[Message], list[str]]:
@@ -528,6 +544,12 @@ def _at_home(experiment: Experiment) -> list[str]:
     if not data.train.x.is_floating_point() or data.table is not None:
         told = []
     learns = "whoever runs the experiment also learns"
+    if data.table is not None and isinstance(experiment.plan, Swarm):
+        return [
+            f"Never leaves a node: its rows, its {targets[data.task]}, its test scores{kept}.",
+            "All nodes learn each other's numbers of training rows, and a round's leader each"
+            " node's training loss.",
+        ]
     if data.table is not None:
         learns = "all sites learn each other's numbers of training rows, and the coordinator"
     said = [

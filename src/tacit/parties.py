@@ -14,6 +14,7 @@ from tacit.protection import (
 from tacit.protection.accounting import spent
 from tacit.protection.guard import COMPLETE, Guard
 from tacit.protection.release import Poisson
+from tacit.topology import Swarm
 
 
 def form(experiment: Experiment) -> str:
@@ -93,13 +94,22 @@ def guarantee(experiment: Experiment, released: bool = False) -> str:
     return "its length is bounded" if guard.clip and not _clips_later(experiment) else "none"
 
 
+def receiver_of(experiment: Experiment) -> str:
+    """Who receives what a node sends."""
+    guard = experiment.guard
+    if guard and guard.setting.peers:
+        return "a neighbour"
+    if guard and guard.setting.groups:
+        return "a group's aggregator"
+    return "the leader of the round" if isinstance(experiment.plan, Swarm) else "the server"
+
+
 def parties(experiment: Experiment) -> list[str]:
     """One sentence or more for each party; none without protections."""
     guard = experiment.guard
     if guard is None:
         return []
-    receiver = "A neighbour" if guard.setting.peers else "The server"
-    receiver = "A group's aggregator" if guard.setting.groups else receiver
+    receiver = receiver_of(experiment).capitalize()
     said = _secure_sum(guard, receiver) + _checks(guard)
     said += _noise(experiment, guard, receiver)
     if guard.clip:
@@ -233,7 +243,7 @@ def _masks(guard: Guard, receiver: str) -> list[str]:
         f"{receiver}: learns the sum of {whose}, of {threshold} nodes or more, and none of them by"
         " itself; the masks are those of Bonawitz et al., CCS 2017.",
     ]
-    liar = "neighbour" if setting.peers else "server"
+    liar = "neighbour" if setting.peers else "leader" if "leader" in receiver else "server"
     if setting.most <= COMPLETE:
         sizes = range(setting.fewest, setting.most + 1)
         colluders = min(2 * max(threshold, n // 2 + 1) - n - 1 for n in sizes)
@@ -250,15 +260,15 @@ def _masks(guard: Guard, receiver: str) -> list[str]:
     else:
         said.append(
             "Colluding nodes: with a tenth of the nodes lying and another tenth lost, the masks of"
-            " a node are undone with probability below 2^-40 (Bell et al., CCS 2020). A server that"
-            " lies about who is lost may open the sum of a part of the cohort."
+            f" a node are undone with probability below 2^-40 (Bell et al., CCS 2020). A {liar}"
+            " that lies about who is lost may open the sum of a part of the cohort."
         )
     if setting.peers:
         said[-1] += (
             " They also subtract their sums: two neighbourhoods that differ in one node give its"
             " model away."
         )
-    models = "" if setting.peers else "every new model that the server sends, in the clear, "
+    models = "" if setting.peers else f"every new model that the {liar} sends, in the clear, "
     said.append(
         f"An outsider on the wire: sees integers that look random, {models}who takes part, and"
         " when. Bytes are those of the vectors; the keys and shares of a secure sum come on top."

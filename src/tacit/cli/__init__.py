@@ -15,8 +15,9 @@ from tacit.cli.arguments import File, Settings, Tables, experiment_of
 from tacit.cli.audit import audit
 from tacit.cli.contributions import contributions
 from tacit.cli.doctor import doctor
-from tacit.cli.network import coordinator, peer
+from tacit.cli.network import coordinator, peer, swarm
 from tacit.cli.output import Json, print_json, stdout_kept_clean
+from tacit.cli.relay import relay
 from tacit.errors import TacitError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class _Guarded(TyperGroup):
         except TacitError as error:
             if ctx.params["debug"]:
                 raise
-            typer.echo(f"tacit: {error}", err=True)
+            typer.echo(f"tacit: {error} [{type(error).code}]", err=True)
             raise typer.Exit(2) from None
         except OSError as error:
             if ctx.params["debug"]:
@@ -66,6 +67,8 @@ app.command()(contributions)
 app.command()(coordinator)
 app.command()(doctor)
 app.command()(peer)
+app.command()(relay)
+app.command()(swarm)
 app.command()(ledger.verify)
 
 

@@ -22,6 +22,15 @@ Settings = Annotated[
 ]
 
 
+ProxyUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--proxy",
+        metavar="URL",
+        help="HTTP proxy on the way out, http://user:password@host:port; by default HTTPS_PROXY,"
+        " which other users of this machine do not see.",
+    ),
+]
 Tables = Annotated[
     list[str],
     typer.Option(

@@ -1,6 +1,7 @@
 """``tacit federation``: who belongs, decided where the coordinator runs."""
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,11 @@ Home = Annotated[
 Member = Annotated[str, typer.Argument(metavar="SITE", help="Name of the member.")]
 
 
+class _Invited(StrEnum):
+    site = "site"
+    relay = "relay"
+
+
 @app.command()
 def init(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the federation.")],
@@ -38,18 +44,22 @@ def init(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a federation: its authority, and its coordinator's keys.
+    """Make a federation: its authority, its coordinator's keys, and a policy file.
 
     The authority's key decides who belongs: keep a copy of the folder in a safe place.
     """
     from tacit.network.authority import Authority
+    from tacit.network.identity import POLICY, write
+    from tacit.network.policy import NO_LIMITS, text
 
     folder = home or FOLDERS / name / "coordinator"
     Authority.init(name, folder, address)
+    write(folder / POLICY, text(NO_LIMITS).encode())
     if as_json:
         print_json({"federation": name, "home": str(folder), "addresses": address})
     else:
         typer.echo(f"Federation {name!r} is in {folder}.")
+        typer.echo(f"What it demands of every experiment: {folder / POLICY}.")
         typer.echo("Next: `tacit federation invite SITE` prints a token for each site.")
 
 
@@ -63,6 +73,9 @@ def invite(
             " address. Can be given several times."
         ),
     ] = [],  # noqa: B006
+    role: Annotated[
+        _Invited, typer.Option(help="A site with data, or a relay that passes messages on.")
+    ] = _Invited.site,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -70,7 +83,9 @@ def invite(
 
     Whoever has the token can join under this name: send it by a way you trust.
     """
-    token = _authority(home).invite(site, host).to_text()
+    if role is _Invited.relay and not host:
+        raise InputError("--host: say where the relay will listen")
+    token = _authority(home).invite(site, host, role.value).to_text()
     if as_json:
         print_json({"site": site, "token": token})
     else:
@@ -119,6 +134,32 @@ def rotate(home: Home = None, as_json: Json = False) -> None:
         print_json({"member": name, "until": until})
     else:
         typer.echo(f"{name!r} has a new certificate, valid until {until}.")
+
+
+@app.command()
+def trust(
+    site: Member,
+    ca: Annotated[
+        Path, typer.Option(help="Certificate of its institution's authority, PEM.", exists=True)
+    ],
+    known_as: Annotated[
+        str | None,
+        typer.Option("--as", help="Its name in its institution's certificates; by default SITE."),
+    ] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Have a member's own institution vouch for it, when it joins and at each renewal.
+
+    For this name alone: the institution's authority can certify no other member.
+    """
+    from tacit.network.institution import Institution
+
+    _authority(home).trust(site, Institution.of(ca.read_bytes(), known_as or site))
+    if as_json:
+        print_json({"site": site, "institution": known_as or site})
+    else:
+        typer.echo(f"{site!r} joins with a certificate of its institution for {known_as or site}.")
 
 
 def _day(seconds: float | None) -> str | None:

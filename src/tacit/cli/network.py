@@ -1,24 +1,29 @@
-"""``tacit coordinator``, ``tacit node`` and ``tacit peer``: experiments among real machines."""
+"""``tacit coordinator``, ``node``, ``peer`` and ``swarm``: experiments among real machines."""
 
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tacit.cli.arguments import File, Settings, experiment_of
+from tacit.cli.arguments import File, ProxyUrl, Settings, experiment_of
 from tacit.cli.federation import FOLDERS, federation_home
 from tacit.cli.output import Json, print_json, stdout_kept_clean
+from tacit.cli.service import Form, Level, LogFormat, LogLevel, Metrics, logged_waiting, service
 from tacit.errors import InputError
 
 if TYPE_CHECKING:
     from tacit.data import Federation
     from tacit.experiment import Experiment
+    from tacit.network.policy import Policy
     from tacit.network.processes import Taken
 
 Folder = Annotated[
     Path | None, typer.Option(help="Where the run is kept; by default runs/ and the file's name.")
+]
+PolicyFile = Annotated[
+    Path | None,
+    typer.Option(help="What may run here; by default policy.toml in the folder with the keys."),
 ]
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Without encryption; for loopback addresses alone.")
@@ -38,7 +43,10 @@ def coordinator(
     ] = None,
     folder: Folder = None,
     database: Annotated[
-        str | None, typer.Option(help="URL of the store; by default SQLite in the run's folder.")
+        str | None,
+        typer.Option(
+            envvar="TACIT_DATABASE", help="URL of the store; by default SQLite in the run's folder."
+        ),
     ] = None,
     quorum: Annotated[
         int | None,
@@ -52,6 +60,9 @@ def coordinator(
         float, typer.Option(help="Seconds to wait for a quorum while nothing is heard.")
     ] = 600.0,
     insecure: Insecure = False,
+    metrics: Metrics = None,
+    log_format: LogFormat = Form.text,
+    log_level: LogLevel = Level.info,
     as_json: Json = False,
 ) -> None:
     """Coordinate the experiment that FILE defines, among sites that hold its data.
@@ -61,17 +72,20 @@ def coordinator(
     from tacit.cli.screen import progress, say, show_rows
     from tacit.network.processes import coordinate
 
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
     if quorum is not None and quorum < 1:
         raise InputError(f"--quorum: {quorum} was given; allowed is a whole number, 1 or more")
+    home = home or federation_home()
     with stdout_kept_clean(as_json):
         experiment = experiment_of(file, settings)
     if not as_json:
         say(f"Experiment {experiment.digest()}\nSites: {', '.join(experiment.data.names)}")
-    with progress([file.stem], experiment.rounds, quiet=as_json) as on_round:
+    with (
+        service(home, log_format, log_level, as_json),
+        progress([file.stem], experiment.rounds, quiet=as_json) as on_round,
+    ):
         kept, rows = coordinate(
-            experiment, home or federation_home(), folder or Path("runs") / file.stem,
-            listen=listen, database=database, insecure=insecure, quorum=quorum,
+            experiment, home, folder or Path("runs") / file.stem,
+            listen=listen, database=database, insecure=insecure, metrics=metrics, quorum=quorum,
             deadline=deadline, patience=patience,
             on_round=lambda row: on_round(file.stem, row),
         )  # fmt: skip
@@ -102,7 +116,12 @@ def node(
     ledger: Annotated[
         Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
     ] = None,
+    policy: PolicyFile = None,
+    proxy: ProxyUrl = None,
     insecure: Insecure = False,
+    metrics: Metrics = None,
+    log_format: LogFormat = Form.text,
+    log_level: LogLevel = Level.info,
     as_json: Json = False,
 ) -> None:
     """Take part in the experiment that FILE defines, with the rows of one table.
@@ -110,15 +129,22 @@ def node(
     Shows first what would leave this site, and runs only what was approved: here, or before with
     tacit node approve.
     """
+    from tacit.network.identity import Identity
     from tacit.network.processes import take_part
+    from tacit.network.proxy import chosen
     from tacit.protection.budget import PrivacyBudget
 
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
-    home, name, experiment, filled = _approved(file, data, settings, site, home, as_json)
-    taken = take_part(
-        experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
-        connect=connect, insecure=insecure, ledger=PrivacyBudget(ledger) if ledger else None,
-    )  # fmt: skip
+    home, name, experiment, filled, rules = _approved(
+        file, data, settings, site, home, policy, as_json
+    )
+    with service(home, log_format, log_level, as_json):
+        taken = take_part(
+            experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
+            connect=connect, insecure=insecure, metrics=metrics,
+            ledger=PrivacyBudget(ledger) if ledger else None, on_wait=logged_waiting(),
+            disclosure=rules.disclosure,
+            proxy=chosen(proxy, connect or Identity.load(home).connect),
+        )  # fmt: skip
     _report(taken, as_json)
 
 
@@ -129,9 +155,10 @@ def peer(
         list[str],
         typer.Option(
             metavar="HOST:PORT",
-            help="Where to listen; the invitation named its host. Can be given several times.",
+            help="Where to listen; the invitation named its host. Nowhere, if all peers meet at the"
+            " relay that --connect names. Can be given several times.",
         ),
-    ],
+    ] = [],  # noqa: B006
     settings: Settings = [],  # noqa: B006
     site: Annotated[
         str | None, typer.Option(help="Who this is; by default the only one under ~/.tacit.")
@@ -151,7 +178,11 @@ def peer(
     ledger: Annotated[
         Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
     ] = None,
+    policy: PolicyFile = None,
     insecure: Insecure = False,
+    metrics: Metrics = None,
+    log_format: LogFormat = Form.text,
+    log_level: LogLevel = Level.info,
     as_json: Json = False,
 ) -> None:
     """Carry out the experiment that FILE defines among peers, without a coordinator.
@@ -165,14 +196,95 @@ def peer(
     from tacit.network.processes import gossip
     from tacit.protection.budget import PrivacyBudget
 
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
-    home, name, experiment, filled = _approved(file, data, settings, site, home, as_json)
-    with progress([file.stem], experiment.rounds, quiet=as_json) as on_round:
+    if not (listen or connect):
+        raise InputError("--listen: say where to listen, or by --connect which relay to meet at")
+    home, name, experiment, filled, rules = _approved(
+        file, data, settings, site, home, policy, as_json
+    )
+    with (
+        service(home, log_format, log_level, as_json),
+        progress([file.stem], experiment.rounds, quiet=as_json) as on_round,
+    ):
         taken = gossip(
             experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
             listen=listen, connect=connect, patience=patience, insecure=insecure,
+            metrics=metrics,
             ledger=PrivacyBudget(ledger) if ledger else None,
-            on_round=lambda row: on_round(file.stem, row),
+            on_round=lambda row: on_round(file.stem, row), disclosure=rules.disclosure,
+        )  # fmt: skip
+    _report(taken, as_json)
+
+
+def swarm(
+    file: File,
+    data: Annotated[Path, typer.Option(help="This site's table: .csv, .csv.gz or .parquet.")],
+    listen: Annotated[
+        list[str],
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where to listen; the invitation named its host. Nowhere, if all meet at the relay"
+            " that --connect names. Can be given several times.",
+        ),
+    ] = [],  # noqa: B006
+    settings: Settings = [],  # noqa: B006
+    site: Annotated[
+        str | None, typer.Option(help="Who this is; by default the only one under ~/.tacit.")
+    ] = None,
+    home: Annotated[Path | None, typer.Option(help="Folder with the site's keys.")] = None,
+    connect: Annotated[
+        list[str],
+        typer.Option(
+            metavar="HOST:PORT",
+            help="A peer, who tells of all others; none for the first. Can be given several times.",
+        ),
+    ] = [],  # noqa: B006
+    folder: Folder = None,
+    patience: Annotated[
+        float, typer.Option(help="Seconds to wait for the others while nothing is heard.")
+    ] = 600.0,
+    deadline: Annotated[
+        float | None,
+        typer.Option(help="Seconds after which a leader closes its round without the late."),
+    ] = None,
+    stall: Annotated[
+        float,
+        typer.Option(help="Seconds without progress after which a leader is given up."),
+    ] = 60.0,
+    ledger: Annotated[
+        Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
+    ] = None,
+    policy: PolicyFile = None,
+    insecure: Insecure = False,
+    metrics: Metrics = None,
+    log_format: LogFormat = Form.text,
+    log_level: LogLevel = Level.info,
+    as_json: Json = False,
+) -> None:
+    """Carry out the experiment that FILE defines among sites that lead in turn.
+
+    Its topology is Swarm. There is no coordinator: each round has a leader, and where one fails
+    the next takes over. Shows first what would leave this site, as tacit node does. Sites join and
+    find each other as those of tacit peer do.
+    """
+    from tacit.cli.screen import progress
+    from tacit.network.processes import swarm as take_part
+    from tacit.protection.budget import PrivacyBudget
+
+    if not (listen or connect):
+        raise InputError("--listen: say where to listen, or by --connect which relay to meet at")
+    home, name, experiment, filled, rules = _approved(
+        file, data, settings, site, home, policy, as_json
+    )
+    with (
+        service(home, log_format, log_level, as_json),
+        progress([file.stem], experiment.rounds, quiet=as_json) as on_round,
+    ):
+        taken = take_part(
+            experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
+            listen=listen, connect=connect, patience=patience, deadline=deadline,
+            stall=stall, insecure=insecure, metrics=metrics,
+            ledger=PrivacyBudget(ledger) if ledger else None,
+            on_round=lambda row: on_round(file.stem, row), disclosure=rules.disclosure,
         )  # fmt: skip
     _report(taken, as_json)
 
@@ -183,12 +295,14 @@ def _approved(
     settings: list[str],
     site: str | None,
     home: Path | None,
+    policy: Path | None,
     as_json: bool,
-) -> tuple[Path, str, "Experiment", "Federation"]:
-    """A site's folder and name, and an experiment that may run there, without and with its rows."""
+) -> tuple[Path, str, "Experiment", "Federation", "Policy"]:
+    """A site's folder and name, what may run there, without and with its rows, and its policy."""
     from tacit.data import fill
     from tacit.network.approval import approved
-    from tacit.network.identity import Identity
+    from tacit.network.identity import POLICY, Identity
+    from tacit.network.policy import Policy, at_site, read, refusals
 
     home = home or site_home(site)
     name = Identity.load(home).name
@@ -197,9 +311,15 @@ def _approved(
     with stdout_kept_clean(as_json):
         experiment = experiment_of(file, settings)
         filled = fill(experiment.data, {name: data})
-    if not approved(home, experiment.digest()):
-        _ask_for_approval(experiment, home)
-    return home, name, experiment, filled
+    if policy is not None and not policy.exists():
+        raise InputError(f"--policy: {policy}: there is no such file")
+    rules = read(policy or home / POLICY, Policy)
+    rows, digest = int(filled.train.sizes.sum()), experiment.digest()
+    if found := refusals(rules, at_site(experiment, rows)):
+        raise InputError(f"this site's policy refuses experiment {digest[:12]}: {'; '.join(found)}")
+    if not (approved(home, digest) or rules.allows(experiment)):
+        _ask_for_approval(experiment, rows, home)
+    return home, name, experiment, filled, rules
 
 
 def _report(taken: "Taken", as_json: bool) -> None:
@@ -230,12 +350,13 @@ def site_home(site: str | None) -> Path:
     return found[0]
 
 
-def _ask_for_approval(experiment: "Experiment", home: Path) -> None:
+def _ask_for_approval(experiment: "Experiment", rows: int, home: Path) -> None:
     from tacit.explain import explain
     from tacit.network.approval import approve
+    from tacit.network.policy import shown
 
     digest = experiment.digest()
-    typer.echo(explain(experiment).to_text(), err=True)
+    typer.echo(f"{explain(experiment).to_text()}\n{shown(experiment, rows)}", err=True)
     if sys.stdin.isatty() and typer.confirm("May this leave the site?", err=True):
         approve(home, digest)
         return

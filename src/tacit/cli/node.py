@@ -6,10 +6,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from tacit.cli.arguments import ProxyUrl
 from tacit.cli.federation import FOLDERS
 from tacit.cli.network import node as run
 from tacit.cli.network import site_home
 from tacit.cli.output import Json, print_json
+from tacit.errors import InputError
 
 
 class _RunsByDefault(TyperGroup):
@@ -48,14 +50,49 @@ def join(
         Path | None,
         typer.Option(help="Folder to make; by default ~/.tacit, federation and site."),
     ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="This site's certificate of its institution, PEM.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="The certificate's key, PEM.")] = None,
+    chain: Annotated[
+        Path | None, typer.Option(help="Certificates between it and its authority, PEM.")
+    ] = None,
+    connect: Annotated[
+        list[str],
+        typer.Option(
+            metavar="HOST:PORT",
+            help="A relay, now and from now on; by default the coordinator. Can be given several"
+            " times.",
+        ),
+    ] = [],  # noqa: B006
+    proxy: ProxyUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Join a federation: make keys here, which never leave, and have them certified."""
+    """Join a federation: make keys here, which never leave, and have them certified.
+
+    With --certificate and --key, the site connects with this key of its institution instead of one
+    that is made.
+    """
+    from msgspec.structs import replace
+
     from tacit.network import joining
     from tacit.network.admission import Token
+    from tacit.network.configuration import require_address
+    from tacit.network.identity import POLICY
+    from tacit.network.institution import Own
+    from tacit.network.proxy import chosen
 
     read = Token.from_text(token)
-    identity = joining.join(read, home or FOLDERS / read.federation / read.name)
+    if connect:
+        for address in connect:
+            require_address("--connect", address)
+        read = replace(read, addresses=tuple(connect))
+    if (certificate is None) != (key is None) or (chain and not key):
+        raise InputError("--certificate: give it together with --key")
+    own = Own.at(certificate, key, chain) if certificate and key else None
+    identity = joining.join(
+        read, home or FOLDERS / read.federation / read.name, own, chosen(proxy, read.addresses)
+    )
     if as_json:
         print_json(
             {
@@ -67,3 +104,4 @@ def join(
         )
     else:
         typer.echo(f"Joined {identity.federation!r} as {identity.name!r}; keys: {identity.folder}.")
+        typer.echo(f"What may run here: {identity.folder / POLICY}; so far, nothing.")

@@ -92,17 +92,17 @@ class StarExchange:
             if self.adversary is None or result.isfinite().all():
                 return result
         matrix = received if isinstance(received, Tensor) else received.matrix()
-        up = FLOAT_BYTES * matrix.numel()
+        up, arrived = FLOAT_BYTES * matrix.numel(), None
         if self.uplink is not None and len(self.nodes):
             arrived, sent = self.uplink(matrix - own, self.nodes)
             matrix = own + arrived
             self.bytes += sent - up
             up = sent
         if self.adversary is not None:
-            matrix = self._lied(self.adversary, own, matrix, weight)
+            matrix, arrived = self._lied(self.adversary, own, matrix, weight), None
         if self.protector is not None:
             at = self.uplink.coordinates if self.uplink else torch.arange(own.shape[-1])
-            steps = (matrix - own)[:, at]
+            steps = (matrix - own if arrived is None else arrived)[:, at]
             if self.masked and not self.aggregation.streams:  # of groups: see check_protection
                 self.bytes -= up
                 return self._of_sums(self.protector, own, steps, weight, at)

@@ -184,7 +184,7 @@ def _encrypted(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -
 def masking(
     guard: Guard, codec: Codec, binding: Binding, nodes: Collection[int], length: int
 ) -> "Session":
-    """What the parties of a sum behind masks agree on.
+    """What the parties of a sum behind masks, or under a joint key, agree on.
 
     Args:
         nodes: whose vectors it is to be the sum of.
@@ -196,7 +196,7 @@ def masking(
     from tacit.protection.secagg.neighbours import degree
 
     session = _session(guard, codec, binding, nodes, length)
-    if len(nodes) <= COMPLETE:
+    if len(nodes) <= COMPLETE or not isinstance(guard.secure, SecureAggregation):
         return session
     neighbours, threshold = degree(len(nodes))
     return replace(session, degree=neighbours, threshold=threshold)

@@ -1,6 +1,6 @@
 """What receivers read of models that travel compressed: a server, an aggregator, neighbours."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,11 +8,12 @@ from torch import Tensor
 
 from tacit.aggregation.rule import Round
 from tacit.compression import Compressor
-from tacit.compression.base import Shared
+from tacit.compression.base import Shared, float_bytes, floats
 from tacit.compression.choco import choco_step, consensus_step
 from tacit.layout import Layout
 from tacit.training.plan import Ints
 
+FLOAT_BYTES = 4
 _MEMORY, _PUBLIC = "compression.memory", "compression.public"
 
 
@@ -47,19 +48,42 @@ class Uplink:
 
         An update of no finite length arrives as NaN, for the rules to turn away.
         """
-        p, shared, kept = self.layout.trained, self.shared, self.round.memory.get(_MEMORY)
+        kept = self.round.memory.get(_MEMORY)
         if kept is None:
-            kept = torch.zeros(self.nodes, self.compressor.memory_size(shared.layout))
+            kept = torch.zeros(self.nodes, self.compressor.memory_size(self.shared.layout))
         at, ids = torch.from_numpy(nodes), nodes.tolist()
         finite = updates.norm(dim=-1, keepdim=True).isfinite()
-        told = torch.where(finite, updates, 0)
-        messages, left = self.compressor.compress(told[:, :p], kept[at], ids, shared)
+        messages, left = self.compress(torch.where(finite, updates, 0), kept[at], ids)
         self.round.memory[_MEMORY] = kept.index_copy(0, at, torch.where(finite, left, kept[at]))
-        read = [
-            self.compressor.decompress(m, i, shared) for m, i in zip(messages, ids, strict=True)
-        ]
-        arrived = torch.where(finite, torch.cat([torch.stack(read), told[:, p:]], 1), torch.nan)
-        return arrived, sum(map(len, messages)) + 4 * told[:, p:].numel()
+        read = [self.decompress(m, i) for m, i in zip(messages, ids, strict=True)]
+        return torch.where(finite, torch.stack(read), torch.nan), sum(map(len, messages))
+
+    def compress(
+        self, updates: Tensor, memory: Tensor, nodes: Sequence[int]
+    ) -> tuple[list[bytes], Tensor]:
+        """The messages of finite (k, d) updates, and the nodes' (k, memory_size) memory then."""
+        p = self.layout.trained
+        messages, left = self.compressor.compress(updates[:, :p], memory, nodes, self.shared)
+        buffers = updates[:, p:].numpy()
+        return [m + float_bytes(b) for m, b in zip(messages, buffers, strict=True)], left
+
+    def decompress(self, message: bytes, node: int) -> Tensor:
+        """(d,) what arrives of a node's update.
+
+        Raises:
+            MessageError: bytes of a wrong length or content.
+        """
+        head = max(len(message) - FLOAT_BYTES * (self.layout.size - self.layout.trained), 0)
+        trained = self.compressor.decompress(message[:head], node, self.shared)
+        return torch.cat([trained, torch.from_numpy(floats(message[head:]))])
+
+
+@dataclass(frozen=True, eq=False)
+class Received(Uplink):
+    """At a server which has decompressed what came."""
+
+    def __call__(self, updates: Tensor, nodes: Ints) -> tuple[Tensor, int]:
+        return updates, 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,5 +121,5 @@ class PublicCopies:
         )
         self.round.memory[_PUBLIC] = public
         buffers = models[:, p:]
-        told = torch.tensor([len(message) for message in messages]) + 4 * buffers.shape[1]
+        told = torch.tensor([len(message) for message in messages]) + FLOAT_BYTES * buffers.shape[1]
         return torch.cat([mixed, average(buffers)], 1), told

@@ -16,6 +16,8 @@ MOST_PROOF = 63
 class Conflict(MessageError):
     """Another head was cosigned since (409 of c2sp.org/tlog-witness); ``size`` says which."""
 
+    code = "TACIT-112"
+
     def __init__(self, size: int) -> None:
         self.size = size
         super().__init__(f"the last checkpoint that was cosigned here has {size} entries")
@@ -23,6 +25,8 @@ class Conflict(MessageError):
 
 class Forked(MessageError):
     """A checkpoint that does not extend the last one (422); ``note`` is the log's word for it."""
+
+    code = "TACIT-113"
 
     def __init__(self, note: str, why: str) -> None:
         self.note = note

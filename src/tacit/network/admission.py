@@ -15,6 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from tacit.errors import InputError
+from tacit.network.institution import Chain
 from tacit.network.malformed import MALFORMED
 from tacit.network.members import is_signed
 from tacit.network.messages import Message
@@ -30,6 +31,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         authority: the authority's certificate, PEM.
         tls: key and certificate with which to connect in order to ask, PEM.
         nonce: 16 secret bytes.
+        relays: names of those by whom the coordinator may be reached.
     """
 
     federation: str
@@ -39,6 +41,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     authority: bytes
     tls: bytes
     nonce: bytes
+    relays: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Token({self.federation!r}, {self.name!r})"
@@ -63,6 +66,7 @@ class Application(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         csr: certificate signing request for the name, PEM.
         key: the applicant's Ed25519 public key, 64 hexadecimal digits.
+        chain: certificates of its institution, for the key of the request, PEM; where it has one.
         proof: HMAC-SHA256 of the above by the token's nonce: a relay that sees the application
             cannot join in its place.
         signature: Ed25519, of the same. Without it, whoever finds a used token could ask again with
@@ -72,6 +76,7 @@ class Application(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, msgspec.Meta(max_length=63)]
     csr: Annotated[bytes, msgspec.Meta(max_length=4096)]
     key: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+    chain: Chain = b""
     proof: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
     signature: Annotated[bytes, msgspec.Meta(max_length=64)] = b""
 
@@ -91,7 +96,15 @@ class Application(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Admission(Message, frozen=True):
-    """What a member gets when it has joined; nothing of it is secret."""
+    """What a member gets when it has joined; nothing of it is secret.
+
+    Attributes:
+        certificate: PEM.
+        members: the signed list.
+        policy: the federation's limits, TOML: what a site's own policy begins with. Its operator
+            reads it and may change it: it is not signed.
+    """
 
     certificate: Annotated[bytes, msgspec.Meta(max_length=4096)]
     members: bytes
+    policy: Annotated[bytes, msgspec.Meta(max_length=16384)] = b""

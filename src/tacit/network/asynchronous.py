@@ -25,7 +25,7 @@ from tacit.engine.exchange import StarExchange
 from tacit.engine.pace import OwnPace
 from tacit.errors import DivergenceError, InputError, MessageError
 from tacit.network.blobs import Offer
-from tacit.network.coordinator import Coordinator, Row, reader, real
+from tacit.network.coordinator import Coordinator, Row, real
 from tacit.network.protocol import Decline, Deliver, Reply, Taken, Train, Wait
 from tacit.network.rounds import Part, Sending, Server, Site
 from tacit.network.site import PAUSE, Notes, SiteRun
@@ -177,7 +177,8 @@ class AsyncCoordinator(Coordinator):
 
     def _refuse(self, site: str, reason: str) -> Reply:
         self._training.pop(site, None)
-        _log.warning("%s's update is not taken: %s", site, reason)
+        self.refused += 1
+        _log.warning("%s's update is not taken: %s", site, reason, extra={"site": site})
         return Taken(self.digest, False, reason[:2000])
 
     @property
@@ -205,6 +206,7 @@ class AsyncCoordinator(Coordinator):
             path.replace(self.store.tensors.path(digest))
             self.store.arrive(len(self._arrived), arrival)
             self._arrived.append(arrival)
+            self._accepted(site, request)
 
     def _decline(self, site: str, request: Decline) -> Reply:
         self._training.pop(site, None)
@@ -230,10 +232,12 @@ class AsyncCoordinator(Coordinator):
             if self._measures(kept.round):
                 self._late[kept.round] = self._scores
         staleness = [kept.round - arrival.round for arrival in taken]
-        steps = torch.stack(
-            [reader(self.store, arrival.digest, "0")(slice(None)) for arrival in taken]
-        )
-        nodes = [self.names.index(arrival.site) for arrival in taken]
+        nodes, path = [self.names.index(a.site) for a in taken], self.store.tensors.path
+        sent = [
+            server.wire.reader(path(a.digest), 0, i, a.round)
+            for i, a in zip(nodes, taken, strict=True)
+        ]
+        steps = torch.stack([read(slice(None)) for read in sent])
         take_step(server, kept.round, nodes, staleness, steps)
         self._report_late()
         losses = {a.site: a.loss for a in taken if a.loss is not None}
@@ -308,7 +312,8 @@ class AsyncSiteRun(SiteRun):
         guard = self._site(order.rows).experiment.guard
         trained = self.notes.trainings if self.notes else 0
         if order.train and guard and guard.multiplier and trained >= guard.turns(guard.rounds):
-            self._decline(order.round, "Spent", f"its {trained} trainings are all that is paid for")
+            why = f"its {trained} trainings are all that is paid for"
+            self._decline(order.round, InputError(why), why)
             order = msgspec.structs.replace(order, train=False)
         super()._take_part(order)
 

@@ -26,6 +26,7 @@ from tacit.network.identity import (
     CA,
     FEDERATION,
     MEMBERS,
+    POLICY,
     TLS,
     Federation,
     make_folder,
@@ -33,6 +34,7 @@ from tacit.network.identity import (
     sign_key,
     write,
 )
+from tacit.network.institution import Institution
 from tacit.network.members import Member, Members, Role, require_name
 
 # How long each is valid.
@@ -49,10 +51,14 @@ class _Invitation(msgspec.Struct, frozen=True):
 
 
 class Admissions(msgspec.Struct):
-    """``certificates``: by name, until when the newest one is valid, seconds since 1970."""
+    """``certificates``: by name, until when the newest one is valid, seconds since 1970.
+
+    ``institutions``: who must vouch for whom, by the member's name.
+    """
 
     invitations: dict[str, _Invitation] = {}
     certificates: dict[str, float] = {}
+    institutions: dict[str, Institution] = {}
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,7 @@ class Authority:
         return Token(
             here.federation, here.member, name, here.connect, certificates.pem(self.certificate),
             certificates.key_bytes(key) + certificates.pem(knock), nonce,
+            tuple(self.members.those("relay")),
         )  # fmt: skip
 
     def admit(self, asked: Application) -> Admission:
@@ -178,15 +185,23 @@ class Authority:
                 raise MessageError("the token has expired; ask for another")
             if known.key == "":
                 roll.by_name[name] = Member(known.role, asked.key, known.hosts)
-            certificate = self._issue(roll, admissions, name, asked.csr)
-        return Admission(certificate, (self.home / MEMBERS).read_bytes())
+            certificate = self._issue(roll, admissions, name, asked.csr, asked.chain)
+        policy = self.home / POLICY
+        limits = policy.read_bytes() if policy.exists() else b""
+        return Admission(certificate, (self.home / MEMBERS).read_bytes(), limits)
 
-    def renew(self, name: str, csr: bytes) -> bytes:
+    def trust(self, name: str, institution: Institution) -> None:
+        """From now on this name joins and renews with a certificate of its institution alone."""
+        require_name("name", name)
+        with self._change() as (_, admissions):
+            admissions.institutions[name] = institution
+
+    def renew(self, name: str, csr: bytes, chain: bytes = b"") -> bytes:
         """A new certificate, PEM, for a member that is known to ask; MessageError otherwise."""
         with self._change() as (roll, admissions):
             if name not in roll.by_name or roll.by_name[name].state != "member":
                 raise MessageError(f"{name!r} is not a member")
-            return self._issue(roll, admissions, name, csr)
+            return self._issue(roll, admissions, name, csr, chain)
 
     def revoke(self, name: str) -> None:
         """Shuts a member out, or withdraws an invitation; InputError if there is no such name."""
@@ -203,11 +218,23 @@ class Authority:
         """The names and addresses of the federation's coordinator."""
         return msgspec.json.decode((self.home / FEDERATION).read_bytes(), type=Federation)
 
-    def _issue(self, roll: Members, admissions: Admissions, name: str, csr: bytes) -> bytes:
-        public = certificates.requested_key(csr, name)
-        certificate = certificates.issue(
-            self.certificate, self._key, name, public, roll.by_name[name].hosts, CERTIFICATE
-        )
+    def _issue(
+        self, roll: Members, admissions: Admissions, name: str, csr: bytes, chain: bytes = b""
+    ) -> bytes:
+        public, validity = certificates.requested_key(csr, name), CERTIFICATE
+        if institution := admissions.institutions.get(name):
+            own = institution.vouched(chain)
+            if own.public_key() != public:
+                raise MessageError("the institution's certificate is for another key")
+            validity = min(validity, own.not_valid_after_utc - datetime.now(UTC))
+        elif chain:
+            raise MessageError(
+                f"no institution is trusted to vouch for {name!r}; see `tacit federation trust`"
+            )
+        hosts = roll.by_name[name].hosts
+        if hosts and roll.by_name[name].role != "site":  # where the way through a proxy leads
+            hosts = tuple(dict.fromkeys((*hosts, "127.0.0.1")))
+        certificate = certificates.issue(self.certificate, self._key, name, public, hosts, validity)
         admissions.certificates[name] = certificate.not_valid_after_utc.timestamp()
         return certificates.pem(certificate)
 

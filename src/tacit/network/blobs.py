@@ -8,10 +8,11 @@ Digests are BLAKE3 (O'Connor et al., 2020): on a processor without SHA instructi
 fifteen times as long, and more than encrypting and sending do.
 """
 
+import logging
 import os
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BufferedRandom
@@ -30,6 +31,7 @@ WINDOW = 4  # chunks under way
 PAUSE = 0.2  # seconds before a chunk that did not come is asked for again
 PATIENCE = 3  # times as long a holder that is alive is waited for: its link may be slow
 THREADS = 4
+_audit = logging.getLogger("tacit.network.audit")
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
 
@@ -61,14 +63,27 @@ class _Request(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class Blobs:
-    """What a member offers to others, and pulls from them."""
+    """What a member offers to others, and pulls from them.
+
+    Attributes:
+        sent, received: bytes of chunks so far.
+    """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._held: dict[bytes, tuple[Path | bytes, frozenset[str] | None]] = {}
+        self.sent = self.received = 0
+        self._sending: Counter[tuple[str, bytes]] = Counter()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
         # A pool of its own: those who answer messages may be waiting for chunks themselves.
-        pool = ThreadPoolExecutor(THREADS, "tacit-chunk")
-        endpoint.serve_bytes(TOPIC, self._chunk, pool)
+        self._pool = ThreadPoolExecutor(THREADS, "tacit-chunk")
+        endpoint.serve_bytes(TOPIC, self._chunk, self._pool)
+
+    def close(self) -> None:
+        """Sends no more, and gives pulls up once they get no more."""
+        self._closed.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def offer(self, source: Path | bytes, to: Collection[str] | None = None) -> Offer:
         """Lets members pull bytes, or a file, which must stay as it is until it is withdrawn.
@@ -87,6 +102,9 @@ class Blobs:
     def withdraw(self, offer: Offer) -> None:
         """Ends an offer; who has not pulled all of it gets no more."""
         self._held.pop(offer.digest, None)
+        with self._lock:
+            for pair in [pair for pair in self._sending if pair[1] == offer.digest]:
+                del self._sending[pair]
 
     def pull(
         self,
@@ -155,6 +173,8 @@ class Blobs:
                 left = last + bound - time.monotonic()
                 chunk = window[0].result(timeout=min(again, max(left, 0)))
             except (Unreachable, TimeoutError) as error:
+                if self._closed.is_set():
+                    raise Unreachable(f"the pull from {member!r} is given up") from error
                 waited, silent = time.monotonic() - last, isinstance(error, TimeoutError)
                 if waited > (bound if silent else stall) - PAUSE:
                     raise Unreachable(f"{member!r} sent no chunk for {waited:.0f} s") from error
@@ -162,7 +182,7 @@ class Blobs:
                     window[0] = _either(window[0], ask(done))
                     again *= 2
                 else:
-                    time.sleep(PAUSE)
+                    self._closed.wait(PAUSE)
                     window.clear()
                     asked = done
                 continue
@@ -170,6 +190,8 @@ class Blobs:
                 raise MessageError(f"{member!r} sent a chunk of {len(chunk)} bytes")
             file.write(chunk)
             digest.update(chunk)
+            with self._lock:
+                self.received += len(chunk)
             window.popleft()
             done, before, last = done + 1, last, time.monotonic()
             again = max(stall / PATIENCE, 2 * (last - before))
@@ -185,10 +207,29 @@ class Blobs:
             raise MessageError("a blob was asked for that is not offered to it")
         at = request.chunk * CHUNK
         if isinstance(source, bytes):
-            return source[at : at + CHUNK]
-        with source.open("rb", buffering=0) as file:
-            file.seek(at)
-            return file.read(CHUNK)
+            size, chunk = len(source), source[at : at + CHUNK]
+        else:
+            with source.open("rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                file.seek(at)
+                chunk = file.read(CHUNK)
+        self._tell(sender, Offer(request.digest, size), len(chunk))
+        return chunk
+
+    def _tell(self, member: str, offer: Offer, count: int) -> None:
+        """Log that a member begins to pull, and when as many bytes as there are were sent."""
+        with self._lock:
+            self.sent += count
+            before = self._sending[member, offer.digest]
+            now = self._sending[member, offer.digest] = before + count
+            if now >= offer.size:
+                del self._sending[member, offer.digest]
+        if before == 0 or now >= offer.size:
+            blob = offer.digest.hex()
+            _audit.info(
+                "%s was sent %d of %d bytes of %s", member, now, offer.size, blob,
+                extra={"site": member, "digest": blob, "bytes": now, "of": offer.size},
+            )  # fmt: skip
 
 
 def _either(first: Future[bytes], second: Future[bytes]) -> Future[bytes]:

@@ -11,21 +11,25 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tacit.errors import InputError, MessageError
 
 Key = ec.EllipticCurvePrivateKey
+# What institutions bring, too.
+TlsKey = Key | rsa.RSAPrivateKey
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 # What the clocks of two machines may differ by before a new certificate is not valid yet.
 SKEW = timedelta(minutes=10)
+_CURVES = ("secp256r1", "secp384r1")
 
 
 def new_key() -> Key:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def key_bytes(key: Key) -> bytes:
+def key_bytes(key: TlsKey) -> bytes:
     """PEM (PKCS 8), unencrypted: a file's mode protects it."""
     return key.private_bytes(
         serialization.Encoding.PEM,
@@ -41,11 +45,18 @@ def read_key(pem: bytes) -> Key:
     return key
 
 
+def read_tls_key(pem: bytes) -> TlsKey:
+    key = serialization.load_pem_private_key(pem, None)
+    if not isinstance(key, TlsKey):
+        raise InputError("the key is neither RSA nor one of an elliptic curve")
+    return key
+
+
 def pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def request(key: Key, name: str) -> bytes:
+def request(key: TlsKey, name: str) -> bytes:
     """A certificate signing request, PEM: proves that who asks holds the key."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     return (
@@ -56,7 +67,7 @@ def request(key: Key, name: str) -> bytes:
     )
 
 
-def requested_key(csr: bytes, name: str) -> ec.EllipticCurvePublicKey:
+def requested_key(csr: bytes, name: str) -> PublicKey:
     """The key of a signing request for this name; MessageError for any other request."""
     try:
         asked = x509.load_pem_x509_csr(csr)
@@ -66,8 +77,14 @@ def requested_key(csr: bytes, name: str) -> ec.EllipticCurvePublicKey:
         raise MessageError("the certificate signing request cannot be read") from error
     if not valid:
         raise MessageError("the certificate signing request is not signed by its own key")
-    if not (isinstance(public, ec.EllipticCurvePublicKey) and public.curve.name == "secp256r1"):
-        raise MessageError("the certificate signing request has a key that is not on P-256")
+    if not (
+        (isinstance(public, ec.EllipticCurvePublicKey) and public.curve.name in _CURVES)
+        or (isinstance(public, rsa.RSAPublicKey) and 2048 <= public.key_size <= 4096)
+    ):
+        raise MessageError(
+            "the certificate signing request has another key than one on P-256 or P-384, or of RSA"
+            " with 2048 to 4096 bits"
+        )
     if named != name:
         raise MessageError(f"the certificate signing request is for {named!r}, not for {name!r}")
     return public
@@ -88,7 +105,7 @@ def issue(
     authority: x509.Certificate,
     key: Key,
     name: str,
-    public: ec.EllipticCurvePublicKey,
+    public: PublicKey,
     hosts: Sequence[str],
     validity: timedelta,
 ) -> x509.Certificate:
@@ -131,7 +148,7 @@ def common_name(subject: x509.Name) -> str:
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,
-    public: ec.EllipticCurvePublicKey,
+    public: PublicKey,
     validity: timedelta,
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)

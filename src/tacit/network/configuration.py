@@ -98,7 +98,8 @@ def configuration(
 def _mode(identity: Identity, listen: Sequence[str]) -> str:
     if not listen:
         return "client"
-    return "peer" if identity.role == "site" else "router"
+    # Not a relay: routers among each other compute trees, and zenoh 1.10 panics where one goes.
+    return "router" if identity.role == "coordinator" else "peer"
 
 
 def _base(protocol: str) -> dict[str, Any]:

@@ -8,19 +8,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
 
 from tacit.data.sites import told
 from tacit.engine.secure_sum import Opened
 from tacit.errors import CheckpointError, InputError, MessageError, TacitError
 from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
+from tacit.network.policy import NO_LIMITS, Limits, enforce
 from tacit.network.protocol import (
     MOST_ROWS,
     Answer,
@@ -41,11 +39,14 @@ from tacit.network.protocol import (
     Train,
     Wait,
 )
-from tacit.network.rounds import Read, Server, check
+from tacit.network.rounds import Server, check
+from tacit.network.software import software
+from tacit.network.stages import kind_of
 from tacit.network.store import Kept, Store
 from tacit.network.sums import CoordinatorSum, KeyOf, Parcels, directory, session_of
-from tacit.network.tensors import HEADER, PIECE, unwritable
-from tacit.protection import SecureAggregation
+from tacit.network.tensors import HEADER, unwritable
+from tacit.network.wire import Wire
+from tacit.protection import SecureSum
 from tacit.protection.codec import SumError
 from tacit.protection.secagg.session import Aborted
 from tacit.topology import Star
@@ -82,9 +83,10 @@ class Coordinator:
         patience: seconds without a quorum and without anything new after which the run fails.
         grace: seconds for which a site may be gone before its round goes on without it.
         on_round: called with the metrics of each closed round.
+        limits: of the federation, to which the experiment must keep.
 
     Raises:
-        InputError: a plan that cannot work among real machines.
+        InputError: a plan that cannot work among real machines, or is against the limits.
     """
 
     def __init__(
@@ -101,14 +103,16 @@ class Coordinator:
         patience: float = 600.0,
         grace: float = 1.0,
         on_round: Callable[[Row], None] | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         check(experiment)
+        enforce(limits, experiment)
         self.experiment, self.store, self.pull, self.offer = experiment, store, pull, offer
         self.digest, self.names = experiment.digest(), experiment.data.names
         self.deadline, self.patience, self.grace = deadline, patience, grace
-        self.quorum, self.tell, self.key_of = quorum, tell, key_of
+        self.quorum, self.tell, self.key_of, self.limits = quorum, tell, key_of, limits
         self.on_round = on_round or (lambda row: None)
-        self.software = version("tacit")
+        self.software = software()
         self.server: Server | None = None
         self._changed = threading.Condition()
         self._pool = ThreadPoolExecutor(8, "tacit-pull")
@@ -119,7 +123,7 @@ class Coordinator:
         self._cohort: tuple[str, ...] = ()
         # Digest and training loss; no digest where sites keep their updates for secure sums.
         self._updates: dict[str, tuple[bytes | None, float | None]] = {}
-        self._secure: SecureAggregation | None = None
+        self._secure: SecureSum | None = None
         self._sum: CoordinatorSum | None = None
         self._sessions = 0
         self._declined: dict[str, str] = {}
@@ -128,6 +132,8 @@ class Coordinator:
         self._begun: dict[str, Path] = {}
         self._failed: Counter[str] = Counter()
         self._broken: CheckpointError | None = None
+        self.accepted = self.refused = 0  # updates, for whoever watches
+        self.row: Row = {}  # of the last closed round
         self._left: set[str] = set()
         self._progress = self._opened = time.monotonic()
 
@@ -183,6 +189,19 @@ class Coordinator:
                 self._away[site] = time.monotonic()
             self._news()
 
+    @property
+    def connected(self) -> int:
+        """How many sites are here."""
+        return len(self.names) - len(self._away)
+
+    @property
+    def trouble(self) -> str:
+        """Why the run cannot go on, or nothing."""
+        if self._broken:
+            return str(self._broken)
+        kept = self._kept
+        return kept.reason or "" if kept and kept.outcome == "failed" else ""
+
     def _join(self, site: str, request: Join) -> Reply:
         if request.software != self.software:
             raise MessageError(
@@ -199,7 +218,7 @@ class Coordinator:
                 self._break(error)
                 raise
             self._rows[site] = request.rows
-            _log.info("%s joined with %d rows", site, request.rows)
+            _log.info("%s joined with %d rows", site, request.rows, extra={"site": site})
         elif known != request.rows:
             raise MessageError(
                 f"{site!r} joined with {known} rows and now has {request.rows}: give it the data"
@@ -242,7 +261,7 @@ class Coordinator:
         here = site in self._updates and site not in self._pulling
         if kept is None or sum is None or not here or node not in sum.awaited:
             return None
-        if sum.stage == "advertise":
+        if sum.stage == sum.kind.first:
             nodes = sum.session.nodes
             return Enter(self.digest, kept.round, sum.number, sum.exchange, nodes)
         return Go(self.digest, kept.round, sum.number, sum.stage, sum.asked[node])
@@ -288,12 +307,12 @@ class Coordinator:
             message = path.read_bytes()
             path.unlink()
         except MessageError as error:
-            _log.warning("left out of a secure sum: %s", error)
+            _log.warning("left out of a secure sum: %s", error, extra={"site": site})
             message = b""
         except (CheckpointError, OSError) as error:
             self._break(error)
         except TacitError as error:
-            _log.warning("%s's message did not arrive: %s", site, error)
+            _log.warning("%s's message did not arrive: %s", site, error, extra={"site": site})
         finally:
             with self._changed:
                 self._pulling.discard(site)
@@ -308,34 +327,37 @@ class Coordinator:
             raise MessageError(f"{site!r} offers its update; in this run updates are hidden")
         if site in self._updates:
             return Taken(self.digest, True)
-        most = 4 * sum(self.experiment.algorithm.sends(self.experiment.layout).values()) + HEADER
+        assert self.server is not None
+        most = self.server.wire.bytes + HEADER
         if request.update.size > most:
             raise MessageError(
                 f"{site!r} offers an update of {request.update.size} bytes; {most} is the most"
             )
         if site not in self._pulling:
             self._pulling.add(site)
-            self._pool.submit(self._take, site, request)
+            self._pool.submit(self._take, site, request, self.server.wire)
         return Wait(self.digest, "your update is being pulled")
 
-    def _take(self, site: str, request: Deliver) -> None:
+    def _take(self, site: str, request: Deliver, wire: Wire) -> None:
         """Pull an update, look at it, and keep it."""
+        about = {"site": site, "round": request.round + 1}
         try:
             path = self._receive(site, request.update)
-            self._examine(site, path)
+            wire.examine(site, path, request.round)
             self._accept(site, request, path)
         except MessageError as error:
-            _log.warning("left out of round %d: %s", request.round + 1, error)
+            _log.warning("left out of round %d: %s", request.round + 1, error, extra=about)
             with self._changed:
                 self._declined[site] = str(error)
+                self.refused += 1
         except (CheckpointError, OSError) as error:
             self._break(error)
         except TacitError as error:
-            _log.warning("%s's update did not arrive: %s", site, error)
+            _log.warning("%s's update did not arrive: %s", site, error, extra=about)
             with self._changed:
                 self._failed[site] += site not in self._away
                 if self._failed[site] >= _PULLS:
-                    _log.warning("left out of round %d: %s", request.round + 1, site)
+                    _log.warning("left out of round %d: %s", request.round + 1, site, extra=about)
                     self._declined[site] = f"its update did not arrive ({error})"
         finally:
             with self._changed:
@@ -353,6 +375,15 @@ class Coordinator:
         with self._changed:
             if self._open_to(site, request.round):
                 self._updates[site] = (digest, loss)
+                self._accepted(site, request)
+
+    def _accepted(self, site: str, request: Deliver) -> None:
+        self.accepted += 1
+        _log.info(
+            "%s's update is accepted", site,
+            extra={"site": site, "round": request.round + 1,
+                   "digest": request.update.digest.hex(), "bytes": request.update.size},
+        )  # fmt: skip
 
     def _receive(self, site: str, offer: Offer) -> Path:
         """Pull what a site offers to a path of its own, whatever bytes others have or send."""
@@ -378,29 +409,6 @@ class Coordinator:
             )
             self._changed.notify_all()
 
-    def _examine(self, site: str, path: Path) -> None:
-        """Refuse, in the name of its sender, an update that is not what it should be."""
-        sizes = list(self.experiment.algorithm.sends(self.experiment.layout).values())
-        try:
-            with safe_open(path, "pt") as file:
-                names = sorted(file.keys(), key=int)
-                if names != [str(i) for i in range(len(sizes))]:
-                    raise MessageError(f"{site!r} sent an update with other parts than agreed on")
-                for name, size in zip(names, sizes, strict=True):
-                    part = file.get_slice(name)
-                    if part.get_shape() != [size] or part.get_dtype() != "F32":
-                        raise MessageError(
-                            f"{site!r} sent {part.get_dtype()} {part.get_shape()}; F32 [{size}] was"
-                            " agreed on"
-                        )
-                    for at in range(0, size, PIECE):
-                        if not part[at : at + PIECE].isfinite().all():
-                            raise MessageError(
-                                f"{site!r} sent an update that holds NaN or infinity"
-                            )
-        except (SafetensorError, ValueError) as error:
-            raise MessageError(f"{site!r} sent an update that cannot be read ({error})") from None
-
     def _measured(self, site: str, request: Measured) -> Reply:
         if not request.scores.keys() <= HIGHER_IS_BETTER.keys():
             raise MessageError(f"{site!r} sent scores that are not known by name")
@@ -422,8 +430,10 @@ class Coordinator:
         used = self._open_to(site, request.round)
         if used and (self._secure or site not in self._updates):
             self._updates.pop(site, None)
-            self._declined[site] = request.reason
-            _log.warning("%s left round %d out: %r", site, request.round + 1, request.reason)
+            reason, number = f"{request.code} {request.reason}".rstrip(), request.round + 1
+            self._declined[site] = reason
+            about = {"site": site, "round": number}
+            _log.warning("%s left round %d out: %r", site, number, reason, extra=about)
             self._news()
         return Taken(self.digest, used)
 
@@ -471,9 +481,10 @@ class Coordinator:
                     )
         experiment = self.experiment.replace(data=told(self.experiment.data, self._all_rows()))
         check(experiment)
+        enforce(self.limits, experiment)
         server = self.server = Server(experiment)
         guard = experiment.guard
-        if guard and isinstance(guard.secure, SecureAggregation):
+        if guard and guard.secure:
             assert self.key_of is not None
             self._secure = guard.secure
         kept = self.store.read()
@@ -482,6 +493,7 @@ class Coordinator:
             self.store.begin(self.store.tensors.put(server.shared), memory.digest)
             kept = self.store.read()
             assert kept is not None
+        self.row = (self.store.metrics() or [{}])[-1]
         for each in (self.experiment, experiment):
             each.forget_template()
         self._open(kept)
@@ -514,6 +526,11 @@ class Coordinator:
             self._cohort = tuple(self.names[int(node)] for node in nodes)
             self._opened = time.monotonic()
             self._news()
+        if not last:
+            about = {"round": kept.round + 1, "digest": kept.state.digest.hex()}
+            _log.info(
+                "round %d begins, of %s", kept.round + 1, ", ".join(self._cohort), extra=about
+            )
         for name in self.names:
             self.tell(name)
 
@@ -530,12 +547,14 @@ class Coordinator:
             return self._fail(f"round {kept.round + 1}: {reason}")
         with self._changed:
             updates, scores = dict(self._updates), dict(self._scores)
-        if guard and guard.budget:
+        epsilon: float | None = None
+        if guard and (guard.budget or guard.labels):
             epsilon = guard.epsilon(kept.round + 1)
-            self.store.spend(kept.round, epsilon, guard.budget.delta)
+            self.store.spend(kept.round, epsilon, guard.budget.delta if guard.budget else 0.0)
         if self._secure:
             try:
                 nodes = self._close_sums(kept, least)
+                self.accepted += len(nodes)
             except (Aborted, SumError) as error:
                 return self._fail(f"round {kept.round + 1}: {error}")
         else:
@@ -552,7 +571,7 @@ class Coordinator:
             "left_out": [name for name in self._cohort if name not in counted],
             "seconds": time.monotonic() - self._opened,
         }
-        if guard and guard.budget:
+        if epsilon is not None:
             row["epsilon"] = epsilon
         return self._advance(kept, row)
 
@@ -563,9 +582,14 @@ class Coordinator:
         state = self.store.tensors.put(server.shared)
         memory = self.store.tensors.put(server.remembered())
         self.store.advance(kept.round, state, memory.digest, row)
+        about = {"round": kept.round + 1}
+        _log.info("round %d is closed: %d updates", kept.round + 1, row["cohort"], extra=about)
+        if left_out := row.get("left_out"):
+            _log.warning("left out of it: %s", ", ".join(left_out), extra=about)
         now = self.store.read()
         assert now is not None
         self._open(now)
+        self.row = row
         self.on_round(row)
         return now
 
@@ -573,9 +597,12 @@ class Coordinator:
         """Take the round's step with the updates that came; whose."""
         assert self.server is not None
         nodes = np.array([i for i, name in enumerate(self.names) if name in updates], np.int64)
-        digests = [digest for i in nodes if (digest := updates[self.names[i]][0]) is not None]
-        exchanges = range(len(self.experiment.algorithm.sends(self.experiment.layout)))
-        arrived = [[reader(self.store, digest, str(e)) for digest in digests] for e in exchanges]
+        wire, path = self.server.wire, self.store.tensors.path
+        digests = {i: updates[self.names[i]][0] for i in nodes.tolist()}
+        arrived = [
+            [wire.reader(path(d), exchange, i, kept.round) for i, d in digests.items() if d]
+            for exchange in range(len(wire.sizes))
+        ]
         self.server.close(kept.round, nodes, arrived)
         return nodes
 
@@ -615,7 +642,9 @@ class Coordinator:
         session = session_of(experiment, kept.round, number, exchange, nodes, kept.state.digest)
         keys = directory(experiment, nodes, self.key_of)
         parcels = Parcels(self.store.tensors, self.offer)
-        sum = CoordinatorSum(session, number, exchange, keys, parcels.pack)
+        assert experiment.guard is not None
+        kind = kind_of(experiment.guard)
+        sum = CoordinatorSum(kind, session, number, exchange, keys, parcels.pack)
         opened: Opened | None = None
         try:
             while opened is None:
@@ -730,6 +759,7 @@ class Coordinator:
 
     def _end(self, outcome: str, reason: str) -> Kept:
         self.store.end(outcome, reason)
+        _log.info("the run is over (%s): %s", outcome, reason)
         with self._changed:
             kept = self._kept = self.store.read()
             assert kept is not None
@@ -741,11 +771,3 @@ class Coordinator:
 def real(value: float) -> float | None:
     """What a site measured, or None where that is no number of float32."""
     return value if abs(value) <= _LARGEST else None
-
-
-def reader(store: Store, digest: bytes, name: str) -> Read:
-    def read(at: slice) -> torch.Tensor:
-        with safe_open(store.tensors.path(digest), "pt") as file:
-            return file.get_slice(name)[at]
-
-    return read

@@ -55,10 +55,10 @@ def check(experiment: Experiment) -> None:
             " among peers use a rule that judges the models by themselves, such as Balance()"
         )
     guard = experiment.guard
-    if guard and (refused := guard.secure or guard.labels):
+    if guard and guard.secure:
         raise InputError(
-            f"protection: {refused!r} was given, which peers do not carry out so far; use Clip and"
-            " GaussianNoise(where='local'), or DPSGD"
+            f"protection: {guard.secure!r} was given, which peers do not carry out so far; use Clip"
+            " and GaussianNoise(where='local'), or DPSGD"
         )
 
 

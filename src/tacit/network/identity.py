@@ -6,6 +6,7 @@ tls.pem          the member's TLS key and certificate, mode 0600; one file, so t
 sign.key         its Ed25519 key, which signs its messages, mode 0600
 members.json     who else belongs, signed by the authority
 federation.json  names, and the addresses to connect to
+policy.toml      what may run, written by people
 """
 
 import os
@@ -24,12 +25,13 @@ from tacit.network import certificates, members
 from tacit.network.malformed import MALFORMED
 from tacit.network.members import Members, Role
 
-CA, TLS, SIGN, MEMBERS, FEDERATION = (
+CA, TLS, SIGN, MEMBERS, FEDERATION, POLICY = (
     "ca.pem",
     "tls.pem",
     "sign.key",
     "members.json",
     "federation.json",
+    "policy.toml",
 )
 
 
@@ -76,7 +78,10 @@ class Identity:
             named = msgspec.json.decode(_read(folder / FEDERATION), type=Federation)
             authority = x509.load_pem_x509_certificate(_read(folder / CA))
             tls = _read(folder / TLS, secret=True)
-            certificate, tls_key = x509.load_pem_x509_certificate(tls), certificates.read_key(tls)
+            certificate, tls_key = (
+                x509.load_pem_x509_certificate(tls),
+                certificates.read_tls_key(tls),
+            )
             key = _read_sign_key(folder / SIGN)
         except (*MALFORMED, ValueError, TypeError) as error:
             if isinstance(error, InputError):
@@ -111,7 +116,7 @@ class Identity:
         write(self.folder / MEMBERS, text)
         return replace(self, members=roll)
 
-    def _check(self, tls_key: certificates.Key) -> None:
+    def _check(self, tls_key: certificates.TlsKey) -> None:
         where, now = self.folder, datetime.now(UTC)
         if not (
             certificates.issued_by(self.certificate, self.authority)

@@ -1,6 +1,8 @@
 """Joining a federation over the network, and staying in it."""
 
+import logging
 import tempfile
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +20,7 @@ from tacit.network.identity import (
     CA,
     FEDERATION,
     MEMBERS,
+    POLICY,
     TLS,
     Federation,
     Identity,
@@ -26,19 +29,28 @@ from tacit.network.identity import (
     sign_key,
     write,
 )
+from tacit.network.institution import Chain, Own
 from tacit.network.malformed import MALFORMED
 from tacit.network.members import Member, Members
 from tacit.network.messages import Message, Refusal
+from tacit.network.proxy import Proxy, through
 from tacit.network.transport import Endpoint
 
-TIMEOUT = 20.0  # seconds for an answer
+_log = logging.getLogger("tacit.network")
+TIMEOUT = 60.0  # seconds for an answer; the coordinator may just be starting
 LEFT = 1 / 3  # of a certificate's life, when it is time for another
 
 
 class Renew(Message, frozen=True):
-    """A member asks for a new certificate; ``csr``: signing request, PEM."""
+    """A member asks for a new certificate.
+
+    Attributes:
+        csr: signing request, PEM.
+        chain: as in ``Application``.
+    """
 
     csr: Annotated[bytes, msgspec.Meta(max_length=4096)]
+    chain: Chain = b""
 
 
 class Renewed(Message, frozen=True):
@@ -55,20 +67,29 @@ def serve(endpoint: Endpoint, authority: Authority) -> None:
         try:
             answer = authority.admit(msgspec.msgpack.decode(payload, type=Application))
         except MALFORMED:
-            answer = Refusal("message", "the request to join cannot be read")
+            answer = Refusal(MessageError.code, "the request to join cannot be read")
         except MessageError as error:
-            answer = Refusal("join", str(error))
+            answer = Refusal(error.code, str(error))
         return msgspec.msgpack.encode(answer)
 
     endpoint.serve_bytes(JOIN, join)
-    endpoint.serve(Renew, lambda sender, asked: Renewed(authority.renew(sender, asked.csr)))
+    endpoint.serve(
+        Renew, lambda sender, asked: Renewed(authority.renew(sender, asked.csr, asked.chain))
+    )
 
 
-def join(token: Token, folder: Path) -> Identity:
+def join(
+    token: Token, folder: Path, own: Own | None = None, proxy: Proxy | None = None
+) -> Identity:
     """Makes keys in a folder and joins the federation of a token; may be tried again.
 
+    Args:
+        own: a key and certificate of the member's institution, with which it connects then.
+        proxy: the way out, if there is no other.
+
     Raises:
-        InputError: the token has expired, or another member's keys are in the folder.
+        InputError: the token has expired, another member's keys are in the folder, or the
+            federation's policy cannot be used.
         Unreachable: no answer.
         MessageError: the authority refuses, in one sentence.
     """
@@ -77,12 +98,23 @@ def join(token: Token, folder: Path) -> Identity:
         raise InputError(
             f"the token expired on {knock.not_valid_after_utc:%Y-%m-%d}; ask for another"
         )
+    from tacit.network.policy import Limits, Policy, parse, text
+
     make_folder(folder)
-    own = sign_key(folder)
-    key = certificates.new_key()
-    asked = Application(token.name, certificates.request(key, token.name), public_hex(own))
-    admission = _ask(token, asked.proven(token.nonce, own.sign))
+    signs = sign_key(folder)
+    key: certificates.TlsKey = certificates.new_key()
+    chain = b""
+    if own:
+        key, chain = own.read()
+    csr = certificates.request(key, token.name)
+    asked = Application(token.name, csr, public_hex(signs), chain)
+    admission = _ask(token, asked.proven(token.nonce, signs.sign), proxy)
     named = Federation(token.federation, token.name, token.addresses)
+    limits = parse(admission.policy, f"the policy of {token.federation!r}", Limits)
+    if not (folder / POLICY).exists():
+        write(folder / POLICY, text(Policy(**asdict(limits))).encode())
+    if own:
+        own.keep(folder)
     write(folder / CA, token.authority)
     write(folder / FEDERATION, msgspec.json.encode(named))
     write(folder / MEMBERS, admission.members)
@@ -90,20 +122,25 @@ def join(token: Token, folder: Path) -> Identity:
     return Identity.load(folder)
 
 
-def _ask(token: Token, application: Application) -> Admission:
+def _ask(token: Token, application: Application, proxy: Proxy | None) -> Admission:
     """Connects with the token's own certificate, which lets one do nothing else."""
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder) / TLS, token.tls, secret=True)
         write(Path(folder) / CA, token.authority)
-        known = Members(token.federation, 0, {token.coordinator: Member("coordinator")})
+        hubs = {name: Member("relay") for name in token.relays}
+        hubs[token.coordinator] = Member("coordinator")
+        known = Members(token.federation, 0, hubs)
         knock = Identity(
             JOINING, token.federation, Path(folder), token.addresses, known,
             x509.load_pem_x509_certificate(token.authority),
             x509.load_pem_x509_certificate(token.tls), Ed25519PrivateKey.generate(),
         )  # fmt: skip
-        with Endpoint(knock, connect=token.addresses, wait=TIMEOUT) as endpoint:
+        with (
+            through(proxy, token.addresses) as connect,
+            Endpoint(knock, connect=connect, wait=TIMEOUT) as endpoint,
+        ):
             payload = msgspec.msgpack.encode(application)
-            reply = endpoint.request(token.coordinator, JOIN, payload, TIMEOUT).result()
+            reply = endpoint.reply(token.coordinator, JOIN, payload, TIMEOUT)
     try:
         answer = msgspec.msgpack.decode(reply, type=Admission | Refusal)
     except MALFORMED:
@@ -116,18 +153,27 @@ def _ask(token: Token, application: Application) -> Admission:
 def renew(endpoint: Endpoint) -> bool:
     """Gets a new certificate, with a new key, once two thirds of the old one's life are over.
 
+    With an institution's own key and certificate, these must have been replaced before.
+
     Whether it did. To be called now and then, at least daily.
 
     Raises:
+        InputError: the institution's files cannot be used.
         Unreachable, Refused, MessageError: as ``Endpoint.ask``; the old one stays.
     """
     identity = endpoint.identity
     begin, end = identity.certificate.not_valid_before_utc, identity.certificate.not_valid_after_utc
     if end - datetime.now(UTC) > LEFT * (end - begin):
         return False
-    key = certificates.new_key()
+    key: certificates.TlsKey = certificates.new_key()
+    chain = b""
+    if own := Own.of(identity.folder):
+        key, chain = own.read()
+        if x509.load_pem_x509_certificate(chain).not_valid_after_utc <= end:
+            _log.warning("%s ends on %s: renew it", own.certificate, f"{end:%Y-%m-%d}")
+            return False
     (coordinator,) = identity.members.those("coordinator")
-    asked = Renew(certificates.request(key, identity.name))
+    asked = Renew(certificates.request(key, identity.name), chain)
     renewed = endpoint.ask(coordinator, asked, Renewed, TIMEOUT)
     if not certificates.issued_by(
         x509.load_pem_x509_certificate(renewed.certificate), identity.authority

@@ -5,8 +5,10 @@ its receiver, and a reply also for the very request that it answers: none can be
 or taken for the answer to something else.
 """
 
+import threading
+from functools import cache
 from hashlib import sha256
-from typing import Annotated, TypeVar, Union
+from typing import Annotated, TypeVar, Union, cast
 
 import msgspec
 
@@ -37,7 +39,9 @@ class Refusal(Message, frozen=True):
 
 
 class Refused(TacitError):
-    """A member answered no; ``.code`` is stable, the text is its sentence."""
+    """A member answered no: ``.code`` says why, and the text as much as it tells."""
+
+    code = "TACIT-111"
 
     def __init__(self, code: str, sentence: str) -> None:
         self.code = code
@@ -48,6 +52,21 @@ class _Signed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     sender: Annotated[str, msgspec.Meta(max_length=63)]
     body: bytes
     signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+
+
+_signed_decoder = msgspec.msgpack.Decoder(_Signed)
+_building = threading.Lock()
+
+
+def _decoder(*kinds: type[Message]) -> msgspec.msgpack.Decoder[Message]:
+    """msgspec 0.22 crashes where two threads first meet a type at once; thus one at a time."""
+    with _building:
+        return _built(*kinds)
+
+
+@cache
+def _built(*kinds: type[Message]) -> msgspec.msgpack.Decoder[Message]:
+    return msgspec.msgpack.Decoder(Union[kinds])  # noqa: UP007
 
 
 def kind(message: type[Message]) -> str:
@@ -84,7 +103,7 @@ def unseal(
     if len(sealed) > MOST:
         raise MessageError(f"{sender!r} sent {len(sealed)} bytes; allowed are {MOST}")
     try:
-        signed = msgspec.msgpack.decode(sealed, type=_Signed)
+        signed = _signed_decoder.decode(sealed)
     except MALFORMED:
         raise MessageError(f"what {sender!r} sent is no message") from None
     if signed.sender != sender:
@@ -92,7 +111,7 @@ def unseal(
     expected = _signed(identity.federation, sender, identity.name, signed.body, answers)
     identity.members.verify(sender, expected, signed.signature)
     try:
-        return msgspec.msgpack.decode(signed.body, type=Union[kinds])  # noqa: UP007
+        return cast(M, _decoder(*kinds).decode(signed.body))
     except MALFORMED as error:
         names = " or ".join(kind(each) for each in kinds)
         raise MessageError(f"what {sender!r} sent is no {names}: {error}") from None

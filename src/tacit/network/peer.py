@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -19,8 +18,11 @@ from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
 from tacit.network.gossip import Peer, check
 from tacit.network.identity import write
+from tacit.network.labels import answered
 from tacit.network.messages import Refused
 from tacit.network.protocol import Holds, Model, Seek
+from tacit.network.rounds import pay
+from tacit.network.software import software
 from tacit.network.tensors import HEADER, Tensors, finite
 from tacit.protection.budget import PrivacyBudget
 from tacit.training.plan import Ints
@@ -133,8 +135,8 @@ class PeerRun:
         self.node = self.names.index(name)
         if not data.train.sizes[self.node]:
             raise InputError(f"data: {name!r} has no rows to train on")
-        self.peer = Peer(experiment, data, self.node)
-        self.digest, self.software, self.folder = experiment.digest(), version("tacit"), folder
+        self.peer = Peer(experiment, answered(experiment, data, self.node, folder), self.node)
+        self.digest, self.software, self.folder = experiment.digest(), software(), folder
         self.ask, self.pull, self.offer, self.withdraw = ask, pull, offer, withdraw
         self.tell, self.wake, self.patience, self.grace = tell, wake, patience, grace
         self.ledger, self.on_round = ledger, on_round
@@ -143,6 +145,8 @@ class PeerRun:
         static = experiment.plan.static  # type: ignore[union-attr]  # a graph, by check
         self._kept = _KEPT if static else _KEPT_CHANGING
         self._lock = threading.Lock()
+        self.ended: Ended | None = None
+        self.row: Row = {}  # of the last round here
         self._done = set[str]()
         found = self._read_notes()
         first = _RETURN if found else patience
@@ -186,10 +190,19 @@ class PeerRun:
             elif peer in self.names:
                 self._away.setdefault(peer, time.monotonic())
 
+    @property
+    def connected(self) -> int:
+        """How many other peers are here."""
+        return len(self._seen(set(self.names) - {self.name}))
+
     # What happens by itself
 
     def run(self) -> Ended:
         """Carry out the rounds that are left."""
+        self.ended = self._run()
+        return self.ended
+
+    def _run(self) -> Ended:
         try:
             while self.notes.round < self.rounds:
                 try:
@@ -221,7 +234,8 @@ class PeerRun:
 
     def _round(self, round: int) -> None:
         began, left_out = time.monotonic(), list[str]()
-        self._pay(round)
+        if self.ledger:
+            pay(self.ledger, self.peer.experiment, round)
 
         def send(model: Tensor) -> Tensor:
             # Sent before the process was killed: noise that is drawn twice hides less.
@@ -245,18 +259,22 @@ class PeerRun:
         for path in self.received.folder.iterdir():  # of pulls that were given up
             path.unlink()
         if left_out:
-            _log.warning("round %d went on without %s", round + 1, ", ".join(left_out))
+            about, names = {"round": round + 1}, ", ".join(left_out)
+            _log.warning("round %d went on without %s", round + 1, names, extra=about)
         seconds = time.monotonic() - began
-        self.on_round(
-            {"round": round + 1, "train_loss": loss, "left_out": left_out, "seconds": seconds}
-        )
+        self.row = {
+            "round": round + 1, "train_loss": loss, "left_out": left_out, "seconds": seconds
+        }  # fmt: skip
+        if (guard := self.peer.experiment.guard) and guard.budget:
+            self.row["epsilon"] = guard.epsilon(round + 1)
+        self.on_round(self.row)
 
     def _gather(self, round: int, names: Collection[str]) -> dict[str, Tensor]:
         """The models of the round of those who are there."""
-        found, refused, past = dict[str, Tensor](), set[str](), dict[str, Holds]()
+        found, refused, past = dict[str, Tensor](), dict[str, str](), dict[str, Holds]()
         known, since = dict[str, int](), time.monotonic()
         while True:
-            for name in self._seen(set(names) - found.keys() - past.keys() - refused):
+            for name in self._seen(set(names) - found.keys() - past.keys() - refused.keys()):
                 try:
                     holds = self.ask(name, self._seek())
                     theirs = {model.round: model.offer for model in holds.models}
@@ -268,11 +286,14 @@ class PeerRun:
                         continue
                     known[name], since = holds.round, time.monotonic()
                 except (MessageError, Refused) as error:
-                    _log.warning("left out of round %d: %s", round + 1, error)
-                    refused.add(name)
+                    about = {"site": name, "round": round + 1}
+                    _log.warning("left out of round %d: %s", round + 1, error, extra=about)
+                    refused[name] = str(error)
                 except TacitError as error:
                     _log.info("%s", error)
-            waiting = set(names) - found.keys() - past.keys() - refused - self._gone(self.grace)
+            waiting = (
+                set(names) - found.keys() - past.keys() - refused.keys() - self._gone(self.grace)
+            )
             late = time.monotonic() - since > self.patience
             if not waiting or late:
                 if found or not names:
@@ -280,6 +301,8 @@ class PeerRun:
                 if past:
                     name = min(past, key=lambda name: past[name].round)
                     raise _Behind(name, past[name])
+                if refused.keys() >= set(names):
+                    raise _Isolated(f"round {round + 1}: {'; '.join(refused.values())}")
                 if late:
                     raise _Isolated(
                         f"round {round + 1}: nothing was heard for {self.patience:g} seconds of any"
@@ -361,15 +384,6 @@ class PeerRun:
         for offer in {before.own, *(model.offer for model in before.sent)} - kept:
             self.withdraw(offer)
             self.tensors.drop(offer.digest)
-
-    def _pay(self, round: int) -> None:
-        """Spend before training, so that a crash loses budget and no privacy."""
-        guard = self.peer.experiment.guard
-        if self.ledger and guard and guard.multiplier:
-            self.ledger.spend(
-                self.peer.experiment.data.name, self.digest, round, guard.release, guard.releases,
-                f"{self.digest}:{round}", guard.unit,
-            )  # fmt: skip
 
     def _read_notes(self) -> Notes | None:
         try:

@@ -4,7 +4,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from concurrent.futures import wait
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from tacit.network.asynchronous import AsyncCoordinator, AsyncSiteRun
 from tacit.network.authority import Authority
 from tacit.network.blobs import Blobs
 from tacit.network.coordinator import Coordinator
-from tacit.network.identity import Identity
+from tacit.network.disclosure import Disclosure
+from tacit.network.identity import POLICY, Identity
 from tacit.network.messages import Refused
 from tacit.network.peer import PeerRun
+from tacit.network.policy import Limits, read
 from tacit.network.protocol import (
     Done,
     FromCoordinator,
@@ -33,15 +36,24 @@ from tacit.network.protocol import (
     Reply,
     Request,
     Seek,
+    Talk,
 )
+from tacit.network.proxy import Proxy, through
 from tacit.network.site import SiteRun
+from tacit.network.status import Status, of_coordinator, of_peer, of_site
+from tacit.network.stopping import Stopped
 from tacit.network.store import Kept, Store
+from tacit.network.swarm import SwarmRun
 from tacit.network.transport import Endpoint, Unreachable
 from tacit.protection.budget import PrivacyBudget
 
 _log = logging.getLogger("tacit.network")
 
 _NEWS = "news"
+# News that the coordinator stops, and not for ever.
+_AWAY = b"away"
+# Seconds that sites have to hear of it.
+_TELL = 1.0
 _REPLY = 10.0
 _AGAIN = 0.5
 # Seconds that sites have to come back to hear of the end.
@@ -58,6 +70,7 @@ def coordinate(
     listen: Sequence[str],
     database: str | None = None,
     insecure: bool = False,
+    metrics: str | None = None,
     **settings: Any,
 ) -> tuple[Kept, list[dict[str, object]]]:
     """The coordinator of a run, to its end; started again, it goes on.
@@ -67,21 +80,29 @@ def coordinate(
         folder: of the run.
         listen: addresses, ``host:port``.
         database: URL as SQLAlchemy has it; by default SQLite in the folder.
+        metrics: address, ``host:port``, of figures and of a health check.
         settings: of ``Coordinator``.
 
     Returns:
         The run's end, and a row for each round.
+
+    Raises:
+        Stopped: by a signal, under ``stoppable``; the sites were told.
     """
-    store = Store(folder, experiment.digest(), database)
-    with Endpoint(Identity.load(home), listen=listen, insecure=insecure) as endpoint:
-        blobs = Blobs(endpoint)
+    with (
+        closing(Store(folder, experiment.digest(), database)) as store,
+        ExitStack() as at_last,
+        Endpoint(Identity.load(home), listen=listen, insecure=insecure) as endpoint,
+        closing(Blobs(endpoint)) as blobs,
+    ):
         asynchronous = isinstance(experiment.algorithm, FedBuff)
         coordinator = (AsyncCoordinator if asynchronous else Coordinator)(
             experiment, store,
             lambda site, offer, path: blobs.pull(site, offer, path, most=offer.size),
             blobs.offer, lambda site: endpoint.request(site, _NEWS, b"", 1.0), endpoint.key_of,
-            **settings,
+            limits=read(home / POLICY, Limits), **settings,
         )  # fmt: skip
+        at_last.callback(coordinator.stop)  # when nobody can ask any more, and be refused for it
         joining.serve(endpoint, Authority.load(home))
         endpoint.watch(coordinator.here)
         endpoint.serve(
@@ -89,13 +110,16 @@ def coordinate(
         )
         stop = _every(_REFRESH, endpoint.refresh)
         try:
-            kept = coordinator.run()
-            coordinator.farewell(_FAREWELL)
-            return kept, store.metrics()
+            with _serving(metrics, lambda: of_coordinator(coordinator, blobs), endpoint.identity):
+                kept = coordinator.run()
+                coordinator.farewell(_FAREWELL)
+                return kept, store.metrics()
+        except Stopped:
+            told = [endpoint.request(site, _NEWS, _AWAY, _TELL) for site in endpoint.alive()]
+            wait(told, _TELL)
+            raise
         finally:
             stop.set()
-            coordinator.stop()
-            store.close()
 
 
 @dataclass(frozen=True)
@@ -124,6 +148,9 @@ def take_part(
     insecure: bool = False,
     patience: float = 600.0,
     on_wait: Callable[[str], None] = lambda reason: None,
+    disclosure: Disclosure = "redacted",
+    proxy: Proxy | None = None,
+    metrics: str | None = None,
 ) -> Taken:
     """A site of a run, to the run's end; started again, it goes on.
 
@@ -135,6 +162,9 @@ def take_part(
         connect: addresses of the coordinator; by default those that the site joined by.
         patience: seconds to wait for a coordinator that is not there, or not any more.
         on_wait: is told whom or what the site waits for.
+        disclosure: how much others learn of errors here.
+        proxy: the way out to the coordinator, if there is no other.
+        metrics: address, ``host:port``, of figures and of a health check.
 
     Raises:
         InputError: the coordinator refuses this experiment or this site.
@@ -144,9 +174,22 @@ def take_part(
     identity = Identity.load(home)
     news = threading.Event()
     folder.mkdir(parents=True, exist_ok=True)
-    with _found(identity, connect or identity.connect, insecure, patience, on_wait) as endpoint:
+    run: SiteRun | None = None
 
-        def heard(_: str, __: bytes) -> bytes:
+    def status() -> Status:
+        if run is None:  # it looks for the coordinator
+            return Status(0, experiment.rounds, 0)
+        return of_site(run, coordinator in endpoint.alive(), blobs)
+
+    with (
+        _serving(metrics, status, identity),
+        through(proxy, connect or identity.connect) as addresses,
+        _found(identity, addresses, insecure, disclosure, patience, on_wait) as endpoint,
+    ):
+
+        def heard(_: str, what: bytes) -> bytes:
+            if what == _AWAY:
+                on_wait("the coordinator stops; waiting for it to be started again")
             news.set()
             return b""
 
@@ -177,7 +220,7 @@ def take_part(
             experiment, data, identity.name, folder, ask,
             lambda offer, path: blobs.pull(coordinator, offer, path, most=offer.size),
             lambda path: blobs.offer(path, to=[coordinator]), wake, ledger,
-            identity, endpoint.key_of,
+            identity, endpoint.key_of, disclosure,
         )  # fmt: skip
         stop = _every(_RENEW, lambda: joining.renew(endpoint))
         try:
@@ -194,6 +237,7 @@ def _found(
     identity: Identity,
     connect: Sequence[str],
     insecure: bool,
+    disclosure: Disclosure,
     patience: float,
     on_wait: Callable[[str], None],
 ) -> Endpoint:
@@ -201,7 +245,7 @@ def _found(
     until = time.monotonic() + patience
     while True:
         try:
-            return Endpoint(identity, connect=connect, insecure=insecure)
+            return Endpoint(identity, connect=connect, insecure=insecure, disclosure=disclosure)
         except Unreachable as error:
             if time.monotonic() > until:
                 raise
@@ -217,6 +261,8 @@ def gossip(
     listen: Sequence[str],
     connect: Sequence[str] = (),
     insecure: bool = False,
+    disclosure: Disclosure = "redacted",
+    metrics: str | None = None,
     **settings: Any,
 ) -> Taken:
     """A peer of a run without a coordinator, to the run's end; started again, it goes on.
@@ -229,8 +275,11 @@ def gossip(
         data: the same federation with this peer's rows.
         home: with the peer's keys.
         folder: of the run at this peer.
-        listen: addresses, ``host:port``; the certificate must be good for them.
-        connect: addresses of one peer or more, which tell of all others.
+        listen: addresses, ``host:port``; the certificate must be good for them. None: all peers
+            meet at a relay.
+        connect: addresses of one peer or more, which tell of all others; or of a relay.
+        disclosure: how much others learn of errors here.
+        metrics: address, ``host:port``, of figures and of a health check.
         settings: of ``PeerRun``.
 
     Raises:
@@ -239,7 +288,11 @@ def gossip(
     identity = _newest(Identity.load(home), insecure)
     news = threading.Event()
     folder.mkdir(parents=True, exist_ok=True)
-    with Endpoint(identity, listen=listen, connect=connect, insecure=insecure) as endpoint:
+    wait = settings.get("patience", 600.0) if not listen else 10.0  # for the relay
+    with Endpoint(
+        identity, listen=listen, connect=connect, wait=wait, insecure=insecure,
+        disclosure=disclosure,
+    ) as endpoint:  # fmt: skip
         blobs = Blobs(endpoint)
 
         def heard(_: str, __: bytes) -> bytes:
@@ -262,12 +315,62 @@ def gossip(
         endpoint.watch(run.here)
         stop = _every(_RENEW, lambda: joining.renew(endpoint))
         try:
-            ended = run.run()
-            _, scores = run.peer.measure({})
-            model = _saved(experiment, run.peer.model({}), folder)
-            if ended.outcome == "finished":
-                run.stay()
-            return Taken(ended.outcome, ended.reason, scores, model)
+            with _serving(metrics, lambda: of_peer(run, blobs), identity):
+                ended = run.run()
+                _, scores = run.peer.measure({})
+                model = _saved(experiment, run.peer.model({}), folder)
+                if ended.outcome == "finished":
+                    run.stay()
+                return Taken(ended.outcome, ended.reason, scores, model)
+        finally:
+            stop.set()
+
+
+def swarm(
+    experiment: Experiment,
+    data: Federation,
+    home: Path,
+    folder: Path,
+    *,
+    listen: Sequence[str],
+    connect: Sequence[str] = (),
+    insecure: bool = False,
+    disclosure: Disclosure = "redacted",
+    metrics: str | None = None,
+    **settings: Any,
+) -> Taken:
+    """A member of a swarm, to the run's end; started again, it goes on.
+
+    Args:
+        settings: of ``SwarmRun``; the others are those of ``gossip``.
+
+    Raises:
+        InputError: a plan that cannot work in a swarm.
+    """
+    identity = _newest(Identity.load(home), insecure)
+    folder.mkdir(parents=True, exist_ok=True)
+    wait = settings.get("patience", 600.0) if not listen else 10.0  # for the relay
+    with Endpoint(
+        identity, listen=listen, connect=connect, wait=wait, insecure=insecure,
+        disclosure=disclosure,
+    ) as endpoint:  # fmt: skip
+        blobs = Blobs(endpoint)
+        run = SwarmRun(
+            experiment, data, identity.name, folder, identity, endpoint.key_of,
+            lambda member, talk: endpoint.ask(member, talk, Talk, _REPLY),
+            lambda member, offer, path: blobs.pull(member, offer, path, most=offer.size),
+            blobs.offer, **settings,
+        )  # fmt: skip
+        endpoint.serve(Talk, run.answer)
+        endpoint.watch(run.here)
+        stop = _every(_RENEW, lambda: joining.renew(endpoint))
+        try:
+            with _serving(metrics, lambda: of_peer(run, blobs), identity):
+                ended = run.run()
+            if ended.outcome != "finished":
+                return Taken(ended.outcome, ended.reason, {}, None)
+            model, scores = run.home()
+            return Taken(ended.outcome, ended.reason, scores, _saved(experiment, model, folder))
         finally:
             stop.set()
 
@@ -282,6 +385,17 @@ def _newest(identity: Identity, insecure: bool) -> Identity:
             hub.fetch_members()
             return hub.identity
     return identity
+
+
+def _serving(
+    address: str | None, status: Callable[[], Status], me: Identity
+) -> AbstractContextManager[None]:
+    """Figures of a run at an address, if there is one."""
+    if address is None:
+        return nullcontext()
+    from tacit.network.metrics import serving
+
+    return serving(address, status, federation=me.federation, member=me.name)
 
 
 def _every(seconds: float, call: Callable[[], object]) -> threading.Event:

@@ -4,10 +4,13 @@ A site asks and the coordinator answers, so that either may die at any moment: w
 before may be asked again, and is answered the same. So it is among peers, each of whom does both.
 """
 
+from hashlib import sha256
 from typing import Annotated, Literal
 
 import msgspec
 
+from tacit.ledger.votes import Certificate, Proposal, Vote
+from tacit.network.blobs import Digest as Blake3
 from tacit.network.blobs import Offer
 from tacit.network.messages import Message
 
@@ -18,7 +21,10 @@ Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 Round = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 Sentence = Annotated[str, msgspec.Meta(max_length=2000)]
 Name = Annotated[str, msgspec.Meta(max_length=63)]
-Stage = Literal["advertise", "share", "mask", "consent", "unmask"]
+Stage = Literal[
+    "advertise", "share", "mask", "consent", "unmask",
+    "commit", "upload", "decrypt", "rebuild", "pledge",
+]  # fmt: skip
 # What is larger travels in chunks.
 SMALL = 48 * 1024
 Body = Annotated[bytes, msgspec.Meta(max_length=SMALL)] | Offer
@@ -83,7 +89,7 @@ class Ready(Part, frozen=True):
 
 
 class Answer(Part, frozen=True):
-    """A site's message of a secure sum's stage; see ``tacit.protection.secagg``.
+    """A site's message of a secure sum's stage; see ``tacit.network.stages``.
 
     Attributes:
         session: its number in the round.
@@ -217,6 +223,74 @@ class FromCoordinator(Message, frozen=True):
     """The coordinator's reply."""
 
     reply: Reply
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a swarm decides on in a round.
+
+    Attributes:
+        base: digest of the state that the round began with.
+        state: safetensors with the entries of the algorithm's state that are no node's own.
+        included: whose updates it is made of: places in the experiment's order.
+        loss: their mean training loss.
+    """
+
+    experiment: Digest
+    round: Round
+    base: Blake3
+    state: Offer
+    included: Annotated[tuple[Count, ...], msgspec.Meta(max_length=4096)]
+    loss: float | None
+
+    @property
+    def value(self) -> bytes:
+        """32 bytes, which members vote on."""
+        return sha256(b"tacit/v1/record\0" + msgspec.msgpack.encode(self)).digest()
+
+
+class Settled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A record, and the votes that decided on it."""
+
+    record: Record
+    certificate: Certificate
+
+
+class Trained(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A member's part of a round.
+
+    Attributes:
+        update: as in ``Deliver``; None where the member leaves the round out.
+    """
+
+    update: Offer | None
+    loss: float | None
+
+
+class Talk(Message, frozen=True):
+    """What a member of a swarm tells another one, who answers with the same.
+
+    Attributes:
+        software: version of tacit at the member; the other's must be the same.
+        life: of the process: a new one has forgotten what it was told.
+        rows: that it trains on.
+        round: that it carries out; the number of rounds once it is done.
+        trained: told to the leader of the round alone.
+        collected: how many updates it has, as the leader.
+        records: those that the proposals are about.
+        said: its words in this round that the other may not have heard.
+        settled: the newest decision, for a member that is behind.
+    """
+
+    experiment: Digest
+    software: Annotated[str, msgspec.Meta(max_length=40)]
+    life: Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
+    rows: Count
+    round: Round
+    trained: Trained | None = None
+    collected: Count = 0
+    records: Annotated[tuple[Record, ...], msgspec.Meta(max_length=8)] = ()
+    said: Annotated[tuple[Proposal | Vote | Certificate, ...], msgspec.Meta(max_length=8)] = ()
+    settled: Settled | None = None
 
 
 class Seek(Message, frozen=True):

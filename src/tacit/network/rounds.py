@@ -25,18 +25,22 @@ from tacit.engine.secure_sum import Opened
 from tacit.errors import DivergenceError, InputError
 from tacit.experiment import Experiment
 from tacit.network.tensors import PIECE, finite
-from tacit.protection import AdaptiveClip, RandomisedResponse, SecureAggregation
-from tacit.topology import Star
+from tacit.network.wire import Wire
+from tacit.protection import AdaptiveClip, HomomorphicEncryption, SecretSharing
+from tacit.protection.budget import PrivacyBudget
+from tacit.topology import Star, Swarm
 from tacit.training.evaluation import Evaluator
 from tacit.training.lowering import Engine, choose
 from tacit.training.plan import Ints, Plan
 from tacit.training.private import Private
 
-# Reads a part of one node's vector, (d,) float32: its step from what the server had.
+# Reads a part of one node's vector, (d,) float32: its step from what the server had. One part
+# after the other, or the whole.
 Read = Callable[[slice], Tensor]
 _LARGE = 2**22
 # Before the names of what the server alone reads, beside those that a rule chose for its memory.
 _ALONE = "server:"
+_MEMORY = "compression.memory"
 
 
 def check(experiment: Experiment) -> None:
@@ -46,37 +50,56 @@ def check(experiment: Experiment) -> None:
         InputError: with the nearest plan that works.
     """
     experiment.check()
+    if isinstance(experiment.plan, Swarm):
+        raise InputError(
+            f"topology: {experiment.plan!r} was given, which has no coordinator; use tacit swarm,"
+            " or Star()"
+        )
     if not isinstance(experiment.plan, Star):
         raise InputError(
             f"topology: {experiment.plan!r} was given; among real machines allowed is Star()"
         )
     if experiment.attacks:
         raise InputError("attack: real machines take no part in a simulated one; leave it out")
-    if experiment.compression is not None:
-        raise InputError(
-            f"compression: {experiment.compression!r} was given; among real machines updates travel"
-            " as float32 so far; leave it out"
-        )
-    for part in experiment.protection:
-        if isinstance(part, RandomisedResponse):
-            raise InputError(
-                f"protection: {part!r} was given; among real machines labels are not randomised so"
-                " far; use DPSGD"
-            )
     guard = experiment.guard
     if guard and isinstance(guard.clip, AdaptiveClip):
         raise InputError(
             f"protection: {guard.clip!r} was given; among real machines use Clip({guard.clip.norm})"
         )
-    if guard and guard.secure and not isinstance(guard.secure, SecureAggregation):
-        raise InputError(
-            f"protection: {guard.secure!r} was given; among real machines use SecureAggregation()"
+    if guard and isinstance(guard.secure, SecretSharing | HomomorphicEncryption):
+        why = (
+            "a helper that the server has no part in"
+            if isinstance(guard.secure, SecretSharing)
+            else "models that the server never sees"
         )
-    if guard and guard.secure and guard.commits:
         raise InputError(
-            f"protection: {guard.proof or guard.verify!r} was given; among real machines sums are"
-            " not checked against commitments so far; leave it out"
+            f"protection: {guard.secure!r} was given, which takes {why}; among real machines use"
+            " SecureAggregation()"
         )
+    if guard and guard.proof:
+        raise InputError(
+            f"protection: {guard.proof!r} was given; among real machines norms are not proved so"
+            " far; leave it out"
+        )
+
+
+def pay(ledger: PrivacyBudget, experiment: Experiment, round: int, again: int = 0) -> None:
+    """Spend before a node trains, so that a crash loses budget and no privacy.
+
+    Args:
+        experiment: with the row counts from which its guarantee follows.
+        again: how often it has trained from the round's model before.
+
+    Raises:
+        InputError: the budget does not allow the round.
+    """
+    guard, digest = experiment.guard, experiment.digest()
+    if guard and (guard.labels or guard.multiplier):
+        round, again = (0, 0) if guard.once else (round, again)
+        ledger.spend(
+            experiment.data.name, digest, round, guard.release, guard.releases,
+            f"{digest}:{round}" + (f":{again}" if again else ""), guard.unit,
+        )  # fmt: skip
 
 
 def own_entries(experiment: Experiment) -> frozenset[str]:
@@ -121,8 +144,8 @@ class Part:
     """What a site made of a round.
 
     Attributes:
-        steps: for each of the algorithm's exchanges, (d,) from what the server had: what the site
-            sends, or keeps for a secure sum.
+        steps: for each of the algorithm's exchanges, what the site sends of its (d,) step from what
+            the server had, as ``Wire`` has it, or keeps for a secure sum.
         loss: its mean training loss; NaN without rows.
     """
 
@@ -164,6 +187,18 @@ class Site:
             name: torch.full((), torch.nan).expand(first[name].shape)
             for name in experiment.algorithm.server_only()
         }
+        self.wire = Wire(experiment)
+        self.memory = self.wire.memory()
+
+    @property
+    def kept(self) -> State:
+        """What this node needs in later rounds, and nobody else has."""
+        return self.own if self.memory is None else self.own | {_MEMORY: self.memory}
+
+    def restore(self, kept: State) -> None:
+        """Go on from what was ``kept``."""
+        self.own = {name: kept[name] for name in self.own}
+        self.memory = kept.get(_MEMORY)
 
     def take_part(self, round: int, shared: State) -> Part:
         """Train, keep this node's rows of the state, and give what leaves the site.
@@ -180,15 +215,20 @@ class Site:
         sending = Sending()
         state = shared | self._unread | self.own
         state, _ = experiment.algorithm.round(state, train, sending)
-        if not all(finite(step) for step in sending.steps):
+        steps, memory = sending.steps, self.memory
+        if memory is not None:
+            step, memory = self.wire.pack(steps[0], memory, self.node, round)
+            steps = [step]
+        if not all(finite(step) for step in steps):
             raise DivergenceError(experiment.data.names[self.node], round + 1)
-        self.own = {name: state[name] for name in self.own}
-        return Part([self.guarded(step, round) for step in sending.steps], train.local.mean_loss())
+        self.own, self.memory = {name: state[name] for name in self.own}, memory
+        return Part([self.guarded(step, round) for step in steps], train.local.mean_loss())
 
     def guarded(self, step: Tensor, round: int) -> Tensor:
         """(d,) what leaves the site of a (d,) step: clipped, with local noise."""
         guard, experiment = self.experiment.guard, self.experiment
-        if guard is None or guard.secure or not guard.guards_updates:
+        # What a message stands for is clipped by who reads it.
+        if guard is None or guard.secure or not guard.guards_updates or self.wire.packed:
             return step
         now = Round(round, experiment.rounds, experiment.seed)
         protector = Protector(guard, now, self.digest, np.empty(0, np.int64), secret=True)
@@ -197,7 +237,7 @@ class Site:
     def hidden(
         self, step: Tensor, round: int, exchange: int, nodes: Ints
     ) -> NDArray[np.unsignedinteger]:
-        """(length,) what this node hides in a secure sum, of a (d,) step of ``take_part``.
+        """(length,) what this node hides in a secure sum, of a step of ``take_part``.
 
         Args:
             exchange: of the algorithm's, from 0.
@@ -272,7 +312,7 @@ class Server:
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment, self.memory = experiment, dict[str, Tensor]()
-        self.digest = bytes.fromhex(experiment.digest())
+        self.digest, self.wire = bytes.fromhex(experiment.digest()), Wire(experiment)
         first = experiment.algorithm.init(
             experiment.start(), experiment.data.nodes, experiment.layout
         )
@@ -305,8 +345,10 @@ class Server:
         plan, guard = experiment.plan, experiment.guard
         assert isinstance(plan, Star)
         central = guard and guard.noise and guard.noise.where == "central"
-        now, protector = self.now(round), self._protector(round) if central else None
-        star = StarExchange(plan, experiment.aggregation, nodes, now, n, None, protector)
+        guards = central or (guard and guard.guards_updates and self.wire.packed)
+        now, protector = self.now(round), self._protector(round) if guards else None
+        uplink = self.wire.uplink(round) if guards else None
+        star = StarExchange(plan, experiment.aggregation, nodes, now, n, None, protector, uplink)
         self._step(round, nodes, Closing(star, iter(arrived)))
 
     def close_sums(self, round: int, sums: Sequence[Opened]) -> None:
@@ -316,7 +358,9 @@ class Server:
             SumError: a sum that no honest nodes can have sent.
         """
         nodes = np.array(sums[-1].nodes, np.int64)
-        self._step(round, nodes, Summed(self._protector(round), iter(sums)))
+        uplink = self.wire.uplink(round)
+        at = uplink.coordinates if uplink else None
+        self._step(round, nodes, Summed(self._protector(round), iter(sums), at))
 
     def now(self, round: int) -> Round:
         """What an aggregation rule is told of a round."""
@@ -383,15 +427,22 @@ class Closing:
 
 
 class Summed:
-    """``ServerExchange`` at the server, for what secure sums have opened."""
+    """``ServerExchange`` at the server, for what secure sums have opened.
 
-    def __init__(self, protector: Protector, sums: Iterator[Opened]) -> None:
-        self.protector, self.sums = protector, sums
+    Args:
+        at: (m,) the coordinates that they are of; None: all.
+    """
+
+    def __init__(
+        self, protector: Protector, sums: Iterator[Opened], at: Tensor | None = None
+    ) -> None:
+        self.protector, self.sums, self.at = protector, sums, at
 
     def __call__(self, own: Tensor, received: Updates | Tensor, weight: Tensor) -> Tensor:
         opened = next(self.sums)
         assert opened.total is not None
-        return own + self.protector.opened(opened.total, len(opened.nodes), own.shape[-1])
+        at = torch.arange(own.shape[-1]) if self.at is None else self.at
+        return own.index_add(0, at, self.protector.opened(opened.total, len(opened.nodes), len(at)))
 
 
 @dataclass(eq=False)
@@ -404,9 +455,9 @@ class Arrived:
 
     def sum(self, weight: Tensor) -> Tensor:
         total = self.own * weight.sum()
-        for first in range(0, len(total), PIECE):
-            at = slice(first, min(first + PIECE, len(total)))
-            for share, read in zip(weight.tolist(), self.steps, strict=True):
+        for share, read in zip(weight.tolist(), self.steps, strict=True):
+            for first in range(0, len(total), PIECE):
+                at = slice(first, min(first + PIECE, len(total)))
                 total[at].add_(read(at), alpha=share)
         return total
 

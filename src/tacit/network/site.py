@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -14,10 +13,12 @@ from torch import Tensor
 from tacit.algorithms.base import State
 from tacit.data import Federation
 from tacit.data.sites import told
-from tacit.errors import DivergenceError, InputError, MessageError
+from tacit.errors import CheckpointError, DivergenceError, InputError, MessageError
 from tacit.experiment import Experiment
 from tacit.network.blobs import Digest, Offer
+from tacit.network.disclosure import Disclosure, disclosed
 from tacit.network.identity import write
+from tacit.network.labels import answered
 from tacit.network.protocol import (
     MOST_ROWS,
     Answer,
@@ -36,8 +37,10 @@ from tacit.network.protocol import (
     Stage,
     Train,
 )
-from tacit.network.rounds import Part, Site, own_entries, shapes
-from tacit.network.sums import KeyOf, Parcels, SiteSum, Vector, directory, session_of
+from tacit.network.rounds import Part, Site, own_entries, pay, shapes
+from tacit.network.software import software
+from tacit.network.stages import Vector, kind_of
+from tacit.network.sums import KeyOf, Parcels, SiteSum, directory, session_of
 from tacit.network.tensors import HEADER, Tensors, finite
 from tacit.network.transport import Unreachable
 from tacit.protection.budget import PrivacyBudget
@@ -52,7 +55,7 @@ _NOTES = "site.json"
 
 
 class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a site must not forget: its last update, and its rows of the state after it.
+    """What a site must not forget: its last update, and what it keeps for later rounds.
 
     Attributes:
         start: digest of the state that it trained from.
@@ -89,6 +92,7 @@ class SiteRun:
         ledger: pays for each round before it begins.
         signer: holds the site's long-term key, for secure sums.
         key_of: tells others' keys, for secure sums.
+        disclosure: how much the coordinator learns of why the site leaves a round out.
 
     Raises:
         InputError: a site without rows, or that the experiment does not have.
@@ -107,13 +111,15 @@ class SiteRun:
         ledger: PrivacyBudget | None = None,
         signer: Signer | None = None,
         key_of: KeyOf | None = None,
+        disclosure: Disclosure = "redacted",
     ) -> None:
         if name not in experiment.data.names:
             raise InputError(
                 f"site: {name!r} was given; the experiment has {', '.join(experiment.data.names)}"
             )
-        self.experiment, self.data, self.name = experiment, data, name
+        self.experiment, self.name = experiment, name
         self.node = experiment.data.names.index(name)
+        self.data = answered(experiment, data, self.node, folder)
         self.rows = int(data.train.sizes[self.node])
         if not self.rows:
             raise InputError(f"data: {name!r} has no rows to train on")
@@ -124,6 +130,7 @@ class SiteRun:
         )
         self.ask, self.pull, self.offer, self.wake = ask, pull, offer, wake
         self.ledger, self.signer, self.key_of = ledger, signer, key_of
+        self.disclosure = disclosure
         self.parcels = Parcels(self.tensors, offer)
         self.site: Site | None = None
         unread = own_entries(experiment) | experiment.algorithm.server_only()
@@ -132,13 +139,15 @@ class SiteRun:
         self.notes = self._read_notes()
         self._measured: Measured | None = None
         self._sum: SiteSum | None = None
+        self.done: Done | None = None
+        self.row: dict[str, float] = {}  # of the last round here
         guard = experiment.guard
         if self.notes and not (guard and guard.secure):  # it may have been half pulled
             self.offer(self.tensors.path(self.notes.update.digest))
 
     def run(self) -> Done:
         """Take part until the coordinator says that the run is over."""
-        reply = self.ask(Join(self.digest, version("tacit"), self.rows))
+        reply = self.ask(Join(self.digest, software(), self.rows))
         while not isinstance(reply, Done):
             if isinstance(reply, Train):
                 try:
@@ -152,6 +161,7 @@ class SiteRun:
                 self.wake(PAUSE)
             reply = self.ask(Ask(self.digest))
         _log.info("the run is over: %s", reply.reason)
+        self.done = reply
         return reply
 
     def outcome(self, done: Done) -> tuple[Tensor, dict[str, float]] | None:
@@ -162,7 +172,11 @@ class SiteRun:
         """
         if done.state is None:
             return None
-        site, state = self._site(done.rows), self._shared(done.state)
+        return self.home(done.rows, self._shared(done.state))
+
+    def home(self, rows: tuple[int, ...], state: State) -> tuple[Tensor, dict[str, float]]:
+        """(d,) its own model of a state, or the one that all share, and that model's scores."""
+        site = self._site(rows)
         _, scores = site.measure(state)
         return site.model(state), scores
 
@@ -177,16 +191,18 @@ class SiteRun:
         if not order.train:
             self.wake(PAUSE)
             return
-        notes = self.notes
-        self._refuse(order, notes)
-        if notes is None or (notes.round, notes.again) != (order.round, order.again):
-            try:
-                self._pay(order)
-                notes = self._train(site, order, state or self._shared(order.state))
-            except (DivergenceError, InputError) as error:
-                _log.warning("%s", error)
-                self._decline(order.round, type(error).__name__, "it could not train")
-                return
+        try:
+            notes = self.update(order, lambda: state or self._shared(order.state))
+        except (CheckpointError, MessageError, Unreachable, OSError):
+            raise  # for its own operator, who can mend it
+        except (DivergenceError, InputError) as error:
+            _log.warning("%s", error, extra={"round": order.round + 1})
+            self._decline(order.round, error, "it could not train")
+            return
+        except Exception as error:
+            _log.exception("training failed", extra={"round": order.round + 1})
+            self._decline(order.round, error, "it could not train")
+            return
         guard = site.experiment.guard
         if guard and guard.secure:
             self._ready(notes)
@@ -202,6 +218,24 @@ class SiteRun:
         self.offer(self.tensors.path(notes.update.digest))
         loss = float("nan") if notes.loss is None else notes.loss
         return self.ask(Deliver(self.digest, notes.round, notes.update, loss, notes.again))
+
+    def update(self, order: Train, state: Callable[[], State]) -> Notes:
+        """Its part of a round: trained once, and paid for once, however often it is asked for.
+
+        Args:
+            state: gives the server's entries, if they are needed.
+
+        Raises:
+            MessageError: an order that does not keep to the experiment.
+            DivergenceError, InputError: it cannot train, or not pay.
+        """
+        site, notes = self._site(order.rows), self.notes
+        self._refuse(order, notes)
+        if notes is None or (notes.round, notes.again) != (order.round, order.again):
+            if self.ledger:
+                pay(self.ledger, site.experiment, order.round, order.again)
+            notes = self._train(site, order, state())
+        return notes
 
     def _refuse(self, order: Train, notes: Notes | None) -> None:
         """An order that no coordinator gives that keeps to the experiment.
@@ -225,38 +259,39 @@ class SiteRun:
     def _ready(self, notes: Notes) -> None:
         if notes.opened:
             why = "it has helped to open this round's sum, and opens no second one"
-            self._decline(notes.round, "Aborted", why)
+            self._decline(notes.round, Aborted(why), why)
         elif notes.session and self._sum is None:
             why = "it was started anew within a secure sum, and enters none twice"
-            self._decline(notes.round, "Aborted", why)
+            self._decline(notes.round, Aborted(why), why)
         else:
             loss = float("nan") if notes.loss is None else notes.loss
             self.ask(Ready(self.digest, notes.round, loss, notes.session))
             self.wake(PAUSE)
 
-    def _decline(self, round: int, code: str, reason: str) -> None:
-        self.ask(Decline(self.digest, round, code, reason))
+    def _decline(self, round: int, error: Exception, phase: str) -> None:
+        self.ask(Decline(self.digest, round, *disclosed(self.disclosure, error, phase)))
         self.wake(PAUSE)
 
     def _summed(self, order: Enter | Go) -> None:
         """Carry out a stage of a secure sum."""
-        stage: Stage = "advertise" if isinstance(order, Enter) else order.stage
         try:
             entered = self._enter(order) if isinstance(order, Enter) else self._sum
             if entered is None or not entered.is_(order.round, order.session):
                 raise InputError(f"session: {order.session} is not the one that was entered")
+            stage: Stage = entered.kind.first if isinstance(order, Enter) else order.stage
             body = b"" if isinstance(order, Enter) else order.body
             answer = self._answer(entered, stage, body)
         except InputError as error:
             _log.warning("%s", error)
-            self._decline(order.round, "Aborted", "it does not enter this secure sum")
+            self._decline(order.round, error, "it does not enter this secure sum")
             return
         except Unreachable as error:
             _log.info("%s", error)
             self.wake(PAUSE)
             return
         except (Aborted, MessageError) as error:
-            _log.warning("left a secure sum of round %d: %s", order.round + 1, error)
+            about = {"round": order.round + 1}
+            _log.warning("left a secure sum of round %d: %s", order.round + 1, error, extra=about)
             answer = b""
         self.ask(Answer(self.digest, order.round, order.session, stage, self.parcels.pack(answer)))
 
@@ -291,9 +326,10 @@ class SiteRun:
         )
         keys = directory(experiment, order.nodes, self.key_of)
         self._note(msgspec.structs.replace(notes, session=order.session + 1))
+        assert experiment.guard is not None
         self._sum = SiteSum(
-            session, order.session, order.exchange, self.node, self.signer, keys,
-            partial(self._hidden, order),
+            kind_of(experiment.guard), session, order.session, order.exchange, self.node,
+            self.signer, keys, partial(self._hidden, order),
         )  # fmt: skip
         return self._sum
 
@@ -311,7 +347,7 @@ class SiteRun:
             self.pull(body, path)
             body = path.read_bytes()
             path.unlink()
-        if stage == "unmask" and self.notes:  # from here on the sum may be known
+        if stage == entered.kind.opens and self.notes:  # from here on the sum may be known
             opened = max(self.notes.opened, entered.exchange + 1)
             self._note(msgspec.structs.replace(self.notes, opened=opened))
         self.parcels.clear()
@@ -319,9 +355,14 @@ class SiteRun:
 
     def _train(self, site: Site, order: Train, state: State) -> Notes:
         """Train, and note it, so that a round that was begun again sends the same update."""
+        began = time.monotonic()
         part = self._part(site, order, state)
+        self.row = {"seconds": time.monotonic() - began}
+        if (guard := site.experiment.guard) and guard.budget:
+            self.row["epsilon"] = guard.epsilon(order.round + 1)
+        _log.info("trained for round %d", order.round + 1, extra={"round": order.round + 1})
         update = self.tensors.put({str(i): step for i, step in enumerate(part.steps)})
-        own = self.tensors.put(site.own)
+        own = self.tensors.put(site.kept)
         loss = part.loss if part.loss == part.loss else None
         start = order.state.digest
         before = self.notes
@@ -352,7 +393,7 @@ class SiteRun:
             for each in (self.experiment, experiment):
                 each.forget_template()
             if self.notes:
-                self.site.own = self.tensors.get(self.notes.own.digest)
+                self.site.restore(self.tensors.get(self.notes.own.digest))
         return self.site
 
     def _shared(self, offer: Offer) -> State:
@@ -370,15 +411,6 @@ class SiteRun:
         if not all(finite(tensor) for tensor in state.values()):
             raise MessageError("the coordinator sent a model that holds NaN or infinity")
         return state
-
-    def _pay(self, order: Train) -> None:
-        """Spend before training, so that a crash loses budget and no privacy."""
-        guard = self.site.experiment.guard if self.site else None
-        if self.ledger and guard and guard.multiplier:
-            draw = f"{self.digest}:{order.round}" + (f":{order.again}" if order.again else "")
-            self.ledger.spend(
-                self.data.name, self.digest, order.round, guard.release, guard.releases, draw
-            )
 
     def _read_notes(self) -> Notes | None:
         try:

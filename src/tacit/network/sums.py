@@ -1,29 +1,26 @@
 """Secure sums among real machines: the part of a site, and that of the coordinator.
 
-A sum is one session of ``tacit.protection.secagg``. A site enters one with keys that live in its
+A sum is one session of a kind of ``stages``. A site enters one with keys that live in its
 process and nowhere else, so that a site that was killed is lost to that session.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from numpy.typing import NDArray
 
 from tacit.engine.secure_sum import Binding, Opened, masking
 from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
 from tacit.network.protocol import SMALL, Body, Stage
+from tacit.network.stages import Kind, Vector, kind_of
 from tacit.network.tensors import Tensors
-from tacit.protection.secagg.messages import advert_size
-from tacit.protection.secagg.node import Node, Signer
-from tacit.protection.secagg.receiver import Receiver
-from tacit.protection.secagg.session import Session
+from tacit.network.wire import Wire
+from tacit.protection.secagg.node import Signer
+from tacit.protection.secagg.session import Aborted, Session
 
 # A member's long-term key, by its name.
 KeyOf = Callable[[str], Ed25519PublicKey]
-Vector = NDArray[np.unsignedinteger]
 
 
 def session_of(
@@ -50,8 +47,8 @@ def session_of(
     rows = experiment.data.train.sizes.astype("<i8").tobytes()
     start = state + exchange.to_bytes(1, "little") + rows
     binding = Binding(bytes.fromhex(experiment.digest()), round, start, number)
-    codec = guard.codec(list(experiment.algorithm.sends(experiment.layout).values())[exchange])
-    return masking(guard, codec, binding, nodes, codec.length)
+    codec = guard.codec(Wire(experiment).sizes[exchange])
+    return masking(guard, codec, binding, nodes, codec.length + kind_of(guard).more)
 
 
 def directory(
@@ -70,18 +67,18 @@ class SiteSum:
     """
 
     def __init__(
-        self, session: Session, number: int, exchange: int, me: int, signer: Signer,
+        self, kind: Kind, session: Session, number: int, exchange: int, me: int, signer: Signer,
         keys: Mapping[int, Ed25519PublicKey], vector: Callable[[], Vector],
     ) -> None:  # fmt: skip
-        self.session, self.number, self.exchange = session, number, exchange
-        self._node = Node(session, me, signer, keys)
+        self.kind, self.session, self.number, self.exchange = kind, session, number, exchange
+        self._node = kind.node(session, me, signer, keys)
         self._vector = vector
         self._last: tuple[Stage, bytes] | None = None
 
     @property
     def most(self) -> int:
-        """Bytes of the largest message to a site: everybody's keys."""
-        return 1024 + len(self.session.nodes) * (advert_size(self.session) + 4)
+        """Bytes of the largest message to a site."""
+        return self.kind.down(self.session)
 
     def is_(self, round: int, number: int) -> bool:
         """Whether this is the round's session of that number."""
@@ -94,21 +91,11 @@ class SiteSum:
             Aborted: the session is over for this site.
         """
         if self._last is None or self._last[0] != stage:
-            self._last = stage, self._step(stage, message)
+            if stage not in self.kind.stages:
+                raise Aborted(f"{stage} is no stage of this sum")
+            answers, _ = self.kind.stages[stage]
+            self._last = stage, answers(self._node, message, self._vector)
         return self._last[1]
-
-    def _step(self, stage: Stage, message: bytes) -> bytes:
-        match stage:
-            case "advertise":
-                return self._node.advertise()
-            case "share":
-                return self._node.share(message)
-            case "mask":
-                return self._node.mask(message, self._vector())
-            case "consent":
-                return self._node.consent(message)
-            case "unmask":
-                return self._node.unmask(message)
 
 
 class CoordinatorSum:
@@ -124,20 +111,19 @@ class CoordinatorSum:
     """
 
     def __init__(
-        self, session: Session, number: int, exchange: int,
+        self, kind: Kind, session: Session, number: int, exchange: int,
         keys: Mapping[int, Ed25519PublicKey], pack: Callable[[bytes], Body],
     ) -> None:  # fmt: skip
-        self.session, self.number, self.exchange = session, number, exchange
-        self._receiver, self._pack = Receiver(session, keys), pack
-        self.stage: Stage = "advertise"
+        self.kind, self.session, self.number, self.exchange = kind, session, number, exchange
+        self._receiver, self._pack = kind.receiver(session, keys), pack
+        self.stage = kind.first
         self.asked: dict[int, Body] = dict.fromkeys(session.nodes, b"")
         self._answers: dict[int, bytes] = {}
 
     @property
     def most(self) -> int:
-        """Bytes of the largest message of a site: its vector."""
-        session = self.session
-        return 1024 + session.length * session.dtype.itemsize + 128 * len(session.nodes)
+        """Bytes of the largest message of a site."""
+        return self.kind.up(self.session)
 
     def is_(self, round: int, number: int) -> bool:
         """Whether this is the round's session of that number."""
@@ -157,7 +143,7 @@ class CoordinatorSum:
         """A site's message, empty if it is out; whether it was awaited."""
         if stage != self.stage or node not in self.awaited:
             return False
-        if stage == "mask":  # vectors are added up as they come
+        if stage == self.kind.adds:  # vectors are added up as they come
             self._receiver.add(node, message)
             message = b""
         self._answers[node] = message
@@ -173,25 +159,16 @@ class CoordinatorSum:
 
         Raises:
             Aborted: too few nodes are left.
+            SumError: one that honest nodes cannot have sent.
         """
-        receiver = self._receiver
-        match self.stage:
-            case "advertise":
-                self._ask("share", receiver.keys(answers))
-            case "share":
-                self._ask("mask", receiver.deliver(answers))
-            case "mask":
-                self._ask("consent", receiver.survivors())
-            case "consent":
-                self._ask("unmask", receiver.request(answers))
-            case "unmask":
-                total, nodes = receiver.sum(answers)
-                return Opened(total, nodes, total.nbytes * len(nodes))
+        _, advances = self.kind.stages[self.stage]
+        made, after = advances(self._receiver, answers), self.kind.after(self.stage)
+        if after is None:
+            total, nodes = made
+            return Opened(total, nodes, total.nbytes * len(nodes))
+        packed = {node: self._pack(message) for node, message in made.items()}
+        self.stage, self.asked = after, packed
         return None
-
-    def _ask(self, stage: Stage, messages: Mapping[int, bytes]) -> None:
-        packed = {node: self._pack(message) for node, message in messages.items()}
-        self.stage, self.asked = stage, packed
 
 
 class Parcels:

@@ -5,6 +5,7 @@ The only file that knows zenoh (https://zenoh.io).
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tacit.errors import MessageError, TacitError
 from tacit.network.configuration import configuration, key
+from tacit.network.disclosure import Disclosure, disclosed
 from tacit.network.identity import MEMBERS, Identity
 from tacit.network.messages import Message, Refusal, Refused, kind, seal, unseal
 
@@ -28,11 +30,14 @@ THREADS = 16
 WAITING = 32  # requests of one member that may wait here; more are dropped
 FETCHING = 5.0  # seconds for the list of members
 CLOSING = 3.0  # seconds; zenoh may hang in closing a session whose link is bad
+QUIET = 10.0  # seconds in which the log complains of a member at most once
 _log = logging.getLogger("tacit.network")
 
 
 class Unreachable(TacitError):
     """No answer: nobody is there, it hangs, or it may not be asked."""
+
+    code = "TACIT-110"
 
 
 class Endpoint:
@@ -50,6 +55,7 @@ class Endpoint:
         connect: Sequence[str] = (),
         wait: float = 10.0,
         insecure: bool = False,
+        disclosure: Disclosure = "full",
     ) -> None:
         """Connects.
 
@@ -57,6 +63,7 @@ class Endpoint:
             listen, connect: addresses, ``host:port``.
             wait: seconds to reach one of the addresses in, if there is nothing to listen on.
             insecure: plain TCP, for loopback addresses.
+            disclosure: how much others learn of why they are refused.
 
         Raises:
             Unreachable: none of the addresses answered, or an address to listen on is taken.
@@ -64,9 +71,10 @@ class Endpoint:
         """
         self.identity = identity
         self._listen, self._connect = listen, connect
-        self._wait, self._insecure = wait, insecure
+        self._wait, self._insecure, self._disclosure = wait, insecure, disclosure
         self._answers: dict[str, tuple[Answer, ThreadPoolExecutor]] = {}
         self._waiting: Counter[str] = Counter()
+        self._complaints: dict[str, tuple[float, int]] = {}
         self._alive: set[str] = set()
         self._watchers: list[Callable[[str, bool], None]] = []
         self._lock = threading.RLock()  # a watcher may ask who is alive
@@ -77,21 +85,20 @@ class Endpoint:
     def serve(self, request: type[Q], answer: Callable[[str, Q], Message]) -> None:
         """Answers every request of this type: ``answer(sender, request) -> reply``, in a thread.
 
-        Raising ``Refused`` refuses with a code and a sentence, a ``MessageError`` with its
-        sentence; of any other exception the sender learns nothing.
+        Raising ``Refused`` or a ``MessageError`` refuses; how much the sender learns of it is a
+        matter of ``disclosure``. Of any other exception it learns nothing.
         """
 
         def reply(sender: str, sealed: bytes) -> bytes:
             try:
                 said = answer(sender, self._unseal(sender, sealed, request))
-            except Refused as error:
-                said = Refusal(error.code, str(error)[:2000])
-            except MessageError as error:
-                _log.warning("refused a %s of %r: %s", kind(request), sender, error)
-                said = Refusal("message", str(error)[:2000])
+            except (Refused, MessageError) as error:
+                self._complain(sender, f"refused a {kind(request)} of {sender!r}: {error}")
+                said = Refusal(*disclosed(self._disclosure, error, f"a {kind(request)}"))
             except Exception:
                 _log.exception("failed to answer a %s of %r", kind(request), sender)
-                said = Refusal("internal", f"{self.identity.name!r} failed; its log says why")
+                failed = f"{self.identity.name!r} failed; its log says why"
+                said = Refusal(TacitError.code, failed)
             return seal(self.identity, sender, said, answers=sealed)
 
         self.serve_bytes(kind(request), reply)
@@ -117,10 +124,11 @@ class Endpoint:
             MessageError: the reply is not a valid one.
         """
         sealed = seal(self.identity, member, request)
-        answered = self.request(member, kind(type(request)), sealed, timeout).result()
+        answered = self.reply(member, kind(type(request)), sealed, timeout)
         said = self._unseal(member, answered, reply, Refusal, answers=sealed)
         if isinstance(said, Refusal):
-            raise Refused(said.code, f"{member!r} refuses: {said.sentence}")
+            why = said.sentence or f"its site tells no more than {said.code}"
+            raise Refused(said.code, f"{member!r} refuses: {why}")
         return cast(R, said)
 
     def _unseal(
@@ -154,6 +162,16 @@ class Endpoint:
             _log.info("cannot ask %r for a %s: %s", member, topic, error)
         return future
 
+    def reply(self, member: str, topic: str, payload: bytes, timeout: float) -> bytes:
+        """The reply to a request on a topic, unsigned; as ``request``.
+
+        Zenoh may forget to end one when a link breaks.
+        """
+        try:
+            return self.request(member, topic, payload, timeout).result(timeout + CLOSING)
+        except TimeoutError:
+            raise Unreachable(f"no reply of {member!r} to a {topic}") from None
+
     def alive(self) -> frozenset[str]:
         """Names of the other members that are connected."""
         with self._lock:
@@ -175,7 +193,7 @@ class Endpoint:
         for hub in self.identity.members.those("coordinator", "relay"):
             with suppress(Unreachable):
                 if hub != self.identity.name:
-                    text = self.request(hub, MEMBERS, b"", FETCHING).result()
+                    text = self.reply(hub, MEMBERS, b"", FETCHING)
                     self.identity = self.identity.accept_members(text)
                     return
 
@@ -185,7 +203,7 @@ class Endpoint:
         A new certificate, or other names, take a new session: requests under way fail, clients are
         back by themselves. Whether that happened.
         """
-        old, new = self.identity, Identity.load(self.identity.folder)
+        old, new = self._opened, Identity.load(self.identity.folder)
         self.identity = new
         if new.certificate == old.certificate and new.members.names() == old.members.names():
             return False
@@ -243,7 +261,7 @@ class Endpoint:
             name = str(sample.key_expr).split("/")[2]
             self._change(name, sample.kind == zenoh.SampleKind.PUT)
 
-        self._session = session
+        self._session, self._opened = session, self.identity
         session.declare_queryable(
             key(federation, me, "*", "*"), zenoh.handlers.Callback(self._asked, indirect=False)
         )
@@ -270,9 +288,11 @@ class Endpoint:
             return
         sender = parts[4]
         with self._lock:
-            if self._waiting[sender] >= WAITING:
-                return
-            self._waiting[sender] += 1
+            full = self._waiting[sender] >= WAITING
+            self._waiting[sender] += not full
+        if full:
+            self._complain(sender, f"dropped a request of {sender!r}: {WAITING} wait already")
+            return
         with suppress(RuntimeError):  # the pool is closed
             answer, pool = self._answers[parts[3]]
             pool.submit(self._answer, query, sender, answer)
@@ -283,10 +303,22 @@ class Endpoint:
                 payload = b"" if query.payload is None else query.payload.to_bytes()
                 query.reply(query.key_expr, answer(sender, payload))
         except Exception as error:
-            _log.warning("a request of %r is not answered: %s", sender, error)
+            self._complain(sender, f"a request of {sender!r} is not answered: {error}")
         finally:
             with self._lock:
                 self._waiting[sender] -= 1
+
+    def _complain(self, member: str, said: str) -> None:
+        """A line in the log, which no member can fill."""
+        now = time.monotonic()
+        with self._lock:
+            last, more = self._complaints.get(member, (-QUIET, 0))
+            if quiet := now - last < QUIET:
+                self._complaints[member] = last, more + 1
+            else:
+                self._complaints[member] = now, 0
+        if not quiet:
+            _log.warning("%s%s", said, f" (and {more} more before)" if more else "")
 
 
 def _close(session: zenoh.Session) -> None:

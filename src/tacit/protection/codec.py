@@ -28,6 +28,8 @@ _BLOCK = 8192
 class SumError(TacitError):
     """A decoded sum that no honest nodes can have sent."""
 
+    code = "TACIT-108"
+
 
 @dataclass(frozen=True)
 class Codec:

@@ -456,9 +456,14 @@ class Guard:
             return "label"
         return "row" if self.example else "node"
 
+    @property
+    def once(self) -> bool:
+        """Whether the run gives something away of a node as a whole: all in the first round."""
+        return bool(self.labels) or isinstance(self.noise, CorrelatedNoise)
+
     def turns(self, rounds: int) -> int:
         """How often so many rounds give something away of one node, at most."""
-        if self.labels or isinstance(self.noise, CorrelatedNoise):  # the run's one, in the first
+        if self.once:
             return min(rounds, 1)
         if (often := self.setting.participations) is not None:
             return often[rounds - 1] if rounds else 0

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tacit.engine.run import Row
-from tacit.topology import Graph, Hierarchical, Neighbours, Star
+from tacit.topology import Graph, Hierarchical, Neighbours, Star, Swarm
 
 # Okabe, Ito, "Color universal design", 2008: distinguishable with every common colour blindness.
 COLOURS = {"alone": "#e69f00", "federated": "#0072b2", "gossip": "#009e73", "pooled": "#cc79a7"}
@@ -131,7 +131,8 @@ def star(topology: Star | Hierarchical, names: Sequence[str], title: str) -> str
             _links(axes, outer, inner)
             _nodes(axes, outer, names)
         axes.scatter(0, 0, s=420, color=COLOURS["alone"], marker="s", zorder=3)
-        axes.text(0, -0.19, "server", ha="center", va="top", fontsize=9)
+        hub = "leader, in turn" if isinstance(topology, Swarm) else "server"
+        axes.text(0, -0.19, hub, ha="center", va="top", fontsize=9)
     return described(svg, title)
 
 
@@ -162,7 +163,9 @@ def drawing(topology: Star | Hierarchical | Graph, names: Sequence[str], seed: i
     """Who talks to whom, in the first round."""
     if isinstance(topology, Graph):
         return graph(topology.graph(len(names), seed, 0), names, "Links between the nodes")
-    return star(topology, names, "The server and its nodes")
+    swarm = isinstance(topology, Swarm)
+    title = "The nodes around one that leads" if swarm else "The server and its nodes"
+    return star(topology, names, title)
 
 
 def _summary(axes: Any, nodes: int, groups: int) -> None:

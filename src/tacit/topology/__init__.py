@@ -14,6 +14,7 @@ from tacit.topology.fixed import (
 from tacit.topology.graph import Graph, TimeVarying
 from tacit.topology.neighbours import Neighbours
 from tacit.topology.star import Hierarchical, Star
+from tacit.topology.swarm import Swarm
 
 __all__ = [
     "Complete",
@@ -32,6 +33,7 @@ __all__ = [
     "Ring",
     "SmallWorld",
     "Star",
+    "Swarm",
     "TimeVarying",
     "Torus",
 ]

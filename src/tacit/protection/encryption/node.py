@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from numpy.typing import NDArray
 
@@ -54,6 +54,7 @@ from tacit.protection.secagg.messages import (
     write_set,
     write_table,
 )
+from tacit.protection.secagg.node import Signer
 from tacit.protection.secagg.sealing import seal, unseal
 from tacit.protection.secagg.session import Aborted, Session
 
@@ -79,7 +80,7 @@ class Node:
         self,
         session: Session,
         me: int,
-        identity: Ed25519PrivateKey,
+        identity: Signer,
         directory: Mapping[int, Ed25519PublicKey],
     ) -> None:
         require(me in session.members, "me", me, "a node of the session")

@@ -25,6 +25,8 @@ from tacit.protection.sharing import TAG, Session, expand, split
 class UnluckyError(TacitError):
     """The projections of a vector within its bound are too large: send nothing in this round."""
 
+    code = "TACIT-109"
+
 
 @dataclass(frozen=True)
 class Layout:

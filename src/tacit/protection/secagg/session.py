@@ -14,6 +14,8 @@ from tacit.errors import TacitError, require
 class Aborted(TacitError):
     """A secure sum that ended without one: too few are left, or somebody breaks the protocol."""
 
+    code = "TACIT-107"
+
 
 @dataclass(frozen=True)
 class Session:

@@ -1,0 +1,778 @@
+"""A member of a swarm: it trains, votes on each round's model, and leads when it is its turn."""
+
+import logging
+import math
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from torch import Tensor
+
+from tacit.algorithms.base import State
+from tacit.data import Federation
+from tacit.data.sites import told
+from tacit.errors import CheckpointError, InputError, MessageError, TacitError
+from tacit.experiment import Experiment
+from tacit.ledger.agreement import Action, Agreement, Collect, Decided, Judge, Kept, Step, Wait
+from tacit.ledger.votes import Committee, Proposal
+from tacit.network import rounds
+from tacit.network.blobs import Offer
+from tacit.network.identity import write
+from tacit.network.messages import Refused
+from tacit.network.peer import Ended
+from tacit.network.protocol import MOST_ROWS, Record, Settled, Talk, Train, Trained
+from tacit.network.rounds import Server
+from tacit.network.site import SiteRun
+from tacit.network.software import software
+from tacit.network.tensors import HEADER, Tensors, finite, unwritable
+from tacit.protection.budget import PrivacyBudget
+from tacit.protection.secagg.node import Signer
+from tacit.topology import Star, Swarm
+
+_log = logging.getLogger("tacit.network")
+
+Row = dict[str, object]
+
+_NOTES = "swarm.json"
+_PAUSE = 0.5  # seconds between two talks without news
+_RETURN = 10.0  # seconds that the others have to be seen
+_VOTES = 1.0  # seconds to wait for the votes of those who are late, in a round's first view
+_WORDS = 8  # of a member, in one message
+
+
+class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a member must not forget.
+
+    Attributes:
+        round: that it carries out, from the state ``base``.
+        rows: of all members, once they are known.
+        kept: what it said in the round, on disk before anybody hears of it.
+        records: what its words are about.
+        settled: the last decision.
+    """
+
+    experiment: str
+    round: int
+    base: Offer
+    rows: tuple[int, ...] = ()
+    kept: Kept = Kept()
+    records: tuple[Record, ...] = ()
+    settled: Settled | None = None
+
+
+class _Failed(Exception):
+    """The run cannot go on here."""
+
+
+def check(experiment: Experiment) -> None:
+    """Refuse what a swarm cannot carry out, beside what ``Experiment.check`` refuses.
+
+    Raises:
+        InputError: with the nearest plan that works.
+    """
+    plan, guard = experiment.plan, experiment.guard
+    if not isinstance(plan, Swarm):
+        raise InputError(f"topology: {plan!r} was given; in a swarm allowed is Swarm()")
+    experiment.check()
+    rounds.check(experiment.replace(topology=Star(plan.cohort, plan.sampling)))
+    if guard and guard.secure:
+        raise InputError(
+            f"protection: {guard.secure!r} was given; among the machines of a swarm sums are not"
+            " masked so far: a leader that fails after it opened one would leave a second one to be"
+            " opened; use DPSGD, or tacit coordinator with Star()"
+        )
+    if "memory" in experiment.aggregation.uses:
+        raise InputError(
+            f"aggregation: {experiment.aggregation!r} was given, which remembers what nodes sent,"
+            " and each leader of a swarm sees some rounds alone; use Median()"
+        )
+
+
+class SwarmRun:
+    """One member's run. ``answer`` and ``here`` may be called from many threads, ``run`` from one.
+
+    Args:
+        experiment: as the file defines it, without rows.
+        data: the same federation with the rows of this member.
+        name: of the member.
+        folder: of this run at this member, where it goes on after the process was killed.
+        signer: holds the member's key.
+        key_of: tells a member's key.
+        ask: gets a member's reply, or raises ``TacitError``.
+        pull: brings what a member offers to a path, or raises ``TacitError``.
+        offer: lets the named members pull a file; all, where nobody is named.
+        deadline: seconds after which a round with a quorum closes without those who are late and
+            send nothing; None: its leader waits for all that are there.
+        patience: seconds without anything new after which the run fails.
+        stall: seconds without progress after which a leader that is there is given up; in later
+            views of a round it is given more.
+        grace: seconds for which a member may be gone before the others go on without it.
+        ledger: pays for each round before it begins.
+        on_round: called after each round.
+
+    Raises:
+        InputError: a plan that cannot work in a swarm, a member without rows, or one that the
+            experiment does not have.
+    """
+
+    # Of the present round, which ``_open`` begins.
+    agreement: Agreement
+    _cohort: list[str]
+    _timers: set[tuple[Step, int]]
+    _since: dict[tuple[Step, int], float]
+    _judging: list[Judge]  # what is to be judged
+    _parts: dict[str, Trained]  # what members have for this one, if it leads
+    _updates: dict[str, Path]  # those of them that have come
+    _pulling: dict[str, Trained]
+    _records: dict[bytes, Record]
+    _collected: int  # how many updates the leader says that it has
+    _ahead: tuple[str, Settled] | None  # who told of a newer decision
+    _busy: bool  # with training
+    _offered: str  # whom the own update was offered to last
+    _opened: float
+    _began: float
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        data: Federation,
+        name: str,
+        folder: Path,
+        signer: Signer,
+        key_of: Callable[[str], Ed25519PublicKey],
+        ask: Callable[[str, Talk], Talk],
+        pull: Callable[[str, Offer, Path], object],
+        offer: Callable[[Path, Collection[str] | None], object],
+        *,
+        deadline: float | None = None,
+        patience: float = 600.0,
+        stall: float = 60.0,
+        grace: float = 2.0,
+        ledger: PrivacyBudget | None = None,
+        on_round: Callable[[Row], None] = lambda row: None,
+    ) -> None:
+        check(experiment)
+        self.experiment, self.name, self.folder = experiment, name, folder
+        self.names, self.digest = experiment.data.names, experiment.digest()
+        self.site = SiteRun(
+            experiment, data, name, folder, _nobody, lambda _, __: None, lambda _: None,
+            ledger=ledger,
+        )  # fmt: skip
+        self.signer, self.key_of, self.ask, self.pull, self.offer = signer, key_of, ask, pull, offer
+        self.deadline, self.patience, self.stall, self.grace = deadline, patience, stall, grace
+        self.on_round, self.software, self.rounds = on_round, software(), experiment.rounds
+        self.row: Row = {}  # of the last round, for whoever watches
+        self.ended: Ended | None = None
+        self.states, self.received = Tensors(folder / "states"), Tensors(folder / "received")
+        self.server = Server(experiment)
+        whole = self.server.shared | self.server.remembered()
+        self._shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in whole.items()}
+        self._most = HEADER + sum(tensor.nbytes for tensor in whole.values())
+        keys = {name: key_of(name).public_bytes_raw() for name in self.names}
+        run = bytes.fromhex(self.digest)
+        self.committee = Committee.of(run, run, keys, self._signed)
+        self._life = secrets.token_bytes(8)
+        self._changed = threading.Condition()
+        self._news = 0  # counts what others are to hear of
+        self._over = False
+        self._broken: CheckpointError | None = None
+        self._rows = {name: self.site.rows}
+        self._away = dict.fromkeys(set(self.names) - {name}, time.monotonic() + _RETURN)
+        self._lives: dict[str, bytes] = {}
+        self._told: dict[str, tuple[int, int]] = {}  # round, and how many words of it
+        self._rounds = dict.fromkeys(self.names, 0)
+        self._progress = time.monotonic()
+        # Agreement has a thread of its own, and so has training; pulls of updates have some.
+        self._training = ThreadPoolExecutor(1, "tacit-train")
+        self._pool = ThreadPoolExecutor(8, "tacit-pull")
+        self.notes = self._read_notes() or self._first_notes()
+        if self.notes.rows:
+            self._rows = dict(zip(self.names, self.notes.rows, strict=True))
+        with self._changed:
+            self._open(self.notes)
+
+    @property
+    def connected(self) -> int:
+        """How many others are here."""
+        with self._changed:
+            return len(self.names) - 1 - len(self._away)
+
+    # What others say
+
+    def answer(self, member: str, talk: Talk) -> Talk:
+        """The reply to another member, at once.
+
+        Raises:
+            MessageError: a member, an experiment or a version that has no place in this run.
+        """
+        with self._changed:  # throughout, so that what was heard was heard in the round replied
+            self._hear(member, talk)
+            self.here(member, True)
+            return self._status(member, talk.round)
+
+    def here(self, member: str, there: bool) -> None:
+        """A member came or went: it was seen to, it said something, or it did not reply."""
+        with self._changed:
+            known = member in self.names and member != self.name
+            if not known or there == (member not in self._away):
+                return
+            if there:
+                del self._away[member]
+            else:
+                self._away[member] = time.monotonic()
+            self._tell()
+
+    def _hear(self, member: str, talk: Talk) -> None:
+        if member not in self.names:
+            raise MessageError(f"{member!r} is no site of this experiment")
+        if talk.experiment != self.digest:
+            raise MessageError(
+                f"{member!r} has experiment {talk.experiment[:12]}, {self.name!r}"
+                f" {self.digest[:12]}: give both the same file and settings"
+            )
+        if talk.software != self.software:
+            raise MessageError(
+                f"{member!r} runs tacit {talk.software}, {self.name!r} {self.software}: install the"
+                " same version"
+            )
+        if not 0 < talk.rows < MOST_ROWS or self._rows.get(member, talk.rows) != talk.rows:
+            raise MessageError(
+                f"{member!r} says that it has {talk.rows} rows; before it had others"
+            )
+        if talk.settled:
+            self._check_settled(talk.settled)
+        with self._changed:
+            if member not in self._rows or self._lives.get(member) != talk.life:
+                self._rows[member], self._lives[member] = talk.rows, talk.life
+                self._told.pop(member, None)
+                self._tell()
+            if talk.round != self._rounds[member]:
+                self._rounds[member] = talk.round
+                self._tell()
+            known = self._ahead[1].record.round if self._ahead else self.notes.round - 1
+            if talk.settled and talk.settled.record.round > known:
+                self._ahead = member, talk.settled
+                self._changed.notify_all()
+            if talk.round == self.notes.round < self.experiment.rounds:
+                self._hear_in_round(member, talk)
+
+    def _hear_in_round(self, member: str, talk: Talk) -> None:
+        if talk.trained and member not in self._parts:
+            self._parts[member] = talk.trained
+            self._changed.notify_all()
+        leader = self.committee.leader(self.notes.round, self.agreement.kept.view)
+        if member == leader and talk.collected > self._collected:
+            self._collected = talk.collected
+            self._progress = time.monotonic()
+        for record in talk.records:
+            self._records.setdefault(record.value, record)
+        for message in talk.said:
+            try:
+                if isinstance(message, Proposal) and message.value not in self._records:
+                    raise MessageError(f"{member!r} proposes what it does not tell")
+                self._event(partial(self.agreement.receive, message))
+            except MessageError as error:
+                _log.warning("%s: %s", member, error)
+
+    # What this member says
+
+    def _status(self, member: str, theirs: int) -> Talk:
+        """Where this member is, for another one."""
+        round, parts = self.notes.round, self._parts
+        leads = self.committee.leader(round, self.agreement.kept.view) == member
+        trained = parts.get(self.name) if leads else None
+        if trained and trained.update and self._offered != member:
+            self._offered = member
+            self.offer(self.site.tensors.path(trained.update.digest), [member])
+        settled = self.notes.settled if theirs < round else None
+        return Talk(
+            self.digest, self.software, self._life, self.site.rows, round, trained,
+            len(self._updates), settled=settled,
+        )  # fmt: skip
+
+    def _words(self, member: str) -> tuple[Talk, tuple[int, int]]:
+        """What a member has not heard yet, and how much it has then heard."""
+        round = self.notes.round
+        before, heard = self._told.get(member, (round, 0))
+        first = heard if before == round else 0
+        new = self.notes.kept.said[first : first + _WORDS]
+        records = {self._records[m.value] for m in new if isinstance(m, Proposal)}
+        status = self._status(member, self._rounds[member])
+        talk = msgspec.structs.replace(status, records=tuple(records), said=new)
+        return talk, (round, first + len(new))
+
+    def _talk(self, member: str) -> None:
+        """Tell a member all news, until the run is over."""
+        known = -1
+        while True:
+            with self._changed:
+                until = time.monotonic() + _PAUSE
+                while time.monotonic() < until and not self._over:
+                    if known != self._news and member not in self._away:
+                        break
+                    self._changed.wait(_PAUSE)
+                if self._over:
+                    return
+                known, life = self._news, self._lives.get(member)
+                talk, told = self._words(member)
+            try:
+                reply = self.ask(member, talk)
+                self._hear(member, reply)
+                self.here(member, True)
+            except (MessageError, Refused) as error:
+                _log.warning("%s", error)
+                time.sleep(_PAUSE)
+            except TacitError as error:
+                _log.info("%s", error)
+                self.here(member, False)
+            else:
+                with self._changed:
+                    if (reply.round, reply.life) == (told[0], life):
+                        self._told[member] = told
+                        known -= told[1] < len(self.notes.kept.said)
+
+    def _tell(self) -> None:
+        self._news += 1
+        self._changed.notify_all()
+
+    # Votes
+
+    def _event(self, event: Callable[[], list[Action]]) -> None:
+        """Have the agreement go on: what it says is on the disk before anybody hears of it."""
+        before = self.agreement.kept
+        for action in event():
+            match action:
+                case Wait(step, view):
+                    self._timers.add((step, view))
+                    self._since[step, view] = time.monotonic()
+                    self._progress = time.monotonic()
+                case Judge():
+                    self._judging.append(action)
+                case Collect():
+                    self._opened = self._progress = time.monotonic()
+                case Decided(certificate):
+                    if record := self._records.get(certificate.value):
+                        self._ahead = self.name, Settled(record, certificate)
+        for member, evidence in self.agreement.evidence.items():
+            path = self.folder / f"evidence-{self.notes.round + 1}-{member}.json"
+            if not path.exists():
+                _log.warning("%s signed two things of which one is a lie: see %s", member, path)
+                self._write(path, msgspec.json.encode(evidence))
+        if self.agreement.kept != before:
+            kept = self.agreement.kept
+            about = {m.value for m in (*kept.said, *filter(None, [kept.locked, kept.valid]))}
+            records = tuple(r for value, r in self._records.items() if value in about)
+            self._note(msgspec.structs.replace(self.notes, kept=kept, records=records))
+            self._tell()
+        self._changed.notify_all()
+
+    def _due(self) -> tuple[Step, int] | None:
+        """A time to wait that is over."""
+        kept, now = self.agreement.kept, time.monotonic()
+        leader = self.committee.leader(self.notes.round, kept.view)
+        for step, view in self._timers:
+            since, more = self._since[step, view], 1 + view
+            if view != kept.view:
+                continue
+            if step != "propose":
+                if now - since > _VOTES * more:
+                    return step, view
+            elif kept.step == "propose" and not self._busy:
+                stalled = now - max(since, self._progress) > self.stall * more
+                if self._gone(leader) or stalled:
+                    return step, view
+        return None
+
+    def _signed(self, member: str, message: bytes, signature: bytes) -> bool:
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            self.key_of(member).verify(signature, message)
+        except InvalidSignature:
+            return False
+        return True
+
+    def _check_settled(self, settled: Settled) -> None:
+        record, certificate = settled.record, settled.certificate
+        self.committee.check(certificate)
+        same = (certificate.value, certificate.round) == (record.value, record.round)
+        if not same or certificate.phase != "precommit" or record.experiment != self.digest:
+            raise MessageError("a decision was told whose votes are for something else")
+
+    # What happens by itself
+
+    def run(self) -> Ended:
+        """Carry out the rounds that are left, then stay until all who are here are done."""
+        for member in self.names:
+            if member != self.name:
+                threading.Thread(target=self._talk, args=[member], daemon=True).start()
+        try:
+            self._begin()
+            while self.notes.round < self.experiment.rounds:
+                self._round()
+            ended = self.ended = Ended("finished", f"all {self.experiment.rounds} rounds are done")
+            self._stay()
+        except (_Failed, InputError) as error:
+            ended = self.ended = Ended("failed", str(error))
+        finally:
+            with self._changed:
+                self._over = True
+                self._changed.notify_all()
+            self._training.shutdown(cancel_futures=True)
+            self._pool.shutdown(cancel_futures=True)
+        return ended
+
+    def home(self) -> tuple[Tensor, dict[str, float]]:
+        """(d,) the newest model, and its scores on this member's test rows."""
+        shared, _ = self._state(self.notes.base)
+        return self.site.home(self.notes.rows, shared)
+
+    def _begin(self) -> None:
+        """Wait until all have told how many rows they have."""
+        with self._changed:
+            until = time.monotonic() + self.patience
+            while missing := [name for name in self.names if name not in self._rows]:
+                self._changed.wait(_PAUSE)
+                if time.monotonic() > until:
+                    raise _Failed(
+                        f"{', '.join(missing)} did not join within {self.patience:g} seconds"
+                    )
+            if not self.notes.rows:
+                rows = tuple(self._rows[name] for name in self.names)
+                self._note(msgspec.structs.replace(self.notes, rows=rows))
+            self._progress = time.monotonic()
+        data = told(self.experiment.data, list(self.notes.rows))
+        self.server = Server(self.experiment.replace(data=data))
+        if self.notes.round < self.experiment.rounds:
+            self._train()
+
+    def _round(self) -> None:
+        """Do one thing that is to be done, or wait for one."""
+        with self._changed:
+            if self._broken:
+                raise self._broken
+            ahead, judge = self._ahead, self._judging.pop(0) if self._judging else None
+            ready = collecting = False
+            if ahead is None and judge is None:
+                collecting = self._collecting()
+                if collecting:
+                    self._fetch()
+                    ready = self._complete()
+                if not ready:
+                    if due := self._due():
+                        self._timers.discard(due)
+                        self._event(partial(self.agreement.timeout, *due))
+                        return
+                    self._give_up()
+                    self._changed.wait(0.05 if self._timers or collecting else _PAUSE)
+                    return
+        if ahead is not None:
+            self._settle(*ahead)
+        elif judge is not None:
+            self._judge(judge)
+        elif ready:
+            self._close()
+
+    def _give_up(self) -> None:
+        if self._busy:
+            self._progress = time.monotonic()
+        if time.monotonic() - self._progress > self.patience:
+            here = len(self.names) - len(self._away)
+            raise _Failed(
+                f"round {self.notes.round + 1}: nothing was heard for {self.patience:g} seconds;"
+                f" {here} of {len(self.names)} are here, {self.committee.quorum} are needed"
+            )
+
+    # As a site
+
+    def _train(self) -> None:
+        notes = self.notes
+        if self.name in self._cohort:
+            self._busy = True
+            self._training.submit(self._train_on, notes)
+
+    def _cohort_of(self, round: int) -> list[str]:
+        plan = self.experiment.plan
+        assert isinstance(plan, Star)
+        if round == self.experiment.rounds:
+            return []
+        nodes = plan.sample(len(self.names), self.experiment.seed, round)
+        return [self.names[int(node)] for node in nodes]
+
+    def _train_on(self, notes: Notes) -> None:
+        order = Train(self.digest, notes.round, notes.rows, notes.base, False, True)
+        trained = Trained(None, None)
+        try:
+            made = self.site.update(order, lambda: self._state(notes.base)[0])
+            trained = Trained(made.update, made.loss)
+        except CheckpointError as error:
+            self._broken = error
+        except OSError as error:
+            self._broken = unwritable(self.folder, error)
+        except TacitError as error:
+            _log.warning("%s", error)
+        finally:
+            with self._changed:
+                if self.notes.round == notes.round:
+                    self._busy, self._parts[self.name] = False, trained
+                    self._progress = time.monotonic()
+                    self._tell()
+
+    # As the leader
+
+    def _collecting(self) -> bool:
+        kept, round = self.agreement.kept, self.notes.round
+        leads = self.committee.leader(round, kept.view) == self.name
+        return leads and kept.step == "propose" and kept.valid is None
+
+    def _fetch(self) -> None:
+        """Have those updates pulled that can be."""
+        for member in self._cohort:
+            part = self._parts.get(member)
+            known = member in self._updates or member in self._pulling
+            if part and part.update and not known:
+                self._pulling[member] = part
+                self._pool.submit(self._receive, self.notes.round, member, part)
+
+    def _receive(self, round: int, member: str, part: Trained) -> None:
+        """Pull an update, and look at it."""
+        assert part.update is not None
+        wire = self.server.wire
+        try:
+            if part.update.size > wire.bytes + HEADER:
+                raise MessageError(f"{member!r} offers an update of {part.update.size} bytes")
+            if member == self.name:
+                path = self.site.tensors.path(part.update.digest)
+            else:
+                path = self.received.folder / f"{round}-{member}"
+                self.pull(member, part.update, path)
+            wire.examine(member, path, round)
+            with self._changed:
+                if round == self.notes.round:
+                    self._updates[member] = path
+                    self._progress = time.monotonic()
+        except MessageError as error:
+            _log.warning("left out of round %d: %s", round + 1, error)
+            with self._changed:
+                if round == self.notes.round:
+                    self._parts[member] = Trained(None, None)
+        except (TacitError, OSError) as error:
+            _log.info("%s's update did not arrive: %s", member, error)
+            time.sleep(_PAUSE)
+        finally:
+            with self._changed:
+                if round == self.notes.round:
+                    self._pulling.pop(member, None)
+                    self._tell()
+
+    def _complete(self) -> bool:
+        """Whether the round can be closed."""
+        least = max(1, math.ceil(len(self._cohort) / 2), self.experiment.aggregation.least)
+        if len(self._updates) < least:
+            return False
+        late = self.deadline is not None and time.monotonic() - self._opened > self.deadline
+        for member in self._cohort:
+            part = self._parts.get(member)
+            declined = part is not None and part.update is None
+            lost = declined or self._gone(member) or (late and member not in self._pulling)
+            if member not in self._updates and not lost:
+                return False
+        return True
+
+    def _close(self) -> None:
+        """Make the new state, and propose it."""
+        with self._changed:
+            notes, updates, parts = self.notes, dict(self._updates), dict(self._parts)
+        nodes = np.array([i for i, name in enumerate(self.names) if name in updates], np.int64)
+        wire = self.server.wire
+        arrived = [
+            [wire.reader(updates[self.names[i]], e, int(i), notes.round) for i in nodes]
+            for e in range(len(wire.sizes))
+        ]
+        self.server.remember(*self._state(notes.base))
+        self.server.close(notes.round, nodes, arrived)
+        state = self.states.put(self.server.shared | self.server.remembered())
+        losses = [(notes.rows[i], parts[self.names[i]].loss) for i in nodes]
+        known = [(rows, loss) for rows, loss in losses if loss is not None]
+        total = sum(rows for rows, _ in known)
+        loss = sum(rows * loss for rows, loss in known) / total if total else None
+        record = Record(
+            self.digest, notes.round, notes.base.digest, state, tuple(nodes.tolist()), loss
+        )
+        self.offer(self.states.path(state.digest), None)
+        with self._changed:
+            if self.notes.round == notes.round:
+                self._records[record.value] = record
+                self._event(partial(self.agreement.offer, record.value))
+
+    # As a voter
+
+    def _judge(self, judge: Judge) -> None:
+        """Pull what is proposed, and see whether it can be the round's new state."""
+        record, round = self._records[judge.value], self.notes.round
+        valid = False
+        try:
+            self._judge_record(record)
+            self._bring(judge.leader, record.state)
+            self._state(record.state)
+            valid = True
+        except MessageError as error:
+            _log.warning("round %d: %r proposes what cannot be: %s", round + 1, judge.leader, error)
+        except TacitError as error:  # the leader is away; what it proposed may come again
+            _log.info("%s", error)
+            with self._changed:
+                if not self._gone(judge.leader):
+                    self._judging.append(judge)
+                    self._changed.wait(_PAUSE)
+            return
+        self.offer(self.states.path(record.state.digest), None)
+        with self._changed:
+            if self.notes.round == round:
+                self._progress = time.monotonic()
+                self._event(partial(self.agreement.judged, judge.value, valid))
+
+    def _judge_record(self, record: Record) -> None:
+        notes = self.notes
+        if (record.experiment, record.round) != (self.digest, notes.round):
+            raise MessageError("it is of another round")
+        if record.base != notes.base.digest:
+            raise MessageError("it begins with another state than was decided on")
+        cohort = {self.names.index(name) for name in self._cohort}
+        included = record.included
+        if not set(included) <= cohort or len(set(included)) < len(included):
+            raise MessageError("it counts other nodes than those of the round")
+        if 2 * len(included) < len(cohort):
+            raise MessageError(f"it counts {len(included)} of {len(cohort)} nodes; half is needed")
+        if record.state.size > self._most:
+            raise MessageError(f"it has {record.state.size} bytes; {self._most} is the most")
+
+    def _state(self, offer: Offer) -> tuple[State, State]:
+        """What nodes read of a round's state, and what a leader alone does; from a file here."""
+        state = self.states.get(offer.digest)
+        if {name: (t.shape, t.dtype) for name, t in state.items()} != self._shapes:
+            raise MessageError("it is another state than the algorithm has")
+        if not all(finite(tensor) for tensor in state.values()):
+            raise MessageError("it holds NaN or infinity")
+        shared = {name: state[name] for name in self.server.shared}
+        return shared, {name: t for name, t in state.items() if name not in shared}
+
+    def _bring(self, member: str, state: Offer) -> None:
+        path = self.states.path(state.digest)
+        if not path.exists():
+            self.pull(member, state, path)
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def _settle(self, source: str, settled: Settled) -> None:
+        """Go on from what was decided."""
+        record = settled.record
+        holders = [source, *settled.certificate.signatures, *self.names]
+        for member in dict.fromkeys(holders):
+            try:
+                if member != self.name and member not in self._away:
+                    self._bring(member, record.state)
+                if self.states.path(record.state.digest).exists():
+                    self._state(record.state)
+                    break
+            except MessageError as error:
+                raise _Failed(f"round {record.round + 1}: what was decided on: {error}") from None
+            except TacitError as error:
+                _log.info("%s", error)
+        else:
+            with self._changed:
+                self._give_up()
+                self._changed.wait(_PAUSE)
+            return
+        with self._changed:
+            left_out = [n for i, n in enumerate(self.names) if i not in record.included]
+            left_out = [name for name in left_out if name in self._cohort]
+            old, seconds = self.notes.base, time.monotonic() - self._began
+            notes = Notes(self.digest, record.round + 1, record.state, self.notes.rows,
+                          settled=settled)  # fmt: skip
+            self._note(notes)
+            self._open(notes)
+            self.states.retain({old.digest, notes.base.digest})
+            self.received.retain(())
+            self._tell()
+        self.row = {
+            "round": notes.round, "cohort": len(record.included), "train_loss": record.loss,
+            "left_out": left_out, "seconds": seconds,
+        }  # fmt: skip
+        self.on_round(self.row)
+        if notes.round < self.experiment.rounds:
+            self._train()
+
+    def _open(self, notes: Notes) -> None:
+        """Begin a round, or go on with it."""
+        self.offer(self.states.path(notes.base.digest), None)
+        self._timers, self._since, self._judging = set(), {}, []
+        self._parts, self._updates, self._pulling = {}, {}, {}
+        self._records = {record.value: record for record in notes.records}
+        self._cohort = self._cohort_of(notes.round)
+        self._collected, self._ahead, self._busy, self._offered = 0, None, False, ""
+        self._opened = self._began = self._progress = time.monotonic()
+        for record in notes.records:
+            path = self.states.path(record.state.digest)
+            if path.exists():
+                self.offer(path, None)
+        self.agreement = Agreement(
+            self.committee, self.name, notes.round, self.signer.sign, notes.kept
+        )
+        if notes.round < self.experiment.rounds:
+            self._event(self.agreement.start)
+
+    def _stay(self) -> None:
+        """Serve on until all who are here are done, or nothing is new of them for too long."""
+        known, since = dict[str, int](), time.monotonic()
+        with self._changed:
+            while time.monotonic() - since < self.patience:
+                now = {
+                    n: r for n, r in self._rounds.items() if n != self.name and not self._gone(n)
+                }
+                if all(round >= self.experiment.rounds for round in now.values()):
+                    return
+                if now != known:
+                    known, since = now, time.monotonic()
+                self._changed.wait(_PAUSE)
+
+    def _gone(self, member: str) -> bool:
+        return time.monotonic() - self._away.get(member, math.inf) > self.grace
+
+    def _first_notes(self) -> Notes:
+        whole = self.server.shared | self.server.remembered()
+        notes = Notes(self.digest, 0, self.states.put(whole))
+        self._write(self.folder / _NOTES, msgspec.json.encode(notes))
+        return notes
+
+    def _note(self, notes: Notes) -> None:
+        self._write(self.folder / _NOTES, msgspec.json.encode(notes))
+        self.notes = notes
+
+    def _write(self, path: Path, content: bytes) -> None:
+        try:
+            write(path, content)
+        except OSError as error:
+            self._broken = unwritable(self.folder, error)
+            raise self._broken from error
+
+    def _read_notes(self) -> Notes | None:
+        try:
+            notes = msgspec.json.decode((self.folder / _NOTES).read_bytes(), type=Notes)
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError:
+            raise InputError(f"{self.folder / _NOTES}: the file is damaged; remove it") from None
+        return notes if notes.experiment == self.digest else None
+
+
+def _nobody(_: object) -> NoReturn:
+    raise AssertionError("a swarm has no coordinator to ask")

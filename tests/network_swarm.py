@@ -1,0 +1,162 @@
+"""Swarms of real processes, over real sockets, one of which is killed at a stated point.
+
+    python network_swarm.py < CASES > RESULTS
+
+A line of JSON each. As network_killing.py, this process loads what a run needs once and forks.
+"""
+
+import faulthandler
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+import tacit
+from network_killing import plan
+from network_parties import free_port, joined
+from tacit.ledger.agreement import Agreement
+from tacit.ledger.votes import Committee, Vote
+from tacit.network.authority import Authority
+from tacit.network.identity import MEMBERS, Identity
+from tacit.network.processes import swarm
+from tacit.network.swarm import SwarmRun
+from test_network_rounds import alone, empty
+
+NAMES = ("a", "b", "c", "d")
+ROUNDS = 6
+KILLED_IN = 1  # round, from 0; the victim leads it
+_BOUND = 200.0
+
+
+def experiment() -> tacit.Experiment:
+    """Four hospitals; two of them have the rows of the other two."""
+    whole = plan()
+    (x0, y0), (x1, y1) = whole.data.train.parts()
+    nodes = [(x.numpy(), y.numpy()) for x, y in ((x0, y0), (x1, y1), (x1 + 1, y1), (x0 - 1, y0))]
+    data = tacit.data.from_arrays(nodes, names=NAMES)
+    return whole.replace(data=data, topology=tacit.Swarm(), rounds=ROUNDS)
+
+
+def _vote(phase: str) -> Any:
+    return lambda _, message: isinstance(message, Vote) and message.phase == phase
+
+
+# What a leader is about to do, or has done, when it is killed: of which class, before or after
+# which call of which method, and whether that call is meant.
+POINTS: dict[str, tuple[Any, str, str, int, Any]] = {
+    "before collecting": (SwarmRun, "_fetch", "before", 1, lambda *_: True),
+    "while collecting": (SwarmRun, "_receive", "after", 2, lambda *_: True),
+    "before proposing": (SwarmRun, "_close", "before", 1, lambda *_: True),
+    "after proposing": (SwarmRun, "_close", "after", 1, lambda *_: True),
+    "while voting": (Agreement, "receive", "before", 1, _vote("prevote")),
+    "while deciding": (Agreement, "receive", "before", 1, _vote("precommit")),
+    "after deciding": (SwarmRun, "_settle", "after", 1, lambda *_: True),
+}
+
+
+def _arm(point: str) -> None:
+    holder, name, when, nth, meant = POINTS[point]
+    function, calls = getattr(holder, name), count(1)
+
+    def deadly(self: Any, *given: Any) -> Any:
+        round = self.round if isinstance(self, Agreement) else self.notes.round
+        due = round == KILLED_IN and meant(self, *given) and next(calls) == nth
+        if due and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(self, *given)
+        if due:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(holder, name, deadly)
+
+
+def _play(name: str, case: dict[str, Any], folder: Path, ports: dict[str, int]) -> None:
+    log = os.open(folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1), os.dup2(log, 2)
+    logging.basicConfig(level=logging.INFO, force=True, format="%(asctime)s %(message)s")
+    faulthandler.dump_traceback_later(_BOUND - 5, file=log)
+    whole = experiment()
+    public, home = whole.replace(data=empty(whole.data)), folder / "keys" / name
+    address = {other: f"127.0.0.1:{port}" for other, port in ports.items()}
+    taken = swarm(
+        public, alone(whole.data, NAMES.index(name)), home, folder / name,
+        listen=[address[name]], connect=[address[other] for other in NAMES if other < name],
+        patience=_BOUND, stall=_BOUND, grace=0.5 if case["point"] else _BOUND,
+        on_round=lambda row: logging.info("closed %s", row),
+    )  # fmt: skip
+    (folder / f"{name}.json").write_text(
+        json.dumps({"outcome": taken.outcome, "reason": taken.reason, "model": str(taken.model)})
+    )
+
+
+def _fork(name: str, case: dict[str, Any], armed: bool, folder: Path, ports: Any) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        if armed:
+            _arm(case["point"])
+        _play(name, case, folder, ports)
+        os._exit(0)
+    except BaseException:
+        logging.exception("%s failed", name)
+        os._exit(1)
+
+
+def play(case: dict[str, Any]) -> dict[str, Any]:
+    """A whole case; who is killed is started again where the case says so."""
+    folder, ports = Path(case["folder"]), {name: free_port() for name in NAMES}
+    authority = Authority.init("hearts", folder / "keys" / "coordinator", ["127.0.0.1:1"])
+    for name in NAMES:
+        joined(authority, folder / "keys" / name, name, ("127.0.0.1",))
+    for name in NAMES:
+        shutil.copy(folder / "keys" / "coordinator" / MEMBERS, folder / "keys" / name / MEMBERS)
+    whole = experiment()
+    digest = bytes.fromhex(whole.replace(data=empty(whole.data)).digest())
+    members = Identity.load(folder / "keys" / "a").members
+    keys = {name: members.key(name).public_bytes_raw() for name in NAMES}
+    victim = Committee.of(digest, digest, keys, lambda *_: True).leader(KILLED_IN, 0)
+    began, killed = time.monotonic(), 0
+    running = {}
+    for name in NAMES:
+        armed = bool(case["point"]) and name == victim
+        running[_fork(name, case, armed, folder, ports)] = name
+    while running and time.monotonic() - began < _BOUND:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            time.sleep(0.01)
+            continue
+        name = running.pop(pid)
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            killed += 1
+            if case["again"]:
+                running[_fork(name, case, False, folder, ports)] = name
+    for pid in running:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    told: dict[str, Any] = {"victim": victim, "killed": killed}
+    for name in NAMES:
+        path, log = folder / f"{name}.json", (folder / f"{name}.log").read_text()
+        told[name] = json.loads(path.read_text()) if path.exists() else {"log": log[-3000:]}
+        if told[name].get("outcome") == "finished":
+            tensors = load_file(told[name].pop("model"))
+            told[name]["model"] = torch.cat(
+                [tensors[k].flatten() for k in sorted(tensors)]
+            ).tolist()
+    return told | {"seconds": time.monotonic() - began}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        print(json.dumps(play(json.loads(line))), flush=True)
