@@ -56,8 +56,6 @@ def light(digest: str, rounds: int, update: Path, homes: list[Path]) -> None:
 
 
 def take_part(digest: str, update: Path, home: Path) -> None:
-    from importlib.metadata import version
-
     from tacit.network.blobs import Blobs
     from tacit.network.identity import Identity
     from tacit.network.protocol import (
@@ -71,6 +69,7 @@ def take_part(digest: str, update: Path, home: Path) -> None:
         Measured,
         Train,
     )
+    from tacit.network.software import software
     from tacit.network.transport import Endpoint, Unreachable
 
     identity, news = Identity.load(home), threading.Event()
@@ -90,7 +89,7 @@ def take_part(digest: str, update: Path, home: Path) -> None:
                     said = FromSite(request)
                     return endpoint.ask("coordinator", said, FromCoordinator, 30).reply
 
-        reply = ask(Join(digest, version("tacit"), 10))
+        reply = ask(Join(digest, software(), 10))
         while not isinstance(reply, Done):
             if isinstance(reply, Train):
                 if reply.measure:
