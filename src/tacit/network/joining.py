@@ -143,11 +143,12 @@ def _ask(token: Token, application: Application, proxy: Proxy | None) -> Admissi
             payload = msgspec.msgpack.encode(application)
             reply = endpoint.reply(token.coordinator, JOIN, payload, TIMEOUT)
     try:
-        answer: Admission | Refusal = from_msgpack(reply, Admission, Refusal)
+        answer: Message = from_msgpack(reply, Admission, Refusal)
     except MALFORMED:
         raise MessageError("the answer of the coordinator cannot be read") from None
     if isinstance(answer, Refusal):
         raise MessageError(answer.sentence)
+    assert isinstance(answer, Admission)
     return answer
 
 
