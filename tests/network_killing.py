@@ -53,7 +53,9 @@ LARGE = 10 * CHUNK + 99  # bytes
 _BOUND = 150.0
 # Whoever comes back is waited for, however long it takes on a loaded machine.
 processes._FAREWELL = 60.0
-peer._RETURN = peer._FAREWELL = _BOUND
+peer._RETURN = _BOUND
+# A peer that comes back when all others have ended waits for them in vain; they wait for it, too.
+peer._FAREWELL = 60.0
 
 
 def plan(**changes: Any) -> tacit.Experiment:

@@ -77,9 +77,3 @@ def test_a_killed_leader_that_comes_back_ends_where_the_others_do(
     player: Player, tmp_path: Path, point: str
 ) -> None:
     ended_alike(player.play(tmp_path, point, again=True), set(NAMES))
-
-
-@pytest.mark.slow
-def test_a_leader_is_killed_while_voting(player: Player, tmp_path: Path) -> None:
-    told = player.play(tmp_path, "while voting")
-    ended_alike(told, set(NAMES) - {told["victim"]})
