@@ -15,6 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from tacit.errors import InputError
+from tacit.network.decoding import from_msgpack
 from tacit.network.institution import Chain
 from tacit.network.malformed import MALFORMED
 from tacit.network.members import is_signed
@@ -55,7 +56,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         body = text.strip().removeprefix(_PREFIX)
         try:
             packed = urlsafe_b64decode(body + "=" * (-len(body) % 4))
-            return msgspec.msgpack.decode(packed, type=cls)
+            return from_msgpack(packed, cls)
         except (*MALFORMED, binascii.Error, ValueError):
             raise InputError("this is no token, or not all of it; paste the whole line") from None
 
