@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from tacit.cli import app
@@ -24,8 +25,9 @@ def sentence(*words: str) -> str:
     done = CliRunner().invoke(app, list(words))
     assert done.exit_code == 2, done.output
     lines = [line for line in done.stderr.splitlines() if line.startswith("tacit: ")]
-    assert len(lines) == 1 and lines[0].endswith("]")
-    return lines[0]
+    (line,) = lines
+    assert line.endswith("]")
+    return line
 
 
 @pytest.mark.parametrize(
@@ -44,7 +46,8 @@ def test_numbers_that_cannot_be(words: tuple[str, str, str]) -> None:
     command, option, given = words
     table = () if command == "coordinator" else ("--data", "north.csv")
     said = sentence(command, "f.py", *table, "--listen", "127.0.0.1:1", option, given)
-    assert said.startswith(f"tacit: {option}: ") and "allowed is" in said
+    assert said.startswith(f"tacit: {option}: ")
+    assert "allowed is" in said
 
 
 @pytest.mark.parametrize(
@@ -63,4 +66,19 @@ def test_what_a_coordinator_cannot_use(option: str, given: str, said: str, tmp_p
         "coordinator", str(tmp_path / "f.py"), "--home", str(home), "--folder",
         str(tmp_path / "run"), *listen, option, given,
     )  # fmt: skip
-    assert said in found and "geheim" not in found
+    assert said in found
+    assert "geheim" not in found
+
+
+def test_a_token_with_one_wrong_character_is_no_token(tmp_path: Path) -> None:
+    authority = Authority.init("hearts", tmp_path / "hub", ["127.0.0.1:7447"])
+    token = authority.invite("north").to_text()
+    for at in range(7, len(token) - 1, 40):  # the last one may hold bits that say nothing
+        wrong = token[:at] + ("A" if token[at] != "A" else "B") + token[at + 1 :]
+        assert "this is no token" in sentence("node", "join", wrong)
+
+
+def test_a_token_names_no_other_folder(tmp_path: Path) -> None:
+    authority = Authority.init("hearts", tmp_path / "hub", ["127.0.0.1:7447"])
+    token = replace(authority.invite("north"), federation="../..").to_text()
+    assert "token: federation: '../..' was given" in sentence("node", "join", token)
