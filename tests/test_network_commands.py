@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 from typer.testing import CliRunner
 
+from network_parties import joined
 from tacit.cli import app
 from tacit.network.authority import Authority
 
@@ -82,3 +83,15 @@ def test_a_token_names_no_other_folder(tmp_path: Path) -> None:
     authority = Authority.init("hearts", tmp_path / "hub", ["127.0.0.1:7447"])
     token = replace(authority.invite("north"), federation="../..").to_text()
     assert "token: federation: '../..' was given" in sentence("node", "join", token)
+
+
+def test_a_coordinator_with_the_keys_of_a_site(tmp_path: Path) -> None:
+    authority = Authority.init("hearts", tmp_path / "hub", ["127.0.0.1:7447"])
+    home = joined(authority, tmp_path / "north", "north").folder
+    (tmp_path / "f.py").write_text(FILE)
+    said = sentence(
+        "coordinator", str(tmp_path / "f.py"), "--home", str(home), "--folder",
+        str(tmp_path / "run"), "--listen", "127.0.0.1:0",
+    )  # fmt: skip
+    assert f"home: {home} was given, with the keys of 'north', a site" in said
+    assert not (tmp_path / "run").exists()
