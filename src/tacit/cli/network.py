@@ -10,7 +10,7 @@ from tacit.cli.arguments import File, ProxyUrl, Settings, experiment_of
 from tacit.cli.federation import FOLDERS, federation_home
 from tacit.cli.output import Json, print_json, stdout_kept_clean
 from tacit.cli.service import Form, Level, LogFormat, LogLevel, Metrics, logged_waiting, service
-from tacit.errors import InputError
+from tacit.errors import InputError, require_number, require_whole
 
 if TYPE_CHECKING:
     from tacit.data import Federation
@@ -96,8 +96,8 @@ def coordinator(
     from tacit.cli.screen import progress, say, show_rows
     from tacit.network.processes import coordinate
 
-    if quorum is not None and quorum < 1:
-        raise InputError(f"--quorum: {quorum} was given; allowed is a whole number, 1 or more")
+    require_whole(1, "--quorum", quorum, none=True)
+    _require_seconds(deadline=deadline, patience=patience)
     home = home or federation_home()
     with stdout_kept_clean(as_json):
         experiment = experiment_of(file, settings)
@@ -201,6 +201,7 @@ def peer(
 
     if not (listen or connect):
         raise InputError("--listen: say where to listen, or by --connect which relay to meet at")
+    _require_seconds(patience=patience)
     home, name, experiment, filled, rules = _approved(
         file, data, settings, site, home, policy, as_json
     )
@@ -258,6 +259,7 @@ def swarm(
 
     if not (listen or connect):
         raise InputError("--listen: say where to listen, or by --connect which relay to meet at")
+    _require_seconds(patience=patience, deadline=deadline, stall=stall)
     home, name, experiment, filled, rules = _approved(
         file, data, settings, site, home, policy, as_json
     )
@@ -273,6 +275,11 @@ def swarm(
             on_round=lambda row: on_round(file.stem, row), disclosure=rules.disclosure,
         )  # fmt: skip
     _report(taken, as_json)
+
+
+def _require_seconds(**given: float | None) -> None:
+    for name, seconds in given.items():
+        require_number(f"--{name}", seconds, above=0, none=True)
 
 
 def _approved(

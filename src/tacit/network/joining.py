@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from tacit.network.identity import (
     FEDERATION,
     MEMBERS,
     POLICY,
+    SIGN,
     TLS,
     Federation,
     Identity,
@@ -102,6 +104,7 @@ def join(
     from tacit.network.policy import Limits, Policy, parse, text
 
     make_folder(folder)
+    tried = (folder / SIGN).exists()
     signs = sign_key(folder)
     key: certificates.TlsKey = certificates.new_key()
     chain = b""
@@ -109,7 +112,14 @@ def join(
         key, chain = own.read()
     csr = certificates.request(key, token.name)
     asked = Application(token.name, csr, public_hex(signs), chain)
-    admission = _ask(token, asked.proven(token.nonce, signs.sign), proxy)
+    try:
+        admission = _ask(token, asked.proven(token.nonce, signs.sign), proxy)
+    except MessageError:
+        if not tried:  # else an admission may have been lost, which holds for this key alone
+            (folder / SIGN).unlink()
+            with suppress(OSError):
+                folder.rmdir()
+        raise
     named = Federation(token.federation, token.name, token.addresses)
     limits = parse(admission.policy, f"the policy of {token.federation!r}", Limits)
     if not (folder / POLICY).exists():

@@ -317,8 +317,10 @@ class PeerRun:
         if offer.size > most:
             raise MessageError(f"{name!r} offers a model of {offer.size} bytes; {most} is the most")
         self.pull(name, offer, self.received.path(offer.digest))
-        tensors = self.received.get(offer.digest)
-        self.received.drop(offer.digest)
+        try:
+            tensors = self.received.get(offer.digest)
+        finally:
+            self.received.drop(offer.digest)
         model = tensors.get("model")
         if model is None or len(tensors) > 1 or model.shape != (self.size,):
             raise MessageError(f"{name!r} sent another thing than one model of {self.size} numbers")
