@@ -67,7 +67,7 @@ def hall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hall]:
 def test_a_site_of_another_version_ends_with_the_reason(
     hall: Hall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(site, "version", lambda _: "0.0.1")
+    monkeypatch.setattr(site, "software", lambda: "0.0.1")
     hall.start()
     with pytest.raises(InputError, match=r"runs tacit 0\.0\.1.*install the same version"):
         hall.take_part()

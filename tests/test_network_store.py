@@ -129,7 +129,7 @@ def test_a_store_of_the_first_version_is_upgraded(make: Make, url: str) -> None:
     store = make()
     assert store.read().round == 4
     store.spend(4, 1.0, 1e-5)
-    assert version(url) == "0002"
+    assert version(url) == "0003"
     make()
 
 
@@ -139,7 +139,7 @@ def test_a_store_of_a_later_version_is_refused(make: Make, url: str) -> None:
     with pytest.raises(InputError, match=r"later version of tacit.*9999.*install"):
         make()
     assert version(url) == "9999"
-    version(url, change="0002")
+    version(url, change="0003")
     assert make().sites() == {"north": 2**33}
 
 
@@ -234,3 +234,12 @@ def test_privacy_is_spent_before_noise_is_drawn(
     rows = bench.store.metrics()
     assert bench.store.spent() == [(row["epsilon"], 1e-5) for row in rows]
     assert 0 < rows[0]["epsilon"] < rows[1]["epsilon"] <= 8
+
+
+@pytest.mark.parametrize("url", ["nonsense", "foo://anna:geheim@host/db", "mysql+nobody://geheim"])
+def test_a_url_that_cannot_be_used_is_refused_without_its_password(
+    url: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="--database") as refused:
+        Store(tmp_path, EXPERIMENT, url)
+    assert "geheim" not in str(refused.value)

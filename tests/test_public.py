@@ -6,17 +6,18 @@ import sys
 import tacit
 
 NAMES = """
-ARC Adam AdaptiveClip Alone Audit BRIDGE Balance Bucketing Bulyan CAF CSPlusRG CenteredClipping
-CheckpointError Clip ClippedGossip Complete ContractError CorrelatedNoise Cosine Custom DPSGD DRIVE
-DirectedExponential DirectedRing Ditto DivergenceError DnC Epidemic ErdosRenyi Experiment
-Exponential FLTrust FedAvg FedBN FedDyn FedNova FedOpt FedPer FedProx FedRep FedSGD FineTune
-FoolsGold FoundationFL GTSRG GaussianNoise GeometricMedian Gossip Hierarchical HomomorphicEncryption
-Hypercube InputError Krum LEARN LaplaceNoise MDA MeaMed Mean Median MissingDataError MoNNA MultiKrum
-NNA NNM NormBound NormProof Pairwise Pooled PowerSGD PushSum QSGD RandomK RandomRegular
-RandomisedResponse Result Ring SGD SMEA Scaffold SecretSharing SecureAggregation ServerAdagrad
-ServerAdam ServerMomentum ServerYogi SignCompression SignMajority SkellamNoise SketchGuard
-SmallWorld Star StaticClipping StepBound StepDecay Swarm TacitError ThresholdEncryption TimeVarying
-TopK Torus TrimmedMean UBAR VerifiableSum WFAgg arena attacks audit data models next_token run
+ADPSGD ARC Adam AdaptiveClip Alone AsyncSGD Audit BRIDGE Balance Bucketing Bulyan CAF CSPlusRG
+CenteredClipping CheckpointError Clip ClippedGossip Complete ContractError CorrelatedNoise Cosine
+Custom DPSGD DRIVE DirectedExponential DirectedRing Ditto DivergenceError DnC Epidemic ErdosRenyi
+Experiment Exponential FLTrust FedAvg FedBN FedBuff FedDyn FedNova FedOpt FedPer FedProx FedRep
+FedSGD FineTune FoolsGold FoundationFL GTSRG GaussianNoise GeometricMedian Gossip Hierarchical
+HomomorphicEncryption Hypercube InputError Krum LEARN LaplaceNoise MDA MeaMed Mean Median
+MissingDataError MoNNA MultiKrum NNA NNM NormBound NormProof Pairwise Pooled PowerSGD PushSum QSGD
+RandomK RandomRegular RandomisedResponse Result Ring SGD SMEA Scaffold SecretSharing
+SecureAggregation ServerAdagrad ServerAdam ServerMomentum ServerYogi SignCompression SignMajority
+SkellamNoise SketchGuard SmallWorld Star StaticClipping StepBound StepDecay Swarm TacitError
+ThresholdEncryption TimeVarying TopK Torus TrimmedMean UBAR VerifiableSum WFAgg arena attacks audit
+data models next_token run
 """
 
 

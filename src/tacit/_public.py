@@ -36,11 +36,14 @@ from tacit.aggregation import (
     WFAgg,
 )
 from tacit.algorithms import (
+    ADPSGD,
     LEARN,
     Alone,
+    AsyncSGD,
     Ditto,
     FedAvg,
     FedBN,
+    FedBuff,
     FedDyn,
     FedNova,
     FedOpt,
@@ -111,6 +114,7 @@ from tacit.training.losses import next_token
 from tacit.training.optimizers import SGD, Adam, Cosine, StepDecay
 
 __all__ = [
+    "ADPSGD",
     "ARC",
     "BRIDGE",
     "CAF",
@@ -128,6 +132,7 @@ __all__ = [
     "Adam",
     "AdaptiveClip",
     "Alone",
+    "AsyncSGD",
     "Audit",
     "Balance",
     "Bucketing",
@@ -154,6 +159,7 @@ __all__ = [
     "FLTrust",
     "FedAvg",
     "FedBN",
+    "FedBuff",
     "FedDyn",
     "FedNova",
     "FedOpt",

@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
@@ -10,7 +10,17 @@ from torch import Tensor, nn
 
 from tacit.aggregation import Aggregation, Mean
 from tacit.aggregation.rule import Tolerant
-from tacit.algorithms import LEARN, FedDyn, FedNova, FedOpt, FedRep, Gossip, PushSum
+from tacit.algorithms import (
+    ADPSGD,
+    LEARN,
+    FedBuff,
+    FedDyn,
+    FedNova,
+    FedOpt,
+    FedRep,
+    Gossip,
+    PushSum,
+)
 from tacit.attacks.base import DataAttack, UpdateAttack
 from tacit.compression import Compressor
 from tacit.data import Federation
@@ -20,8 +30,10 @@ from tacit.protection import (
     AdaptiveClip,
     CorrelatedNoise,
     HomomorphicEncryption,
+    Noise,
     RandomisedResponse,
     SecureAggregation,
+    SecureSum,
 )
 from tacit.topology import Complete, Graph, Hierarchical, Star, Swarm
 from tacit.training.losses import Loss
@@ -79,6 +91,66 @@ def check_aggregation(e: "Experiment") -> None:
         )
 
 
+def check_pace(e: "Experiment") -> None:
+    """What cannot go with nodes that work at their own pace."""
+    if isinstance(e.algorithm, ADPSGD):
+        _check_pairs(e)
+    if not isinstance(e.algorithm, FedBuff):
+        return
+    name, plan, rule = type(e.algorithm).__name__, e.plan, e.aggregation
+    e.arrivals  # noqa: B018 (refuses more concurrency than there are nodes)
+    if not isinstance(plan, Star) or isinstance(plan, Swarm) or plan.cohort is not None:
+        raise InputError(
+            f"topology: {plan!r} was given, but with {name} nobody is drawn for a round, or leads"
+            " it: who delivers follows from concurrency and speed; use Star(), and"
+            " algorithm.concurrency"
+        )
+    if not rule.streams and e.algorithm.staleness != "constant":
+        raise InputError(
+            f"aggregation: {rule!r} was given, which does not weigh updates by their staleness; use"
+            f" {name}(staleness='constant'), or Mean()"
+        )
+    if e.compression is not None:
+        raise InputError(
+            f"compression: {e.compression!r} was given, which counts rounds that all nodes share;"
+            f" with {name} leave it out, or use FedAvg() as the algorithm"
+        )
+    for part in e.protection:
+        given = f"protection: {part!r} was given, but"
+        if isinstance(part, SecureAggregation):
+            raise InputError(
+                f"{given} asynchronous rounds cannot use pairwise masks, for which all must know"
+                " who is in a sum; use FedAvg() as the algorithm, or GaussianNoise(where='local')"
+            )
+        if isinstance(part, (AdaptiveClip, *get_args(SecureSum))):
+            raise InputError(
+                f"{given} it needs a sum of updates that began at one model, and with {name} they"
+                " began at several; use FedAvg() as the algorithm"
+            )
+        if isinstance(part, Noise) and part.where != "local":
+            raise InputError(
+                f"{given} with {name} a node may come into one sum several times, and comes as fast"
+                " as it is and not as it is drawn, for which no bound is known here; use"
+                f" {type(part).__name__}(where='local'), or DPSGD"
+            )
+
+
+def _check_pairs(e: "Experiment") -> None:
+    plan = e.plan
+    if not isinstance(e.aggregation, Mean):
+        raise InputError(
+            f"aggregation: {e.aggregation!r} was given, but ADPSGD averages two models at a time;"
+            " use Mean(), or Gossip() as the algorithm"
+        )
+    if isinstance(plan, Graph) and not (
+        plan.static and plan.graph(e.data.nodes, e.seed, 0).symmetric
+    ):
+        raise InputError(
+            f"topology: {plan!r} was given, but ADPSGD needs a fixed graph with links both ways, of"
+            " which it takes one at a time; use Ring() or RandomRegular(4)"
+        )
+
+
 def check_attacks(e: "Experiment") -> None:
     if not e.attacks:
         return
@@ -99,7 +171,7 @@ def check_attacks(e: "Experiment") -> None:
                 f"attack: {attack!r} changes what was learned in a round, but here models are"
                 " sent from before the training; use Gossip(mix='after')"
             )
-        if isinstance(e.algorithm, PushSum) or e.algorithm.exchanges == "nobody":
+        if isinstance(e.algorithm, PushSum | ADPSGD) or e.algorithm.exchanges == "nobody":
             raise InputError(
                 f"attack: {attack!r} changes what nodes send, which does not work with"
                 f" {type(e.algorithm).__name__}; use FedAvg() or Gossip()"
@@ -113,7 +185,7 @@ def check_protection(e: "Experiment") -> None:
     beyond = [p for p in e.protection if not isinstance(p, DPSGD | RandomisedResponse)]
     if beyond and (
         e.algorithm.exchanges == "nobody"
-        or isinstance(e.algorithm, PushSum | LEARN)
+        or isinstance(e.algorithm, PushSum | LEARN | ADPSGD)
         or (isinstance(e.algorithm, Gossip) and e.algorithm.mix == "before")
     ):
         raise InputError(

@@ -20,6 +20,7 @@ from tacit.algorithms import (
     Gossip,
     PushSum,
 )
+from tacit.algorithms.arrivals import Arrivals
 from tacit.attacks.base import Attack
 from tacit.attacks.placement import chosen
 from tacit.checks import (
@@ -27,6 +28,7 @@ from tacit.checks import (
     check_attacks,
     check_compression,
     check_fit,
+    check_pace,
     check_protection,
     check_swarm,
 )
@@ -192,16 +194,34 @@ class Experiment:
         """(e,) senders and receivers of each round that differs; servers come after the nodes."""
         plan, n, seed = self.plan, self.data.nodes, self.seed
         static = plan.static if isinstance(plan, Graph) else getattr(plan, "cohort", 0) is None
+        static = static and (self.arrivals is None or isinstance(plan, Graph))
         for round in range(1 if static else self.rounds):
             if isinstance(plan, Graph):
                 links = plan.graph(n, seed, round)
                 yield links.senders, links.receivers
             elif plan is not None:
-                cohort = plan.sample(n, seed, round)
+                cohort = self.cohort(round)
                 if isinstance(plan, Hierarchical):
                     yield cohort, n + plan.group_of(n)[cohort]
                 else:
                     yield cohort, np.full_like(cohort, n)
+
+    @cached_property
+    def arrivals(self) -> tuple[Arrivals, ...] | None:
+        """Who is done in each round where nodes work at their own pace; None: in step.
+
+        Raises:
+            InputError: an algorithm that does not suit the number of nodes.
+        """
+        return self.algorithm.arrivals(self.data.nodes, self.seed, self.rounds)
+
+    def cohort(self, round: int) -> Ints:
+        """(k,) the nodes that take part in a round; one stands for all whose rows are pooled."""
+        if self.arrivals is not None:
+            return self.arrivals[round].nodes
+        if isinstance(self.plan, Star | Hierarchical):
+            return self.plan.sample(self.data.nodes, self.seed, round)
+        return np.arange(1 if self.algorithm.pools else self.data.nodes)
 
     @cached_property
     def guard(self) -> Guard | None:
@@ -235,8 +255,19 @@ class Experiment:
             _passed_by_none(rates, local.steps[busy]),
             1 if plan is None or isinstance(plan, Graph) else plan.separation(n),
             plan.groups if isinstance(plan, Hierarchical) else 0,
+            self._participations(),
         )  # fmt: skip
         return Guard.of(self.protection, setting)
+
+    def _participations(self) -> tuple[int, ...] | None:
+        """How often the busiest node has delivered after each round; None: once a round."""
+        if self.arrivals is None or self.algorithm.exchanges != "server":
+            return None
+        often, most = np.zeros(self.data.nodes, np.int64), list[int]()
+        for round in self.arrivals:
+            np.add.at(often, np.concatenate([round.nodes, round.dropped]), 1)
+            most.append(int(often.max()))
+        return tuple(most)
 
     @property
     def plan(self) -> Topology | None:
@@ -320,6 +351,7 @@ class Experiment:
                 )
         elif plan is not None:
             plan.check(self.data.nodes)
+        check_pace(self)
         check_aggregation(self)
         check_attacks(self)
         check_protection(self)

@@ -9,7 +9,7 @@ import numpy as np
 
 from tacit.aggregation import Mean
 from tacit.aggregation.sketch_guard import SketchGuard
-from tacit.algorithms import LEARN
+from tacit.algorithms import ADPSGD, LEARN, FedBuff
 from tacit.attacks.base import UpdateAttack
 from tacit.attacks.view import Knowledge
 from tacit.compression.choco import consensus_step
@@ -268,16 +268,22 @@ def _numbers(count: int) -> str:
 
 def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Message], list[str]]:
     n, rounds = experiment.data.nodes, _rounds(experiment)
-    cohorts = [plan.sample(n, experiment.seed, round) for round in range(rounds)]
-    count = sum(map(len, cohorts))
-    if plan.cohort is None:
+    cohorts = [experiment.cohort(round) for round in range(rounds)]
+    count = given = sum(map(len, cohorts))
+    if experiment.arrivals:
+        when = "each time that it has trained"
+        count += sum(len(round.dropped) for round in experiment.arrivals[:rounds])
+        given = sum(round.handed for round in experiment.arrivals[:rounds])
+    elif plan.cohort is None:
         when = "every round"
     else:
         about = "about " if plan.sampling == "poisson" else ""
         due = "it is its turn" if plan.sampling == "cyclic" else "it is drawn"
         when = f"each time that {due} ({about}{plan.cohort:,} of {n:,} nodes a round)"
     if isinstance(plan, Star):
-        server, down, often = receiver_of(experiment), count, when
+        server, down, often = receiver_of(experiment), given, when
+        if experiment.arrivals:
+            often = "each time that it is to train"
         if isinstance(plan, Swarm):  # a leader sends nothing to itself, and all get its model
             down, often = rounds * (n - 1), "every round"
             count -= rounds if plan.cohort is None else 0
@@ -328,7 +334,7 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
             sees.append(
                 "In some rounds a group has a single node: there the top server sees its update."
             )
-    sees += _compression(experiment)
+    sees += _compression(experiment) + _own_pace(experiment)
     noised = experiment.guard is not None and experiment.guard.multiplier > 0
     if not noised and any(0 < len(np.unique(nodes)) <= 2 for nodes in cohorts):
         sees.append(
@@ -336,6 +342,29 @@ def _star(experiment: Experiment, plan: Star | Hierarchical) -> tuple[list[Messa
             " whoever receives it, and of two, each can take its own out to see the other's."
         )
     return rows, sees
+
+
+def _own_pace(experiment: Experiment) -> list[str]:
+    """How often nodes deliver that work at their own pace."""
+    algorithm, arrivals, guard = experiment.algorithm, experiment.arrivals, experiment.guard
+    if arrivals is None or not isinstance(algorithm, FedBuff):
+        return []
+    came = [np.concatenate([r.nodes, r.dropped]) for r in arrivals[: _rounds(experiment)]]
+    often = np.bincount(np.concatenate(came), minlength=experiment.data.nodes)
+    updates = "every update, whosever it is"
+    if algorithm.buffer > 1:
+        updates = f"every {algorithm.buffer:,} updates, whosever they are"
+    said = (
+        f"Asynchronous: the server takes a step after {updates};"
+        f" {arrivals[0].concurrency:,} nodes train at the same time. An update that is more than"
+        f" {algorithm.max_staleness:,} steps old is sent and dropped. By the seed's durations the"
+        f" busiest node delivers {often.max():,} times in this run, the idlest {often.min():,}"
+    )
+    if experiment.data.table is not None:
+        said += "; among real machines it depends on how fast they are"
+        if guard and guard.multiplier:
+            said += f", but a node stops after {guard.turns(guard.rounds):,}, which are paid for"
+    return [f"{said}."]
 
 
 def _turns(n: int, rounds: int) -> list[str]:
@@ -358,10 +387,15 @@ def _graph(experiment: Experiment, plan: Graph) -> tuple[list[Message], list[str
         count = first.edges * rounds
     else:
         count = sum(plan.graph(n, seed, round).edges for round in range(rounds))
+    when = "every round"
+    if isinstance(experiment.algorithm, ADPSGD):
+        assert experiment.arrivals is not None
+        count = 2 * sum(len(round.nodes) for round in experiment.arrivals[:rounds])
+        when = "each time that it or the neighbour has trained, and has drawn the other"
     degree = first.out_degree
     weight = first.metropolis() if first.symmetric else first.uniform()
     sender, receiver, rule = "each node", _NEIGHBOUR, experiment.aggregation
-    rows = _protected(experiment, _uploads(experiment, receiver, "every round", count))
+    rows = _protected(experiment, _uploads(experiment, receiver, when, count))
     span = f"{degree.min()}"
     if degree.min() < degree.max():
         span += f" to {degree.max()} (on average {degree.mean():.3g})"
@@ -381,6 +415,12 @@ def _graph(experiment: Experiment, plan: Graph) -> tuple[list[Message], list[str
             f" {n - 1:,} other nodes come to see a node's model."
         )
     gap = first.spectral_gap(weight)
+    if isinstance(experiment.algorithm, ADPSGD):
+        sees.append(
+            "Asynchronous: whoever has trained averages with one neighbour that it draws, and waits"
+            " for nobody else."
+        )
+        return rows, sees
     sees.append(
         f"The graph's spectral gap is {gap:.3g}{then}"
         " (1: all agree after one exchange; near 0: news travels slowly)."

@@ -294,8 +294,9 @@ def _noise(experiment: Experiment, guard: Guard, receiver: str) -> list[str]:
             what = "Whoever is shown a node's model: it is"
         return [
             f"{what} {_epsilon(guard)} for one of its rows, added or"
-            f" removed, over all {guard.rounds:,} rounds: DP-SGD with noise multiplier"
-            f" {guard.multiplier:.3g}, {steps:,} Poisson batches a round, and rate {rate:.3g} in"
+            f" removed, over all {guard.rounds:,} rounds{_turns(guard)}: DP-SGD with noise"
+            f" multiplier {guard.multiplier:.3g}, {steps:,} Poisson batches a"
+            f" {'training' if _turns(guard) else 'round'}, and rate {rate:.3g} in"
             " the node whose rows have the least protection. How many rows a node has is not"
             " hidden.",
             *_delta(example.delta, int(sizes.sum() if pools else sizes.max()), "rows"),
@@ -314,7 +315,7 @@ def _noise(experiment: Experiment, guard: Guard, receiver: str) -> list[str]:
         unit += "which takes part or does not"
     if (separation := guard.setting.separation) > 1:
         unit += f", at most once in {separation:,} rounds"
-    claim = f"{_epsilon(guard)} for {unit}, {rounds}, with noise multiplier"
+    claim = f"{_epsilon(guard)} for {unit}, {rounds}{_turns(guard)}, with noise multiplier"
     claim += f" {guard.multiplier:.3g}"
     wide = _delta(noise.delta, data.nodes, "nodes")
     if noise.where == "local":
@@ -331,6 +332,13 @@ def _noise(experiment: Experiment, guard: Guard, receiver: str) -> list[str]:
         f" {_against(guard, 1):.3g}, against {half} it is {_against(guard, half):.3g}.",
         *wide,
     ]
+
+
+def _turns(guard: Guard) -> str:
+    """How often the busiest node delivers, where nodes work at their own pace."""
+    if guard.setting.participations is None:
+        return ""
+    return f", in which no node delivers more than {guard.turns(guard.rounds):,} times"
 
 
 def _against(guard: Guard, colluders: int) -> float:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
+from tacit.algorithms.arrivals import Arrivals
 from tacit.layout import Layout
 from tacit.training.optimizers import Training
 from tacit.training.plan import Ints
@@ -84,6 +85,28 @@ class Train(Protocol):
         ...
 
 
+class AsyncTrain(Protocol):
+    """Local training of those who are done in a round, each from the model that it was given.
+
+    One may be done twice.
+
+    Attributes:
+        staleness: (k,) int64, how many rounds ago each of the k was given its model.
+        concurrency: nodes that train at the same time.
+        reach: how many rounds before the next one's is the oldest model that is still trained from.
+        layout: where the model's tensors lie in its vector.
+    """
+
+    staleness: Tensor
+    concurrency: int
+    reach: int
+    layout: Layout
+
+    def __call__(self, start: Tensor) -> Tensor:
+        """(k, d) every model, trained from ``start`` (k, d)."""
+        ...
+
+
 class ServerExchange(Protocol):
     """The cohort sends to the server, which aggregates and sends the result back."""
 
@@ -114,6 +137,18 @@ class PeerExchange(Protocol):
         ...
 
 
+class PairExchange(Protocol):
+    """Nodes average with one neighbour at a time."""
+
+    def partners(self, nodes: Ints) -> Ints:
+        """(k,) a neighbour of each node, drawn uniformly."""
+        ...
+
+    def __call__(self, one: Tensor, other: Tensor) -> Tensor:
+        """(d,) what both have after they sent (d,) models to each other."""
+        ...
+
+
 class Algorithm:
     """Base of all algorithms; each is a frozen dataclass of its settings.
 
@@ -140,6 +175,14 @@ class Algorithm:
         """What a node learns for itself and never sends, in words."""
         return ()
 
+    def arrivals(self, nodes: int, seed: int, rounds: int) -> tuple[Arrivals, ...] | None:
+        """Who is done in each round where nodes work at their own pace; None: in step.
+
+        Raises:
+            InputError: a setting that does not suit this number of nodes.
+        """
+        return None
+
     def server_only(self) -> frozenset[str]:
         """Names of the state's entries that no node reads: they need not travel."""
         return frozenset()
@@ -148,7 +191,7 @@ class Algorithm:
         """The state before the first round, from the (d,) initial model."""
         raise NotImplementedError
 
-    def round(self, state: State, train: Train, exchange: Any) -> tuple[State, Metrics]:
+    def round(self, state: State, train: Any, exchange: Any) -> tuple[State, Metrics]:
         """One round; returns the new state and what is worth reporting."""
         raise NotImplementedError
 

@@ -118,7 +118,7 @@ class StarExchange:
                     counted = np.isin(self.nodes, self.protector.counted)
                     self._judged(torch.from_numpy(counted).float())
                 return own if step is None else own.index_add(0, at, step)
-            guarded = self.protector.steps(steps, self.nodes)
+            guarded = self.protector.steps(steps, _draws(self.nodes, self.round.all_links))
             matrix = own.expand_as(matrix).index_add(1, at, guarded)
         if self.listener:
             self._tell(matrix - own)
@@ -402,6 +402,15 @@ class GraphExchange:
         return (
             self.neighbours.metropolis() if self.neighbours.symmetric else self.neighbours.uniform()
         )
+
+
+def _draws(nodes: Ints, n: int) -> Ints:
+    """(k,) for whom noise is drawn: one of (k,) nodes that comes again draws its own each time."""
+    order = np.argsort(nodes, kind="stable")
+    inside = nodes[order]
+    before = np.empty_like(nodes)
+    before[order] = np.arange(len(nodes)) - np.searchsorted(inside, inside)
+    return nodes + n * before
 
 
 def mix(models: Tensor, links: Neighbours, weight: np.ndarray, own: np.ndarray) -> Tensor:

@@ -1,8 +1,10 @@
 """Local training in this process or its workers, as algorithms see it."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import torch
@@ -52,6 +54,16 @@ class Trainer:
         self.lowering, self.workers = lowering, workers
         self.seed, self.rounds, self.least = seed, rounds, least
         self.honest, self.private, self.noise_seed = honest, private, noise_seed
+
+    def again(self, times: int) -> Self:
+        """The same, with draws of its own for whoever trains from the same model once more."""
+        if not times:
+            return self
+        other = copy(self)
+        other.seed = key(self.seed, "again", times)
+        if self.noise_seed is not None:
+            other.noise_seed = key(self.noise_seed, "again", times)
+        return other
 
     def run(
         self, job: Job, weight: Tensor | None, memory: Tensor | None = None
@@ -131,15 +143,20 @@ class LocalTrain:
 
     def mean_loss(self) -> float:
         """The honest nodes' training losses, weighted by their rows; NaN if nobody trained."""
-        known = ~self.losses.isnan()
-        if self.trainer.honest is not None:
-            known &= torch.from_numpy(np.isin(self.nodes, self.trainer.honest))
-        rows = torch.from_numpy(self.rows)[known]
-        return float((self.losses[known] * rows).sum() / rows.sum()) if len(rows) else float("nan")
+        return mean_loss(self.trainer, self.nodes, self.losses)
 
     def weights(self, uniform: bool = False) -> Tensor:
         share = np.ones(len(self.nodes)) if uniform else self.rows.astype(np.float64)
         return torch.from_numpy(share / max(share.sum(), 1)).float()
+
+
+def mean_loss(trainer: Trainer, nodes: Ints, losses: Tensor) -> float:
+    """Of the honest among (k,) nodes, weighted by their rows; NaN where all (k,) losses are."""
+    known = ~losses.isnan()
+    if trainer.honest is not None:
+        known &= torch.from_numpy(np.isin(nodes, trainer.honest))
+    rows = torch.from_numpy(trainer.split.sizes[nodes])[known]
+    return float((losses[known] * rows).sum() / rows.sum()) if len(rows) else float("nan")
 
 
 class LocalUpdates:

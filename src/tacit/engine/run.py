@@ -14,13 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from tacit.aggregation.rule import Round
+from tacit.algorithms import ADPSGD
 from tacit.algorithms.base import Metrics, State
 from tacit.attacks.poison import poisoned, probes
 from tacit.data.federation import Federation, Split
 from tacit.engine.adversary import Adversary
 from tacit.engine.checkpoint import Checkpoint
-from tacit.engine.exchange import GraphExchange, StarExchange, Verdict
+from tacit.engine.exchange import FLOAT_BYTES, GraphExchange, StarExchange, Verdict
 from tacit.engine.local import LocalTrain, Trainer
+from tacit.engine.pace import OwnPace
+from tacit.engine.pairs import PairAveraging
 from tacit.engine.protect import Protector, noise_seed, randomised
 from tacit.engine.recording import excluded, listen, recorder
 from tacit.engine.uplink import PublicCopies, Uplink
@@ -29,7 +32,7 @@ from tacit.errors import InputError
 from tacit.experiment import Experiment
 from tacit.protection.budget import PrivacyBudget
 from tacit.randomness import generator
-from tacit.topology import Graph, Hierarchical, Neighbours, Star
+from tacit.topology import Graph, Neighbours
 from tacit.training.evaluation import Evaluator, Scores
 from tacit.training.lowering import Choice, Engine, choose, least_batch
 from tacit.training.metrics import summary
@@ -178,6 +181,11 @@ class Session:
         record: str | Path | None = None,
     ) -> None:
         self.experiment = experiment
+        if record is not None and experiment.arrivals is not None:
+            raise InputError(
+                "record: it was given, but records are of rounds in step so far; leave it out, or"
+                " use FedAvg() or Gossip() as the algorithm"
+            )
         self.recorder = recorder(experiment, Path(record)) if record is not None else None
         self.ledger = PrivacyBudget(Path(ledger)) if ledger is not None else None
         data, layout = experiment.data, experiment.layout
@@ -301,27 +309,30 @@ class Session:
         return self.guard.rounds if self.guard else self.experiment.rounds
 
     def _round(self, round: int) -> Row:
-        algorithm, topology = self.experiment.algorithm, self.experiment.plan
-        n = self.trainer.split.nodes
+        algorithm = self.experiment.algorithm
         if self.ledger and self.guard:  # paid first, so that a crash loses budget and no privacy
             digest, guard, name = self.digest.hex(), self.guard, self.experiment.data.name
             if times := (guard.turns(round + 1) - guard.turns(round)) * guard.releases:
                 self.ledger.spend(
                     name, digest, round, guard.release, times, f"{digest}:{round}", guard.unit
                 )
-        if isinstance(topology, Star | Hierarchical):
-            nodes = topology.sample(n, self.experiment.seed, round)
-        else:
-            nodes = np.arange(n)
-        train = LocalTrain(self.trainer, nodes, round)
+        nodes = self.experiment.cohort(round)
+        train: LocalTrain | OwnPace = LocalTrain(self.trainer, nodes, round)
+        arrivals = self.experiment.arrivals[round] if self.experiment.arrivals else None
+        if arrivals and algorithm.exchanges == "server":
+            train = OwnPace(self.trainer, arrivals, round)
         exchange = self._exchange(nodes, train)
         if self.recorder:
+            assert not isinstance(exchange, PairAveraging)
             self.recorder.open(round, self._model())
             listen(self.recorder, exchange)
         self.state, reported = algorithm.round(self.state, train, exchange)
         row: Row = {"round": round + 1, "cohort": len(nodes), "train_loss": train.mean_loss()}
         row["bytes"] = exchange.bytes if exchange else 0
         row |= reported
+        if arrivals and algorithm.exchanges == "server":
+            row["dropped"] = len(arrivals.dropped)
+            row["bytes"] += FLOAT_BYTES * self.experiment.layout.size * arrivals.unused
         if exchange and exchange.verdict is not None:
             row |= self._judge(exchange.verdict, round)
             if self.guard and self.guard.proof:
@@ -331,9 +342,10 @@ class Session:
         last = round + 1 == self.last
         if last or (round + 1) % self.experiment.evaluate_every == 0:
             row |= self._evaluate(round)
-            if isinstance(exchange, GraphExchange):
+            if isinstance(exchange, GraphExchange | PairAveraging):
                 row |= self._agreement(exchange, round)
         if self.recorder:
+            assert not isinstance(exchange, PairAveraging)
             self.recorder.close(round, excluded(exchange), self._model())
             if "accuracy" in row:
                 self.recorder.evaluated(row, "accuracy")
@@ -343,11 +355,17 @@ class Session:
         """The shared model, or the mean of the nodes' models, as bytes."""
         return self.experiment.algorithm.model(self.state).numpy().tobytes()
 
-    def _exchange(self, nodes: Ints, train: LocalTrain) -> StarExchange | GraphExchange | None:
+    def _exchange(
+        self, nodes: Ints, train: LocalTrain | OwnPace
+    ) -> StarExchange | GraphExchange | PairAveraging | None:
         experiment, topology = self.experiment, self.experiment.plan
         rule, n = experiment.aggregation, experiment.data.nodes
         if topology is None:
             return None
+        if isinstance(experiment.algorithm, ADPSGD):
+            assert isinstance(topology, Graph)
+            links = topology.graph(n, experiment.seed, train.round)
+            return PairAveraging(links, experiment.seed, train.round)
         graph = isinstance(topology, Graph)
         round = Round(
             train.round, experiment.rounds, experiment.seed,
@@ -369,7 +387,7 @@ class Session:
             )
         lies = self.adversary is not None and self.adversary.lies
         looks = "start" in rule.uses or lies or protector is not None or compressor is not None
-        if looks and isinstance(exchange, GraphExchange):
+        if looks and isinstance(exchange, GraphExchange) and isinstance(train, LocalTrain):
             train.keeps_start = True
             exchange.train = train
         return exchange
@@ -445,7 +463,7 @@ class Session:
         """The rows of the rounds up to this one in which nobody sent anything to be judged."""
         return torch.full((round - len(self.verdicts), self.trainer.split.nodes), torch.nan)
 
-    def _agreement(self, exchange: GraphExchange, round: int) -> Metrics:
+    def _agreement(self, exchange: GraphExchange | PairAveraging, round: int) -> Metrics:
         """How far apart the nodes' models are, and how fast the graph brings them together."""
         models = self._models(round)
         assert models is not None
@@ -454,6 +472,8 @@ class Session:
         squares = sum(float((part - mean).square().sum()) for part in models.split(64))
         row = {"consensus_distance": math.sqrt(squares / len(models))}
         plan = self.experiment.plan
+        if isinstance(exchange, PairAveraging):
+            return row
         if isinstance(plan, Graph) and plan.static and len(models) <= _MOST_NODES_FOR_A_GAP:
             if self._spectral_gap is None:
                 self._spectral_gap = exchange.spectral_gap()

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from tacit.aggregation import Mean
 from tacit.algorithms import Alone
-from tacit.engine.exchange import GraphExchange, StarExchange
+from tacit.engine.exchange import StarExchange
 from tacit.engine.local import LocalTrain
+from tacit.engine.pace import OwnPace
 from tacit.engine.run import Result, Row, Session, run
 from tacit.errors import InputError
 from tacit.experiment import Experiment
@@ -114,6 +115,11 @@ def _require_scorable(experiment: Experiment) -> None:
             f"algorithm: {experiment.algorithm!r} was given; contributions are scored under a"
             " server, as with FedAvg()"
         )
+    if experiment.arrivals is not None:
+        raise InputError(
+            f"algorithm: {experiment.algorithm!r} was given; contributions are scored in rounds"
+            " that nodes share, as with FedAvg()"
+        )
     if guard and guard.noise and guard.noise.where == "central":
         raise InputError(
             "protection: noise by the server hides updates from whoever reads its results, and"
@@ -146,7 +152,7 @@ class _Scoring(Session):
         self.method = method or suited(min(cohort, players))
         self.scores = np.zeros(n)
 
-    def _exchange(self, nodes: Ints, train: LocalTrain) -> StarExchange | GraphExchange | None:
+    def _exchange(self, nodes: Ints, train: LocalTrain | OwnPace) -> StarExchange:
         """Listens to the first exchange of the round, which is about the model."""
         exchange = super()._exchange(nodes, train)
         assert isinstance(exchange, StarExchange)

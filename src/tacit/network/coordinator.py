@@ -15,7 +15,7 @@ import numpy as np
 
 from tacit.data.sites import told
 from tacit.engine.secure_sum import Opened
-from tacit.errors import CheckpointError, InputError, MessageError, TacitError
+from tacit.errors import CheckpointError, InputError, MessageError, TacitError, require
 from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
 from tacit.network.policy import NO_LIMITS, Limits, enforce
@@ -107,6 +107,8 @@ class Coordinator:
     ) -> None:
         check(experiment)
         enforce(limits, experiment)
+        most = experiment.data.nodes
+        require(quorum is None or quorum <= most, "quorum", quorum, f"{most}, the sites, or less")
         self.experiment, self.store, self.pull, self.offer = experiment, store, pull, offer
         self.digest, self.names = experiment.digest(), experiment.data.names
         self.deadline, self.patience, self.grace = deadline, patience, grace
@@ -231,12 +233,12 @@ class Coordinator:
 
     def _order(self, site: str) -> Reply:
         if (kept := self._kept) is None:
-            absent = [name for name in self.names if name not in self._rows]
-            return Wait(self.digest, f"waiting for {', '.join(absent) or 'the start'}"[:2000])
+            absent = ", ".join(self._absent()) or "the start"
+            return Wait(self.digest, f"waiting for {absent}"[:2000])
         if kept.outcome is not None:
             state = kept.state if kept.outcome == "finished" else None
-            rows = tuple(self._rows[name] for name in self.names)
-            return Done(self.digest, kept.outcome, (kept.reason or "")[:2000], state, rows)
+            reason = (kept.reason or "")[:2000]
+            return Done(self.digest, kept.outcome, reason, state, self._all_rows())
         if site not in self._rows:
             raise MessageError(f"{site!r} has not joined yet")
         if (go := self._go(site)) is not None:
@@ -245,8 +247,15 @@ class Coordinator:
         measure = self._measures(kept.round) and site not in self._scores
         if not (wanted or measure) or site in self._pulling:
             return Wait(self.digest, f"round {kept.round + 1} goes on without {site}")
-        rows = tuple(self._rows[name] for name in self.names)
-        return Train(self.digest, kept.round, rows, kept.state, measure, wanted)
+        return Train(self.digest, kept.round, self._all_rows(), kept.state, measure, wanted)
+
+    def _all_rows(self) -> tuple[int, ...]:
+        """Of every site, in order; 0 for one that has not joined."""
+        return tuple(self._rows.get(name, 0) for name in self.names)
+
+    def _absent(self) -> list[str]:
+        """Whom the run waits for to begin."""
+        return [name for name in self.names if name not in self._rows]
 
     def _go(self, site: str) -> Reply | None:
         """What a secure sum waits for at a site."""
@@ -270,7 +279,7 @@ class Coordinator:
         if used and not self._secure:
             raise MessageError(f"{site!r} keeps its update; this run has no secure sums")
         if used:
-            self._updates[site] = (None, _number(request.loss))
+            self._updates[site] = (None, real(request.loss))
             self._sessions = max(self._sessions, request.session)
             self._news()
         return Taken(self.digest, used)
@@ -337,18 +346,7 @@ class Coordinator:
         try:
             path = self._receive(site, request.update)
             wire.examine(site, path, request.round)
-            digest, loss = request.update.digest, _number(request.loss)
-            with self._changed:
-                if not self._open_to(site, request.round):
-                    return
-                path.replace(self.store.tensors.path(digest))
-            self.store.accept(request.round, site, digest, loss)  # waits for the disk
-            with self._changed:
-                if self._open_to(site, request.round):
-                    self._updates[site] = (digest, loss)
-                    self.accepted += 1
-                    known = about | {"digest": digest.hex(), "bytes": request.update.size}
-                    _log.info("%s's update is accepted", site, extra=known)
+            self._accept(site, request, path)
         except MessageError as error:
             _log.warning("left out of round %d: %s", request.round + 1, error, extra=about)
             with self._changed:
@@ -367,6 +365,27 @@ class Coordinator:
             with self._changed:
                 self._pulling.discard(site)
                 self._news()
+
+    def _accept(self, site: str, request: Deliver, path: Path) -> None:
+        """Keep an update that is here and in order, if the round still takes it."""
+        digest, loss = request.update.digest, real(request.loss)
+        with self._changed:
+            if not self._open_to(site, request.round):
+                return
+            path.replace(self.store.tensors.path(digest))
+        self.store.accept(request.round, site, digest, loss)  # waits for the disk
+        with self._changed:
+            if self._open_to(site, request.round):
+                self._updates[site] = (digest, loss)
+                self._accepted(site, request)
+
+    def _accepted(self, site: str, request: Deliver) -> None:
+        self.accepted += 1
+        _log.info(
+            "%s's update is accepted", site,
+            extra={"site": site, "round": request.round + 1,
+                   "digest": request.update.digest.hex(), "bytes": request.update.size},
+        )  # fmt: skip
 
     def _receive(self, site: str, offer: Offer) -> Path:
         """Pull what a site offers to a path of its own, whatever bytes others have or send."""
@@ -395,14 +414,19 @@ class Coordinator:
     def _measured(self, site: str, request: Measured) -> Reply:
         if not request.scores.keys() <= HIGHER_IS_BETTER.keys():
             raise MessageError(f"{site!r} sent scores that are not known by name")
-        kept = self._kept
-        used = kept is not None and request.round == kept.round and self._measures(kept.round)
-        if used and site not in self._scores:
-            found = {name: _number(score) for name, score in request.scores.items()}
+        scores = self._open_scores(request.round)
+        if scores is not None and site not in scores:
+            found = {name: real(score) for name, score in request.scores.items()}
             known = {name: score for name, score in found.items() if score is not None}
-            self._scores[site] = (min(request.rows, MOST_ROWS), known)
+            scores[site] = (min(request.rows, MOST_ROWS), known)
             self._news()
-        return Taken(self.digest, used)
+        return Taken(self.digest, scores is not None)
+
+    def _open_scores(self, round: int) -> dict[str, tuple[int, dict[str, float]]] | None:
+        """Where scores of the model that a round began with go; None: nowhere any more."""
+        kept = self._kept
+        here = kept is not None and round == kept.round and self._measures(round)
+        return self._scores if here else None
 
     def _decline(self, site: str, request: Decline) -> Reply:
         used = self._open_to(site, request.round)
@@ -449,7 +473,7 @@ class Coordinator:
     def _begin(self) -> Kept:
         """Wait until everybody has joined, and go to where the store says the run is."""
         with self._changed:
-            while missing := [name for name in self.names if name not in self._rows]:
+            while missing := self._absent():
                 heard = self._changed.wait(self.patience)
                 if self._broken:
                     raise self._broken
@@ -457,8 +481,7 @@ class Coordinator:
                     raise InputError(
                         f"sites: {', '.join(missing)} did not join within {self.patience:g} seconds"
                     )
-        rows = [self._rows[name] for name in self.names]
-        experiment = self.experiment.replace(data=told(self.experiment.data, rows))
+        experiment = self.experiment.replace(data=told(self.experiment.data, self._all_rows()))
         check(experiment)
         enforce(self.limits, experiment)
         server = self.server = Server(experiment)
@@ -478,16 +501,21 @@ class Coordinator:
         self._open(kept)
         return kept
 
+    def _needed(self, kept: Kept) -> set[bytes]:
+        """Digests of the tensors that a round goes on from."""
+        needed = {digest for digest, _ in self.store.accepted(kept.round).values()}
+        needed |= {kept.state.digest, kept.memory}
+        if self._kept is not None:  # of which somebody may not have all yet
+            needed.add(self._kept.state.digest)
+        return needed
+
     def _open(self, kept: Kept) -> None:
         """Begin the round that comes next, from the files, which need no memory."""
         tensors = self.store.tensors
         assert self.server is not None
         self.server.remember(tensors.get(kept.state.digest), tensors.get(kept.memory))
-        needed = {digest for digest, _ in self.store.accepted(kept.round).values()}
-        needed |= {kept.state.digest, kept.memory}
-        if self._kept is not None:  # of which somebody may not have all yet
-            needed.add(self._kept.state.digest)
-        self.store.tensors.retain(needed)
+        with self._changed:  # else one that comes just now is taken for one that is not needed
+            self.store.tensors.retain(self._needed(kept))
         self.offer(self.store.tensors.path(kept.state.digest))
         with self._changed:
             self._kept, self._declined, self._scores = kept, {}, {}
@@ -535,8 +563,6 @@ class Coordinator:
             nodes = self._close(kept, updates)
         self._report(kept.round, scores)
         counted = [self.names[node] for node in nodes]
-        state = self.store.tensors.put(server.shared)
-        memory = self.store.tensors.put(server.remembered())
         found = {name: updates[name][1] for name in counted if name in updates}
         losses = {name: loss for name, loss in found.items() if loss is not None}
         rows = sum(self._rows[name] for name in losses)
@@ -549,11 +575,19 @@ class Coordinator:
         }
         if epsilon is not None:
             row["epsilon"] = epsilon
+        return self._advance(kept, row)
+
+    def _advance(self, kept: Kept, row: Row) -> Kept:
+        """Keep the state after a round, and open the next."""
+        server = self.server
+        assert server is not None
+        state = self.store.tensors.put(server.shared)
+        memory = self.store.tensors.put(server.remembered())
         self.store.advance(kept.round, state, memory.digest, row)
         about = {"round": kept.round + 1}
-        _log.info("round %d is closed: %d updates", kept.round + 1, len(counted), extra=about)
-        if row["left_out"]:
-            _log.warning("left out of it: %s", ", ".join(row["left_out"]), extra=about)
+        _log.info("round %d is closed: %d updates", kept.round + 1, row["cohort"], extra=about)
+        if left_out := row.get("left_out"):
+            _log.warning("left out of it: %s", ", ".join(left_out), extra=about)
         now = self.store.read()
         assert now is not None
         self._open(now)
@@ -736,6 +770,6 @@ class Coordinator:
         return kept
 
 
-def _number(value: float) -> float | None:
+def real(value: float) -> float | None:
     """What a site measured, or None where that is no number of float32."""
     return value if abs(value) <= _LARGEST else None

@@ -16,6 +16,7 @@ from tacit.data import Federation
 from tacit.errors import DivergenceError, InputError, MessageError, TacitError
 from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
+from tacit.network.decoding import from_json
 from tacit.network.gossip import Peer, check
 from tacit.network.identity import write
 from tacit.network.labels import answered
@@ -316,8 +317,10 @@ class PeerRun:
         if offer.size > most:
             raise MessageError(f"{name!r} offers a model of {offer.size} bytes; {most} is the most")
         self.pull(name, offer, self.received.path(offer.digest))
-        tensors = self.received.get(offer.digest)
-        self.received.drop(offer.digest)
+        try:
+            tensors = self.received.get(offer.digest)
+        finally:
+            self.received.drop(offer.digest)
         model = tensors.get("model")
         if model is None or len(tensors) > 1 or model.shape != (self.size,):
             raise MessageError(f"{name!r} sent another thing than one model of {self.size} numbers")
@@ -387,7 +390,7 @@ class PeerRun:
 
     def _read_notes(self) -> Notes | None:
         try:
-            notes = msgspec.json.decode((self.folder / _NOTES).read_bytes(), type=Notes)
+            notes = from_json((self.folder / _NOTES).read_bytes(), Notes)
         except FileNotFoundError:
             return None
         except msgspec.MsgspecError:

@@ -13,10 +13,12 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tacit.algorithms import FedBuff
 from tacit.data import Federation
 from tacit.errors import InputError, MessageError, TacitError
 from tacit.experiment import Experiment
 from tacit.network import joining
+from tacit.network.asynchronous import AsyncCoordinator, AsyncSiteRun
 from tacit.network.authority import Authority
 from tacit.network.blobs import Blobs
 from tacit.network.coordinator import Coordinator
@@ -85,15 +87,23 @@ def coordinate(
         The run's end, and a row for each round.
 
     Raises:
+        InputError: the keys are not a coordinator's.
         Stopped: by a signal, under ``stoppable``; the sites were told.
     """
+    identity = Identity.load(home)
+    if identity.role != "coordinator":
+        raise InputError(
+            f"home: {home} was given, with the keys of {identity.name!r}, a {identity.role};"
+            " a coordinator's are made by `tacit federation init`"
+        )
     with (
         closing(Store(folder, experiment.digest(), database)) as store,
         ExitStack() as at_last,
-        Endpoint(Identity.load(home), listen=listen, insecure=insecure) as endpoint,
+        Endpoint(identity, listen=listen, insecure=insecure) as endpoint,
         closing(Blobs(endpoint)) as blobs,
     ):
-        coordinator = Coordinator(
+        asynchronous = isinstance(experiment.algorithm, FedBuff)
+        coordinator = (AsyncCoordinator if asynchronous else Coordinator)(
             experiment, store,
             lambda site, offer, path: blobs.pull(site, offer, path, most=offer.size),
             blobs.offer, lambda site: endpoint.request(site, _NEWS, b"", 1.0), endpoint.key_of,
@@ -212,7 +222,8 @@ def take_part(
             news.wait(seconds)
             news.clear()
 
-        run = SiteRun(
+        asynchronous = isinstance(experiment.algorithm, FedBuff)
+        run = (AsyncSiteRun if asynchronous else SiteRun)(
             experiment, data, identity.name, folder, ask,
             lambda offer, path: blobs.pull(coordinator, offer, path, most=offer.size),
             lambda path: blobs.offer(path, to=[coordinator]), wake, ledger,

@@ -63,13 +63,16 @@ class Deliver(Part, frozen=True):
     """A site's update is ready to be pulled.
 
     Attributes:
+        round: in asynchronous runs, of the model that the site trained from.
         update: safetensors with the steps of each exchange, "0", "1", ...
         loss: mean training loss.
+        again: in asynchronous runs, how often the site had delivered from this model before.
     """
 
     round: Round
     update: Offer
     loss: float
+    again: Count = 0
 
 
 class Ready(Part, frozen=True):
@@ -138,6 +141,7 @@ class Train(Part, frozen=True):
         state: safetensors with the server's entries of the algorithm's state.
         measure: whether to measure the model first.
         train: whether to train and deliver; else this is for the scores alone.
+        again: as in ``Deliver``.
     """
 
     round: Round
@@ -145,6 +149,7 @@ class Train(Part, frozen=True):
     state: Offer
     measure: bool
     train: bool
+    again: Count = 0
 
 
 class Enter(Part, frozen=True):
@@ -181,9 +186,11 @@ class Taken(Part, frozen=True):
 
     Attributes:
         used: whether the round still takes it.
+        reason: why not, where there is more to say.
     """
 
     used: bool
+    reason: Sentence = ""
 
 
 class Done(Part, frozen=True):

@@ -83,21 +83,22 @@ def check(experiment: Experiment) -> None:
         )
 
 
-def pay(ledger: PrivacyBudget, experiment: Experiment, round: int) -> None:
+def pay(ledger: PrivacyBudget, experiment: Experiment, round: int, again: int = 0) -> None:
     """Spend before a node trains, so that a crash loses budget and no privacy.
 
     Args:
         experiment: with the row counts from which its guarantee follows.
+        again: how often it has trained from the round's model before.
 
     Raises:
         InputError: the budget does not allow the round.
     """
     guard, digest = experiment.guard, experiment.digest()
     if guard and (guard.labels or guard.multiplier):
-        round = 0 if guard.once else round
+        round, again = (0, 0) if guard.once else (round, again)
         ledger.spend(
             experiment.data.name, digest, round, guard.release, guard.releases,
-            f"{digest}:{round}", guard.unit,
+            f"{digest}:{round}" + (f":{again}" if again else ""), guard.unit,
         )  # fmt: skip
 
 
@@ -221,9 +222,10 @@ class Site:
         if not all(finite(step) for step in steps):
             raise DivergenceError(experiment.data.names[self.node], round + 1)
         self.own, self.memory = {name: state[name] for name in self.own}, memory
-        return Part([self._guarded(step, round) for step in steps], train.local.mean_loss())
+        return Part([self.guarded(step, round) for step in steps], train.local.mean_loss())
 
-    def _guarded(self, step: Tensor, round: int) -> Tensor:
+    def guarded(self, step: Tensor, round: int) -> Tensor:
+        """(d,) what leaves the site of a (d,) step: clipped, with local noise."""
         guard, experiment = self.experiment.guard, self.experiment
         # What a message stands for is clipped by who reads it.
         if guard is None or guard.secure or not guard.guards_updates or self.wire.packed:
@@ -344,7 +346,7 @@ class Server:
         assert isinstance(plan, Star)
         central = guard and guard.noise and guard.noise.where == "central"
         guards = central or (guard and guard.guards_updates and self.wire.packed)
-        now, protector = self._now(round), self._protector(round) if guards else None
+        now, protector = self.now(round), self._protector(round) if guards else None
         uplink = self.wire.uplink(round) if guards else None
         star = StarExchange(plan, experiment.aggregation, nodes, now, n, None, protector, uplink)
         self._step(round, nodes, Closing(star, iter(arrived)))
@@ -360,14 +362,15 @@ class Server:
         at = uplink.coordinates if uplink else None
         self._step(round, nodes, Summed(self._protector(round), iter(sums), at))
 
-    def _now(self, round: int) -> Round:
+    def now(self, round: int) -> Round:
+        """What an aggregation rule is told of a round."""
         experiment = self.experiment
         return Round(round, experiment.rounds, experiment.seed, memory=self.memory)
 
     def _protector(self, round: int) -> Protector:
         guard = self.experiment.guard
         assert guard is not None
-        return Protector(guard, self._now(round), self.digest, np.empty(0, np.int64), secret=True)
+        return Protector(guard, self.now(round), self.digest, np.empty(0, np.int64), secret=True)
 
     def _step(self, round: int, nodes: Ints, exchange: ServerExchange) -> None:
         train = ServerTrain(self.experiment, nodes, round)

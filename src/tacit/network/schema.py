@@ -36,6 +36,17 @@ updates = sa.Table(
     sa.Column("digest", sa.LargeBinary(32), nullable=False),
     sa.Column("loss", sa.Float),
 )  # fmt: skip
+arrivals = sa.Table(
+    "arrivals", facts,
+    sa.Column("experiment", sa.String(64), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("site", sa.String(63), nullable=False),
+    sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("again", sa.Integer, nullable=False),
+    sa.Column("digest", sa.LargeBinary(32), nullable=False),
+    sa.Column("loss", sa.Float),
+    sa.UniqueConstraint("experiment", "site", "round", "again"),
+)  # fmt: skip
 metrics = sa.Table(
     "metrics", facts,
     sa.Column("experiment", sa.String(64), primary_key=True),

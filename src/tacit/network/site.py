@@ -16,6 +16,7 @@ from tacit.data.sites import told
 from tacit.errors import CheckpointError, DivergenceError, InputError, MessageError
 from tacit.experiment import Experiment
 from tacit.network.blobs import Digest, Offer
+from tacit.network.decoding import from_json
 from tacit.network.disclosure import Disclosure, disclosed
 from tacit.network.identity import write
 from tacit.network.labels import answered
@@ -37,7 +38,7 @@ from tacit.network.protocol import (
     Stage,
     Train,
 )
-from tacit.network.rounds import Site, own_entries, pay, shapes
+from tacit.network.rounds import Part, Site, own_entries, pay, shapes
 from tacit.network.software import software
 from tacit.network.stages import Vector, kind_of
 from tacit.network.sums import KeyOf, Parcels, SiteSum, directory, session_of
@@ -50,7 +51,7 @@ from tacit.topology import Star
 
 _log = logging.getLogger("tacit.network")
 
-_PAUSE = 0.5
+PAUSE = 0.5
 _NOTES = "site.json"
 
 
@@ -61,6 +62,8 @@ class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         start: digest of the state that it trained from.
         session: least number of a secure sum's session that it would enter in this round.
         opened: how many exchanges' sums it has helped to open in this round.
+        again: in asynchronous runs, how often it had trained from this round's model before.
+        trainings: how many there were.
     """
 
     experiment: str
@@ -71,6 +74,8 @@ class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     start: Digest
     session: int = 0
     opened: int = 0
+    again: int = 0
+    trainings: int = 0
 
 
 class SiteRun:
@@ -150,11 +155,11 @@ class SiteRun:
                     self._take_part(reply)
                 except Unreachable as error:  # the coordinator is away, or is at another round
                     _log.info("%s", error)
-                    self.wake(_PAUSE)
+                    self.wake(PAUSE)
             elif isinstance(reply, Enter | Go):
                 self._summed(reply)
             else:
-                self.wake(_PAUSE)
+                self.wake(PAUSE)
             reply = self.ask(Ask(self.digest))
         _log.info("the run is over: %s", reply.reason)
         self.done = reply
@@ -185,7 +190,7 @@ class SiteRun:
                 self._measured = Measured(self.digest, order.round, *site.measure(state))
             self.ask(self._measured)  # again where the coordinator was killed, and forgot
         if not order.train:
-            self.wake(_PAUSE)
+            self.wake(PAUSE)
             return
         try:
             notes = self.update(order, lambda: state or self._shared(order.state))
@@ -203,10 +208,17 @@ class SiteRun:
         if guard and guard.secure:
             self._ready(notes)
             return
+        self._hand_over(notes)
+
+    def _hand_over(self, notes: Notes) -> None:
+        self._deliver(notes)
+        self.wake(PAUSE)
+
+    def _deliver(self, notes: Notes) -> Reply:
+        """Offer the update, once more where it did not arrive."""
         self.offer(self.tensors.path(notes.update.digest))
         loss = float("nan") if notes.loss is None else notes.loss
-        self.ask(Deliver(self.digest, order.round, notes.update, loss))
-        self.wake(_PAUSE)
+        return self.ask(Deliver(self.digest, notes.round, notes.update, loss, notes.again))
 
     def update(self, order: Train, state: Callable[[], State]) -> Notes:
         """Its part of a round: trained once, and paid for once, however often it is asked for.
@@ -220,9 +232,9 @@ class SiteRun:
         """
         site, notes = self._site(order.rows), self.notes
         self._refuse(order, notes)
-        if notes is None or notes.round != order.round:
+        if notes is None or (notes.round, notes.again) != (order.round, order.again):
             if self.ledger:
-                pay(self.ledger, site.experiment, order.round)
+                pay(self.ledger, site.experiment, order.round, order.again)
             notes = self._train(site, order, state())
         return notes
 
@@ -255,11 +267,11 @@ class SiteRun:
         else:
             loss = float("nan") if notes.loss is None else notes.loss
             self.ask(Ready(self.digest, notes.round, loss, notes.session))
-            self.wake(_PAUSE)
+            self.wake(PAUSE)
 
     def _decline(self, round: int, error: Exception, phase: str) -> None:
         self.ask(Decline(self.digest, round, *disclosed(self.disclosure, error, phase)))
-        self.wake(_PAUSE)
+        self.wake(PAUSE)
 
     def _summed(self, order: Enter | Go) -> None:
         """Carry out a stage of a secure sum."""
@@ -276,7 +288,7 @@ class SiteRun:
             return
         except Unreachable as error:
             _log.info("%s", error)
-            self.wake(_PAUSE)
+            self.wake(PAUSE)
             return
         except (Aborted, MessageError) as error:
             about = {"round": order.round + 1}
@@ -345,7 +357,7 @@ class SiteRun:
     def _train(self, site: Site, order: Train, state: State) -> Notes:
         """Train, and note it, so that a round that was begun again sends the same update."""
         began = time.monotonic()
-        part = site.take_part(order.round, state)
+        part = self._part(site, order, state)
         self.row = {"seconds": time.monotonic() - began}
         if (guard := site.experiment.guard) and guard.budget:
             self.row["epsilon"] = guard.epsilon(order.round + 1)
@@ -354,12 +366,19 @@ class SiteRun:
         own = self.tensors.put(site.kept)
         loss = part.loss if part.loss == part.loss else None
         start = order.state.digest
-        before, notes = self.notes, Notes(self.digest, order.round, update, loss, own, start)
+        before = self.notes
+        notes = Notes(
+            self.digest, order.round, update, loss, own, start, again=order.again,
+            trainings=1 + (before.trainings if before else 0),
+        )  # fmt: skip
         self._note(notes)
         if before is not None:
             for digest in {before.update.digest, before.own.digest} - {update.digest, own.digest}:
                 self.tensors.drop(digest)
         return notes
+
+    def _part(self, site: Site, order: Train, state: State) -> Part:
+        return site.take_part(order.round, state)
 
     def _note(self, notes: Notes) -> None:
         write(self.folder / _NOTES, msgspec.json.encode(notes))
@@ -396,7 +415,7 @@ class SiteRun:
 
     def _read_notes(self) -> Notes | None:
         try:
-            notes = msgspec.json.decode((self.folder / _NOTES).read_bytes(), type=Notes)
+            notes = from_json((self.folder / _NOTES).read_bytes(), Notes)
         except FileNotFoundError:
             return None
         except msgspec.MsgspecError:

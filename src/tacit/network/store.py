@@ -7,13 +7,14 @@ that goes with it, so that a process killed at any moment leaves the state befor
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from tacit.errors import InputError
 from tacit.network.blobs import Offer
-from tacit.network.schema import metrics, privacy, runs, sites, updates, upgrade
+from tacit.network.schema import arrivals, metrics, privacy, runs, sites, updates, upgrade
 from tacit.network.tensors import Tensors, unwritable
 
 
@@ -43,6 +44,22 @@ class Kept:
     reason: str | None
 
 
+@dataclass(frozen=True)
+class Arrival:
+    """An update of an asynchronous run.
+
+    Attributes:
+        round: of the model that the site trained from.
+        again: how often it had delivered from this model before.
+    """
+
+    site: str
+    round: int
+    again: int
+    digest: bytes
+    loss: float | None
+
+
 class Store:
     """One run's facts and tensors.
 
@@ -50,14 +67,20 @@ class Store:
         url: of the database, as SQLAlchemy has it; by default SQLite in the folder.
 
     Raises:
-        InputError: a later version of tacit made the store.
+        InputError: the URL is none, or a later version of tacit made the store.
         CheckpointError: the disk is full, or the database is gone.
     """
 
     def __init__(self, folder: Path, experiment: str, url: str | None = None) -> None:
         self.experiment, self.tensors = experiment, Tensors(folder / "tensors")
         self._lock, self._writing, self._batch = threading.Lock(), threading.Lock(), _Batch()
-        self._engine = sa.create_engine(url or f"sqlite:///{folder / 'tacit.db'}")
+        try:
+            self._engine = sa.create_engine(url or f"sqlite:///{folder / 'tacit.db'}")
+        except (sa.exc.ArgumentError, ImportError):  # not the URL itself: it holds a password
+            raise InputError(
+                "--database: its URL cannot be used; allowed are sqlite:///PATH and, with the"
+                " extra 'postgresql', postgresql+psycopg://USER:PASSWORD@HOST/NAME"
+            ) from None
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine, "connect", _durable)
         try:
@@ -148,6 +171,24 @@ class Store:
         wanted = self._of(updates).where(updates.c.round == round)
         with self._transaction() as database:
             return {row.site: (row.digest, row.loss) for row in database.execute(wanted)}
+
+    def arrive(self, number: int, arrival: Arrival) -> None:
+        """An update of an asynchronous run whose bytes are here, after so many others."""
+        with self._transaction() as database:
+            database.execute(
+                arrivals.insert().values(
+                    experiment=self.experiment, number=number, **asdict(arrival)
+                )
+            )
+
+    def arrivals(self) -> list[Arrival]:
+        """All updates of an asynchronous run, as they came."""
+        wanted = self._of(arrivals).order_by(arrivals.c.number)
+        with self._transaction() as database:
+            return [
+                Arrival(row.site, row.round, row.again, row.digest, row.loss)
+                for row in database.execute(wanted)
+            ]
 
     def spend(self, round: int, epsilon: float, delta: float) -> None:
         """Privacy is spent, all rounds to this one together; before what spends it is drawn."""

@@ -54,6 +54,8 @@ class Setting:
             every node but those that another passes in both.
         separation: the fewest rounds from one in which a node takes part to its next.
         groups: each with an aggregator that sums up its nodes' vectors; 0: without.
+        participations: the most times that one node has taken part after each round, where nodes
+            do so at their own pace.
     """
 
     rounds: int
@@ -66,6 +68,7 @@ class Setting:
     training: tuple[tuple[float, int], ...]
     separation: int = 1
     groups: int = 0
+    participations: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -459,9 +462,11 @@ class Guard:
         return bool(self.labels) or isinstance(self.noise, CorrelatedNoise)
 
     def turns(self, rounds: int) -> int:
-        """The most of so many rounds that give something away of one node."""
+        """How often so many rounds give something away of one node, at most."""
         if self.once:
             return min(rounds, 1)
+        if (often := self.setting.participations) is not None:
+            return often[rounds - 1] if rounds else 0
         return -(-rounds // self.setting.separation)
 
     @cached_property

@@ -1,0 +1,31 @@
+"""Nodes of a graph that average with one neighbour at a time."""
+
+import numpy as np
+from torch import Tensor
+
+from tacit.randomness import generator
+from tacit.topology import Neighbours
+from tacit.training.plan import Ints
+
+
+class PairAveraging:
+    """``PairExchange`` in this process.
+
+    Attributes:
+        bytes: sent by all parties so far.
+    """
+
+    verdict = None
+
+    def __init__(self, links: Neighbours, seed: int, round: int) -> None:
+        self.links, self.seed, self.round = links, seed, round
+        self.bytes = 0
+
+    def partners(self, nodes: Ints) -> Ints:
+        offsets, degree = self.links.offsets[nodes], self.links.degree[nodes]
+        draws = [generator(self.seed, "pair", self.round, int(n)).random() for n in nodes]
+        return self.links.senders[offsets + (np.array(draws) * degree).astype(np.int64)]
+
+    def __call__(self, one: Tensor, other: Tensor) -> Tensor:
+        self.bytes += one.nbytes + other.nbytes
+        return (one + other) / 2
