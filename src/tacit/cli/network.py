@@ -21,6 +21,30 @@ if TYPE_CHECKING:
 Folder = Annotated[
     Path | None, typer.Option(help="Where the run is kept; by default runs/ and the file's name.")
 ]
+Table = Annotated[Path, typer.Option(help="This site's table: .csv, .csv.gz or .parquet.")]
+Who = Annotated[
+    str | None,
+    typer.Option(help="Who this is; by default the only one under ~/.tacit."),
+]
+Home = Annotated[Path | None, typer.Option(help="Folder with the site's keys.")]
+Meeting = Annotated[
+    list[str],
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Where to listen; the invitation named its host. Nowhere, if all meet at the relay"
+        " that --connect names. Can be given several times.",
+    ),
+]
+Peers = Annotated[
+    list[str],
+    typer.Option(
+        metavar="HOST:PORT",
+        help="A peer, who tells of all others; none for the first. Can be given several times.",
+    ),
+]
+Ledger = Annotated[
+    Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
+]
 PolicyFile = Annotated[
     Path | None,
     typer.Option(help="What may run here; by default policy.toml in the folder with the keys."),
@@ -102,20 +126,16 @@ def coordinator(
 
 def node(
     file: File,
-    data: Annotated[Path, typer.Option(help="This site's table: .csv, .csv.gz or .parquet.")],
+    data: Table,
     settings: Settings = [],  # noqa: B006
-    site: Annotated[
-        str | None, typer.Option(help="Who this is; by default the only one under ~/.tacit.")
-    ] = None,
-    home: Annotated[Path | None, typer.Option(help="Folder with the site's keys.")] = None,
+    site: Who = None,
+    home: Home = None,
     connect: Annotated[
         list[str],
         typer.Option(metavar="HOST:PORT", help="The coordinator; by default as when it joined."),
     ] = [],  # noqa: B006
     folder: Folder = None,
-    ledger: Annotated[
-        Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
-    ] = None,
+    ledger: Ledger = None,
     policy: PolicyFile = None,
     proxy: ProxyUrl = None,
     insecure: Insecure = False,
@@ -150,34 +170,17 @@ def node(
 
 def peer(
     file: File,
-    data: Annotated[Path, typer.Option(help="This site's table: .csv, .csv.gz or .parquet.")],
-    listen: Annotated[
-        list[str],
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Where to listen; the invitation named its host. Nowhere, if all peers meet at the"
-            " relay that --connect names. Can be given several times.",
-        ),
-    ] = [],  # noqa: B006
+    data: Table,
+    listen: Meeting = [],  # noqa: B006
     settings: Settings = [],  # noqa: B006
-    site: Annotated[
-        str | None, typer.Option(help="Who this is; by default the only one under ~/.tacit.")
-    ] = None,
-    home: Annotated[Path | None, typer.Option(help="Folder with the site's keys.")] = None,
-    connect: Annotated[
-        list[str],
-        typer.Option(
-            metavar="HOST:PORT",
-            help="A peer, who tells of all others; none for the first. Can be given several times.",
-        ),
-    ] = [],  # noqa: B006
+    site: Who = None,
+    home: Home = None,
+    connect: Peers = [],  # noqa: B006
     folder: Folder = None,
     patience: Annotated[
         float, typer.Option(help="Seconds to wait for a neighbour of whom nothing is heard.")
     ] = 600.0,
-    ledger: Annotated[
-        Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
-    ] = None,
+    ledger: Ledger = None,
     policy: PolicyFile = None,
     insecure: Insecure = False,
     metrics: Metrics = None,
@@ -218,27 +221,12 @@ def peer(
 
 def swarm(
     file: File,
-    data: Annotated[Path, typer.Option(help="This site's table: .csv, .csv.gz or .parquet.")],
-    listen: Annotated[
-        list[str],
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Where to listen; the invitation named its host. Nowhere, if all meet at the relay"
-            " that --connect names. Can be given several times.",
-        ),
-    ] = [],  # noqa: B006
+    data: Table,
+    listen: Meeting = [],  # noqa: B006
     settings: Settings = [],  # noqa: B006
-    site: Annotated[
-        str | None, typer.Option(help="Who this is; by default the only one under ~/.tacit.")
-    ] = None,
-    home: Annotated[Path | None, typer.Option(help="Folder with the site's keys.")] = None,
-    connect: Annotated[
-        list[str],
-        typer.Option(
-            metavar="HOST:PORT",
-            help="A peer, who tells of all others; none for the first. Can be given several times.",
-        ),
-    ] = [],  # noqa: B006
+    site: Who = None,
+    home: Home = None,
+    connect: Peers = [],  # noqa: B006
     folder: Folder = None,
     patience: Annotated[
         float, typer.Option(help="Seconds to wait for the others while nothing is heard.")
@@ -251,9 +239,7 @@ def swarm(
         float,
         typer.Option(help="Seconds without progress after which a leader is given up."),
     ] = 60.0,
-    ledger: Annotated[
-        Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
-    ] = None,
+    ledger: Ledger = None,
     policy: PolicyFile = None,
     insecure: Insecure = False,
     metrics: Metrics = None,

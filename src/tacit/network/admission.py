@@ -16,6 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from tacit.errors import InputError
+from tacit.network.decoding import from_msgpack
 from tacit.network.institution import Chain
 from tacit.network.malformed import MALFORMED
 from tacit.network.members import is_signed, require_name
@@ -65,7 +66,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
             packed, check = whole[:-_CHECK], whole[-_CHECK:]
             if check != _check(packed):
                 raise ValueError
-            token = msgspec.msgpack.decode(packed, type=cls)
+            token = from_msgpack(packed, cls)
         except (*MALFORMED, binascii.Error, ValueError):
             raise InputError("this is no token, or not all of it; paste the whole line") from None
         require_name("token: federation", token.federation)  # they name a folder

@@ -13,13 +13,13 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 
-import msgspec
 from cryptography import x509
 
 from tacit.data import Federation as Data
 from tacit.data import fill
 from tacit.errors import InputError
 from tacit.network.configuration import host
+from tacit.network.decoding import from_json
 from tacit.network.identity import CA, FEDERATION, SIGN, TLS, Federation, Identity
 from tacit.network.malformed import MALFORMED
 from tacit.network.proxy import LOOPBACK, Nobody, Proxy, chosen
@@ -86,7 +86,7 @@ def examine_data(home: Path, empty: Data, table: Path) -> Check:
 
 def _named(home: Path) -> Federation | None:
     try:
-        return msgspec.json.decode((home / FEDERATION).read_bytes(), type=Federation)
+        return from_json((home / FEDERATION).read_bytes(), Federation)
     except (OSError, *MALFORMED):
         return None
 

@@ -17,6 +17,7 @@ from tacit.network import certificates
 from tacit.network.admission import Admission, Application, Token
 from tacit.network.authority import Authority
 from tacit.network.configuration import JOIN, JOINING
+from tacit.network.decoding import from_msgpack
 from tacit.network.identity import (
     CA,
     FEDERATION,
@@ -67,7 +68,7 @@ def serve(endpoint: Endpoint, authority: Authority) -> None:
     def join(sender: str, payload: bytes) -> bytes:
         answer: Message
         try:
-            answer = authority.admit(msgspec.msgpack.decode(payload, type=Application))
+            answer = authority.admit(from_msgpack(payload, Application))
         except MALFORMED:
             answer = Refusal(MessageError.code, "the request to join cannot be read")
         except MessageError as error:
@@ -152,11 +153,12 @@ def _ask(token: Token, application: Application, proxy: Proxy | None) -> Admissi
             payload = msgspec.msgpack.encode(application)
             reply = endpoint.reply(token.coordinator, JOIN, payload, TIMEOUT)
     try:
-        answer = msgspec.msgpack.decode(reply, type=Admission | Refusal)
+        answer: Message = from_msgpack(reply, Admission, Refusal)
     except MALFORMED:
         raise MessageError("the answer of the coordinator cannot be read") from None
     if isinstance(answer, Refusal):
         raise MessageError(answer.sentence)
+    assert isinstance(answer, Admission)
     return answer
 
 

@@ -16,6 +16,7 @@ from tacit.data import Federation
 from tacit.errors import DivergenceError, InputError, MessageError, TacitError
 from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
+from tacit.network.decoding import from_json
 from tacit.network.gossip import Peer, check
 from tacit.network.identity import write
 from tacit.network.labels import answered
@@ -391,7 +392,7 @@ class PeerRun:
 
     def _read_notes(self) -> Notes | None:
         try:
-            notes = msgspec.json.decode((self.folder / _NOTES).read_bytes(), type=Notes)
+            notes = from_json((self.folder / _NOTES).read_bytes(), Notes)
         except FileNotFoundError:
             return None
         except msgspec.MsgspecError:
