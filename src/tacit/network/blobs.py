@@ -214,7 +214,8 @@ class Blobs:
                 size = os.fstat(file.fileno()).st_size
                 file.seek(at)
                 chunk = file.read(CHUNK)
-        self._tell(sender, Offer(request.digest, size), len(chunk))
+        if chunk:  # beyond the end there is nothing, which fills no log
+            self._tell(sender, Offer(request.digest, size), len(chunk))
         return chunk
 
     def _tell(self, member: str, offer: Offer, count: int) -> None:

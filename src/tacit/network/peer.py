@@ -319,6 +319,8 @@ class PeerRun:
         self.pull(name, offer, self.received.path(offer.digest))
         try:
             tensors = self.received.get(offer.digest)
+        except MessageError as error:
+            raise MessageError(f"{name!r} sent a model that is none: {error}") from None
         finally:
             self.received.drop(offer.digest)
         model = tensors.get("model")

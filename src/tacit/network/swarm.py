@@ -521,6 +521,8 @@ class SwarmRun:
             self._broken = unwritable(self.folder, error)
         except TacitError as error:
             _log.warning("%s", error)
+        except Exception:  # of the experiment's own code; the others go on without it
+            _log.exception("training failed", extra={"round": notes.round + 1})
         finally:
             with self._changed:
                 if self.notes.round == notes.round:
