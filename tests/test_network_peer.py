@@ -16,7 +16,7 @@ import torch
 import tacit
 from network_parties import until
 from tacit.errors import InputError, MessageError
-from tacit.network import peer
+from tacit.network import party
 from tacit.network.gossip import check
 from tacit.network.peer import PeerRun
 from tacit.network.protocol import Holds, Seek
@@ -147,7 +147,7 @@ def test_every_peer_has_the_model_of_one_process(changes, tmp_path):
 
 def test_a_peer_that_is_gone_is_left_out_and_its_weight_is_the_own_model_s(tmp_path, monkeypatch):
     """A ring of 5 has weights 1/3: node 0 without node 1 is 2/3 of its own and 1/3 of node 4's."""
-    monkeypatch.setattr(peer, "_FAREWELL", 0.0)
+    monkeypatch.setattr(party, "_FAREWELL", 0.0)
     plan = plan_of(rounds=1)
     crowd = Crowd(plan, tmp_path)
     for name in plan.data.names:

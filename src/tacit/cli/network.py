@@ -190,10 +190,11 @@ def peer(
 ) -> None:
     """Carry out the experiment that FILE defines among peers, without a coordinator.
 
-    Its algorithm is Gossip, its topology a graph. Shows first what would leave this site, as tacit
-    node does. A peer has joined by tacit node join, while a coordinator or relay was there. Every
-    peer needs the newest list of members: it asks the coordinator for it, if that is still there;
-    else copy members.json, which the authority has signed, from the folder of whoever joined last.
+    Its algorithm is Gossip or ADPSGD, its topology a graph. Shows first what would leave this site,
+    as tacit node does. A peer has joined by tacit node join, while a coordinator or relay was
+    there. Every peer needs the newest list of members: it asks the coordinator for it, if that is
+    still there; else copy members.json, which the authority has signed, from the folder of whoever
+    joined last.
     """
     from tacit.cli.screen import progress
     from tacit.network.processes import gossip

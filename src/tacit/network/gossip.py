@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tacit.aggregation.rule import Round
-from tacit.algorithms import Gossip
+from tacit.algorithms import ADPSGD, Gossip
 from tacit.data.federation import Federation
 from tacit.data.sites import told
 from tacit.engine.exchange import GraphExchange
@@ -37,9 +37,10 @@ def check(experiment: Experiment) -> None:
             f"topology: {experiment.plan!r} was given, but peers have no server; use Gossip() as"
             " the algorithm with Ring() or another graph, or tacit coordinator"
         )
-    if not isinstance(experiment.algorithm, Gossip):
+    if not isinstance(experiment.algorithm, Gossip | ADPSGD):
         raise InputError(
-            f"algorithm: {experiment.algorithm!r} was given; among peers allowed is Gossip()"
+            f"algorithm: {experiment.algorithm!r} was given; among peers allowed is Gossip(), or"
+            " ADPSGD()"
         )
     experiment.check()
     if experiment.attacks:

@@ -1,71 +1,44 @@
 """A peer of a run without a coordinator: it trains, offers its model, and asks its neighbours."""
 
 import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import torch
 from torch import Tensor
 
 from tacit.data import Federation
 from tacit.errors import DivergenceError, InputError, MessageError, TacitError
 from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
-from tacit.network.decoding import from_json
-from tacit.network.gossip import Peer, check
 from tacit.network.identity import write
-from tacit.network.labels import answered
 from tacit.network.messages import Refused
+from tacit.network.party import GRACE, NOTES, PAUSE, Ended, Isolated, Party, Place, Row
 from tacit.network.protocol import Holds, Model, Seek
 from tacit.network.rounds import pay
-from tacit.network.software import software
-from tacit.network.tensors import HEADER, Tensors, finite
+from tacit.network.tensors import Tensors
 from tacit.protection.budget import PrivacyBudget
 from tacit.training.plan import Ints
 
 _log = logging.getLogger("tacit.network")
 
-Row = dict[str, object]
-
-_PAUSE = 0.5
-_NOTES = "peer.json"
-# Seconds that neighbours have to be seen by a peer that was killed, and by one that stays.
-_RETURN, _GRACE = 10.0, 2.0
-# Seconds that a peer that was lost has to come back for the models of the last rounds.
-_FAREWELL = 30.0
 # Rounds whose models a peer keeps for those who are slower: on a graph that stays, a neighbour that
 # is here can be one round behind; on one that changes, more.
 _KEPT, _KEPT_CHANGING = 2, 16
 
 
-class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a peer must not forget.
+class Notes(Place, frozen=True):
+    """What a peer must not forget; ``own`` is its row of the state before the round.
 
     Attributes:
-        round: that it carries out.
-        own: its row of the state before that round.
         sent: models of the last rounds, ascending; of this one if it has trained.
         left_out: in how many rounds it went on without whom.
     """
 
-    experiment: str
-    round: int
-    own: Offer
     sent: tuple[Model, ...]
     left_out: dict[str, int]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a run ended for a peer: "finished" or "failed", and why in one sentence."""
-
-    outcome: str
-    reason: str
 
 
 class _Behind(Exception):
@@ -75,11 +48,7 @@ class _Behind(Exception):
         self.name, self.holds = name, holds
 
 
-class _Isolated(Exception):
-    """Nobody was heard for too long."""
-
-
-class PeerRun:
+class PeerRun(Party):
     """One peer's run. ``answer`` and ``here`` may be called from many threads, ``run`` from one.
 
     A neighbour that is gone, or sends nothing for too long, is left out of a round and named in the
@@ -123,36 +92,21 @@ class PeerRun:
         wake: Callable[[float], None] = time.sleep,
         *,
         patience: float = 600.0,
-        grace: float = _GRACE,
+        grace: float = GRACE,
         ledger: PrivacyBudget | None = None,
         on_round: Callable[[Row], None] = lambda row: None,
     ) -> None:
-        if name not in experiment.data.names:
-            raise InputError(
-                f"site: {name!r} was given; the experiment has {', '.join(experiment.data.names)}"
-            )
-        check(experiment)
-        self.names, self.name, self.rounds = experiment.data.names, name, experiment.rounds
-        self.node = self.names.index(name)
-        if not data.train.sizes[self.node]:
-            raise InputError(f"data: {name!r} has no rows to train on")
-        self.peer = Peer(experiment, answered(experiment, data, self.node, folder), self.node)
-        self.digest, self.software, self.folder = experiment.digest(), software(), folder
-        self.ask, self.pull, self.offer, self.withdraw = ask, pull, offer, withdraw
-        self.tell, self.wake, self.patience, self.grace = tell, wake, patience, grace
-        self.ledger, self.on_round = ledger, on_round
-        self.tensors, self.received = Tensors(folder / "tensors"), Tensors(folder / "received")
-        (self.size,) = experiment.algorithm.sends(experiment.layout).values()
+        super().__init__(
+            experiment, data, name, folder, ask, pull, offer, withdraw, wake, patience, ledger,
+            on_round,
+        )  # fmt: skip
+        self.tell, self.grace = tell, grace
+        self.received = Tensors(folder / "received")
         static = experiment.plan.static  # type: ignore[union-attr]  # a graph, by check
         self._kept = _KEPT if static else _KEPT_CHANGING
-        self._lock = threading.Lock()
-        self.ended: Ended | None = None
-        self.row: Row = {}  # of the last round here
-        self._done = set[str]()
-        found = self._read_notes()
-        first = _RETURN if found else patience
-        self._away = dict.fromkeys(self.names, time.monotonic() + first - grace)
-        self.notes = found or Notes(self.digest, 0, self.tensors.put(self.peer.own), (), {})
+        found = self._read_notes(Notes)
+        self._expect(bool(found), grace)
+        self.notes: Notes = found or Notes(self.digest, 0, self.tensors.put(self.peer.own), (), {})
         self.peer.own = self.tensors.get(self.notes.own.digest)
         for sent in self.notes.sent:
             self._offer(sent)
@@ -165,43 +119,14 @@ class PeerRun:
         Raises:
             MessageError: a peer, an experiment or a version that has no place in this run.
         """
-        if peer not in self.names:
-            raise MessageError(f"{peer!r} is no site of this experiment")
-        if request.experiment != self.digest:
-            raise MessageError(
-                f"{peer!r} has experiment {request.experiment[:12]}, {self.name!r}"
-                f" {self.digest[:12]}: give both the same file and settings"
-            )
-        if request.software != self.software:
-            raise MessageError(
-                f"{peer!r} runs tacit {request.software}, {self.name!r} {self.software}: install"
-                " the same version"
-            )
+        self._belongs(peer, request)
         if request.round >= self.rounds:
             self._done.add(peer)
         notes = self.notes
         theirs = tuple(m for m in notes.sent if peer in self._names(self.peer.hearers(m.round)))
         return Holds(notes.round, theirs)
 
-    def here(self, peer: str, there: bool) -> None:
-        """A member came or went."""
-        with self._lock:
-            if there:
-                self._away.pop(peer, None)
-            elif peer in self.names:
-                self._away.setdefault(peer, time.monotonic())
-
-    @property
-    def connected(self) -> int:
-        """How many other peers are here."""
-        return len(self._seen(set(self.names) - {self.name}))
-
     # What happens by itself
-
-    def run(self) -> Ended:
-        """Carry out the rounds that are left."""
-        self.ended = self._run()
-        return self.ended
 
     def _run(self) -> Ended:
         try:
@@ -210,28 +135,12 @@ class PeerRun:
                     self._round(self.notes.round)
                 except _Behind as behind:
                     self._catch_up(behind.name, behind.holds)
-        except (_Isolated, DivergenceError, InputError) as error:
+        except (Isolated, DivergenceError, InputError) as error:
             return Ended("failed", str(error))
         reason = f"all {self.rounds} rounds are done"
         if without := [f"{k} without {name}" for name, k in sorted(self.notes.left_out.items())]:
             reason += f", {', '.join(without)}"
         return Ended("finished", reason)
-
-    def stay(self) -> None:
-        """Serve on until all are done who are here, or were not long ago.
-
-        Nor longer than nothing is new of them for too long.
-        """
-        known, since = dict[str, int](), time.monotonic()
-        while time.monotonic() - since < self.patience:
-            others = self._seen(set(self.names) - {self.name})
-            now = {name: holds.round for name in others if (holds := self._holds(name))}
-            self._done |= {name for name, round in now.items() if round >= self.rounds}
-            if self._done | self._gone(_FAREWELL) >= set(self.names) - {self.name}:
-                return
-            if now != known:
-                known, since = now, time.monotonic()
-            self.wake(_PAUSE)
 
     def _round(self, round: int) -> None:
         began, left_out = time.monotonic(), list[str]()
@@ -280,7 +189,7 @@ class PeerRun:
                     holds = self.ask(name, self._seek())
                     theirs = {model.round: model.offer for model in holds.models}
                     if round in theirs:
-                        found[name] = self._take(name, theirs[round])
+                        found[name] = self._take(name, theirs[round], self.received)
                     elif round < holds.round <= self.rounds:
                         past[name] = holds
                     elif holds.round <= known.get(name, -1):
@@ -303,34 +212,13 @@ class PeerRun:
                     name = min(past, key=lambda name: past[name].round)
                     raise _Behind(name, past[name])
                 if refused.keys() >= set(names):
-                    raise _Isolated(f"round {round + 1}: {'; '.join(refused.values())}")
+                    raise Isolated(f"round {round + 1}: {'; '.join(refused.values())}")
                 if late:
-                    raise _Isolated(
+                    raise Isolated(
                         f"round {round + 1}: nothing was heard for {self.patience:g} seconds of any"
                         f" of {', '.join(names)}"
                     )
-            self.wake(_PAUSE)
-
-    def _take(self, name: str, offer: Offer) -> Tensor:
-        """A peer's model, if it is what it should be."""
-        most = HEADER + 4 * self.size
-        if offer.size > most:
-            raise MessageError(f"{name!r} offers a model of {offer.size} bytes; {most} is the most")
-        self.pull(name, offer, self.received.path(offer.digest))
-        try:
-            tensors = self.received.get(offer.digest)
-        except MessageError as error:
-            raise MessageError(f"{name!r} sent a model that is none: {error}") from None
-        finally:
-            self.received.drop(offer.digest)
-        model = tensors.get("model")
-        if model is None or len(tensors) > 1 or model.shape != (self.size,):
-            raise MessageError(f"{name!r} sent another thing than one model of {self.size} numbers")
-        if model.dtype != torch.float32 or not finite(model):
-            raise MessageError(
-                f"{name!r} sent a model that is not float32, or holds NaN or infinity"
-            )
-        return model
+            self.wake(PAUSE)
 
     def _catch_up(self, name: str, holds: Holds) -> None:
         """Go on in a neighbour's round."""
@@ -339,7 +227,7 @@ class PeerRun:
             holds = now
         if holds.models and self.peer.experiment.aggregation.streams:
             try:
-                own[:, : self.size] = self._take(name, holds.models[-1].offer)
+                own[:, : self.size] = self._take(name, holds.models[-1].offer, self.received)
             except TacitError as error:
                 _log.warning("%s", error)
         _log.warning(
@@ -347,30 +235,6 @@ class PeerRun:
         )
         self.peer.own = {"models": own}
         self._note(holds.round, self.tensors.put(self.peer.own), self.notes.sent)
-
-    def _seek(self) -> Seek:
-        return Seek(self.digest, self.software, self.notes.round)
-
-    def _holds(self, name: str) -> Holds | None:
-        try:
-            return self.ask(name, self._seek())
-        except TacitError as error:
-            _log.info("%s", error)
-            return None
-
-    def _names(self, nodes: Ints) -> list[str]:
-        return [self.names[int(node)] for node in nodes]
-
-    def _seen(self, names: Collection[str]) -> list[str]:
-        """Those that are here."""
-        with self._lock:
-            return sorted(set(names) - self._away.keys())
-
-    def _gone(self, seconds: float) -> set[str]:
-        """Those that have not been here for so long."""
-        now = time.monotonic()
-        with self._lock:
-            return {name for name, since in self._away.items() if now - since > seconds}
 
     def _offer(self, model: Model) -> None:
         to = self._names(self.peer.hearers(model.round))
@@ -383,18 +247,9 @@ class PeerRun:
         before = self.notes
         without = dict(Counter(before.left_out) + Counter(left_out))
         notes = Notes(self.digest, round, own, sent, without)
-        write(self.folder / _NOTES, msgspec.json.encode(notes))
+        write(self.folder / NOTES, msgspec.json.encode(notes))
         self.notes = notes
         kept = {own, *(model.offer for model in sent)}
         for offer in {before.own, *(model.offer for model in before.sent)} - kept:
             self.withdraw(offer)
             self.tensors.drop(offer.digest)
-
-    def _read_notes(self) -> Notes | None:
-        try:
-            notes = from_json((self.folder / _NOTES).read_bytes(), Notes)
-        except FileNotFoundError:
-            return None
-        except msgspec.MsgspecError:
-            raise InputError(f"{self.folder / _NOTES}: the file is damaged; remove it") from None
-        return notes if notes.experiment == self.digest else None

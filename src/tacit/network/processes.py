@@ -13,21 +13,24 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tacit.algorithms import FedBuff
+from tacit.algorithms import ADPSGD, FedBuff
 from tacit.data import Federation
 from tacit.errors import InputError, MessageError, TacitError
 from tacit.experiment import Experiment
 from tacit.network import joining
 from tacit.network.asynchronous import AsyncCoordinator, AsyncSiteRun
 from tacit.network.authority import Authority
-from tacit.network.blobs import Blobs
+from tacit.network.blobs import Blobs, Offer
 from tacit.network.coordinator import Coordinator
 from tacit.network.disclosure import Disclosure
 from tacit.network.identity import POLICY, Identity
 from tacit.network.messages import Refused
+from tacit.network.pairwise import PairRun
 from tacit.network.peer import PeerRun
 from tacit.network.policy import Limits, read
 from tacit.network.protocol import (
+    Average,
+    Averaged,
     Done,
     FromCoordinator,
     FromSite,
@@ -55,6 +58,8 @@ _AWAY = b"away"
 # Seconds that sites have to hear of it.
 _TELL = 1.0
 _REPLY = 10.0
+# Bytes a second that an exchange of models has at least.
+_SLOWEST = 2**17
 _AGAIN = 0.5
 # Seconds that sites have to come back to hear of the end.
 _FAREWELL = 30.0
@@ -287,7 +292,7 @@ def gossip(
         connect: addresses of one peer or more, which tell of all others; or of a relay.
         disclosure: how much others learn of errors here.
         metrics: address, ``host:port``, of figures and of a health check.
-        settings: of ``PeerRun``.
+        settings: of ``PeerRun``, or of ``PairRun`` where the algorithm is ADPSGD.
 
     Raises:
         InputError: a plan that cannot work among peers.
@@ -310,13 +315,26 @@ def gossip(
             news.wait(seconds)
             news.clear()
 
-        run = PeerRun(
-            experiment, data, identity.name, folder,
-            lambda peer, request: endpoint.ask(peer, request, Holds, _REPLY),
-            lambda peer, offer, path: blobs.pull(peer, offer, path, most=offer.size),
-            blobs.offer, blobs.withdraw,
-            lambda peer: endpoint.request(peer, _NEWS, b"", 1.0), wake, **settings,
-        )  # fmt: skip
+        def ask(peer: str, request: Seek) -> Holds:
+            return endpoint.ask(peer, request, Holds, _REPLY)
+
+        def pull(peer: str, offer: Offer, path: Path) -> Path:
+            return blobs.pull(peer, offer, path, most=offer.size)
+
+        run: PeerRun | PairRun
+        if pairs := isinstance(experiment.algorithm, ADPSGD):
+            long = _REPLY + 4 * experiment.layout.size / _SLOWEST
+            run = PairRun(
+                experiment, data, identity.name, folder, ask,
+                lambda peer, request: endpoint.ask(peer, request, Averaged, long), pull,
+                blobs.offer, blobs.withdraw, **settings,
+            )  # fmt: skip
+            endpoint.serve(Average, run.average)
+        else:
+            run = PeerRun(
+                experiment, data, identity.name, folder, ask, pull, blobs.offer, blobs.withdraw,
+                lambda peer: endpoint.request(peer, _NEWS, b"", 1.0), wake, **settings,
+            )  # fmt: skip
         endpoint.serve_bytes(_NEWS, heard)
         endpoint.serve(Seek, run.answer)
         endpoint.watch(run.here)
@@ -324,9 +342,11 @@ def gossip(
         try:
             with _serving(metrics, lambda: of_peer(run, blobs), identity):
                 ended = run.run()
+                if pairs and ended.outcome == "finished":
+                    run.stay()  # in which others change its model
                 _, scores = run.peer.measure({})
                 model = _saved(experiment, run.peer.model({}), folder)
-                if ended.outcome == "finished":
+                if not pairs and ended.outcome == "finished":
                     run.stay()
                 return Taken(ended.outcome, ended.reason, scores, model)
         finally:

@@ -323,3 +323,28 @@ class Holds(Message, frozen=True):
 
     round: Round
     models: Annotated[tuple[Model, ...], msgspec.Meta(max_length=64)]
+
+
+class Average(Message, frozen=True):
+    """A peer asks a neighbour for the mean of their two models, or what became of that.
+
+    Attributes:
+        software: version of tacit at the asker; the other's must be the same.
+        number: of the exchange, from 1; higher than that of all others that the asker began.
+        model: safetensors with one tensor, "model"; None: if it was not done, it never will be.
+    """
+
+    experiment: Digest
+    software: Annotated[str, msgspec.Meta(max_length=40)]
+    number: Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
+    model: Offer | None
+
+
+class Averaged(Message, frozen=True):
+    """What became of an exchange, and the same whenever it is asked again.
+
+    Attributes:
+        model: that the neighbour had before it took the mean; None: it was busy, and did not.
+    """
+
+    model: Offer | None

@@ -6,7 +6,7 @@ from typing import Any
 
 from tacit.network.blobs import Blobs
 from tacit.network.coordinator import Coordinator
-from tacit.network.peer import PeerRun
+from tacit.network.party import Party
 from tacit.network.site import SiteRun
 from tacit.network.swarm import SwarmRun
 
@@ -67,7 +67,7 @@ def of_site(run: SiteRun, connected: bool, blobs: Blobs) -> Status:
     )  # fmt: skip
 
 
-def of_peer(run: PeerRun | SwarmRun, blobs: Blobs) -> Status:
+def of_peer(run: Party | SwarmRun, blobs: Blobs) -> Status:
     """Of a peer, or of a member of a swarm."""
     done, reason = (run.ended.outcome, run.ended.reason) if run.ended else ("running", "")
     return Status(
