@@ -1,6 +1,5 @@
 """``tacit relay``: a way between members who cannot connect to each other."""
 
-import logging
 import threading
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tacit.cli.network import Insecure, site_home
+from tacit.cli.service import Form, Level, LogFormat, LogLevel, service
 
 
 def relay(
@@ -27,6 +27,8 @@ def relay(
         typer.Option(metavar="HOST:PORT", help="The coordinator; by default as when it joined."),
     ] = [],  # noqa: B006
     insecure: Insecure = False,
+    log_format: LogFormat = Form.text,
+    log_level: LogLevel = Level.info,
 ) -> None:
     """Pass on what members say who reach this machine and not each other; until it is stopped.
 
@@ -34,6 +36,6 @@ def relay(
     """
     from tacit.network.relay import relay as pass_on
 
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
-    stop = threading.Event()
-    pass_on(home or site_home(name), listen=listen, connect=connect, insecure=insecure, stop=stop)
+    home = home or site_home(name)
+    with service(home, log_format, log_level, as_json=False):
+        pass_on(home, listen=listen, connect=connect, insecure=insecure, stop=threading.Event())

@@ -49,6 +49,7 @@ def relay(
     way = connect or identity.connect
     with Endpoint(identity, listen=listen, connect=way, insecure=insecure) as endpoint:
         renewed = time.monotonic()
+        _log.info("listening on %s", ", ".join(listen))
         while not stop.wait(_REFRESH):
             try:
                 endpoint.fetch_members()
