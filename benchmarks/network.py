@@ -168,6 +168,7 @@ class Hall:
             words = [token.to_text(), str(folder / token.name), raw]
             child = subprocess.Popen([sys.executable, __file__, "--node", *words])
             stack.callback(child.wait)
+            stack.push(lambda failed, *_, child=child: child.kill() if failed else None)
         purpose = context(self.folder, ssl.Purpose.CLIENT_AUTH)
         self.links: dict[str, ssl.SSLSocket] = {}
         for _ in self.nodes:

@@ -11,7 +11,9 @@ update that lies ready. So a round's time is its overhead.
 import argparse
 import itertools
 import json
+import math
 import os
+import shutil
 import socket
 import statistics
 import subprocess
@@ -55,7 +57,8 @@ def light(digest: str, rounds: int, update: Path, homes: list[Path]) -> None:
         thread.join()
 
 
-def take_part(digest: str, update: Path, home: Path) -> None:
+def take_part(digest: str, update: Path, home: Path, silent: float = math.inf) -> None:
+    """A node, to the run's end; from a round on it takes work, says so, and never answers."""
     from tacit.network.blobs import Blobs
     from tacit.network.identity import Identity
     from tacit.network.protocol import (
@@ -92,6 +95,9 @@ def take_part(digest: str, update: Path, home: Path) -> None:
         reply = ask(Join(digest, software(), 10))
         while not isinstance(reply, Done):
             if isinstance(reply, Train):
+                if reply.round >= silent:
+                    print(reply.round, flush=True)
+                    threading.Event().wait()
                 if reply.measure:
                     ask(Measured(digest, reply.round, 1, {"loss": 0.1}))
                 with suppress(Unreachable):
@@ -105,21 +111,28 @@ def take_part(digest: str, update: Path, home: Path) -> None:
             endpoint.ask("coordinator", FromSite(Leave(digest)), FromCoordinator, 5)
 
 
-def federation(folder: Path, names: list[str]) -> str:
-    """Everybody's keys, in folders of their names; the coordinator's address."""
+def members(folder: Path, names: list[str], address: str, hosts: tuple[str, ...] = ()) -> None:
+    """Everybody's keys, in folders of their names."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from network_parties import joined
     from tacit.network.authority import Authority
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
     authority = Authority.init("benchmark", folder / "coordinator", [address])
     for name in names:
-        joined(authority, folder / name, name)
+        joined(authority, folder / name, name, hosts)
         path = folder / name / "federation.json"
         told = json.loads(path.read_text()) | {"connect": [address]}
         path.write_text(json.dumps(told))
+    for name in names:  # the newest list
+        shutil.copy(folder / "coordinator" / "members.json", folder / name)
+
+
+def federation(folder: Path, names: list[str]) -> str:
+    """Everybody's keys, in folders of their names; the coordinator's address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    members(folder, names, address)
     return address
 
 

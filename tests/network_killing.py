@@ -6,7 +6,6 @@ A line of JSON each. This process loads what a run needs once and forks every co
 so that a case costs no imports. It has no threads of its own; thus it may fork.
 """
 
-import faulthandler
 import json
 import logging
 import os
@@ -35,6 +34,7 @@ from torch import Tensor, nn
 import tacit
 from network_links import Links, enter
 from network_parties import free_port, joined, until
+from network_watching import forked, watch
 from tacit.network import authority, certificates, identity, joining, peer, processes
 from tacit.network.authority import Authority
 from tacit.network.blobs import TOPIC, Blobs, Offer
@@ -53,7 +53,9 @@ LARGE = 10 * CHUNK + 99  # bytes
 _BOUND = 150.0
 # Whoever comes back is waited for, however long it takes on a loaded machine.
 processes._FAREWELL = 60.0
-peer._RETURN = peer._FAREWELL = _BOUND
+peer._RETURN = _BOUND
+# A peer that comes back when all others have ended waits for them in vain; they wait for it, too.
+peer._FAREWELL = 60.0
 
 
 def plan(**changes: Any) -> tacit.Experiment:
@@ -245,10 +247,7 @@ def _arm(kill: dict[str, Any], folder: Path) -> None:
 
 def _play(role: str, case: dict[str, Any], folder: Path, at: Addresses) -> None:
     """One role, to its end, in a process of its own."""
-    log = os.open(folder / f"{role}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1), os.dup2(log, 2)
-    logging.basicConfig(level=logging.INFO, force=True)
-    faulthandler.dump_traceback_later(_BOUND - 5, file=log)
+    logging.basicConfig(level=logging.INFO, force=True, format="%(asctime)s %(message)s")
     if case.get("role") == role:
         _arm(case, folder)
     told = CASTS[case["cast"]].act(role, folder, at)
@@ -257,19 +256,17 @@ def _play(role: str, case: dict[str, Any], folder: Path, at: Addresses) -> None:
 
 def _fork(role: str, case: dict[str, Any], folder: Path, at: Addresses, links: Links | None) -> int:
     mine, its = socket.socketpair()
+
+    def begin() -> None:
+        if links:
+            socket.send_fds(its, [b"t"], [enter(host(at[role]))])
+        _play(role, case, folder, at)
+
     with mine, its:
-        if pid := os.fork():
-            if links:
-                links.add(host(at[role]), socket.recv_fds(mine, 1, 1)[1][0])
-            return pid
-        try:
-            if links:
-                socket.send_fds(its, [b"t"], [enter(host(at[role]))])
-            _play(role, case, folder, at)
-            os._exit(0)
-        except BaseException:
-            logging.exception("%s failed", role)
-            os._exit(1)
+        pid = forked(begin, folder / f"{role}.log", _BOUND)
+        if links:
+            links.add(host(at[role]), socket.recv_fds(mine, 1, 1)[1][0])
+        return pid
 
 
 def play(case: dict[str, Any]) -> dict[str, Any]:
@@ -279,30 +276,30 @@ def play(case: dict[str, Any]) -> dict[str, Any]:
     hosts = [f"10.9.0.{i}" if links else "127.0.0.1" for i, _ in enumerate(cast.roles, 1)]
     at = {role: f"{where}:{free_port()}" for role, where in zip(cast.roles, hosts, strict=True)}
     cast.set_up(folder, at)
-    began, killed = time.monotonic(), 0
+    began, killed, fatal = time.monotonic(), list[str](), "role" in case and "jump" not in case
     for role in cast.roles:
         (folder / role).mkdir()
     running = {_fork(role, case, folder, at, links): role for role in cast.roles}
-    while running and time.monotonic() - began < _BOUND:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if not pid:
-            links.step() if links else time.sleep(0.01)
-            continue
-        role = running.pop(pid)
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-            killed += 1
+
+    def foreseen(role: str, code: int) -> bool:
+        if code == -signal.SIGKILL and fatal and role == case["role"] and not killed:
+            killed.append(role)
             running[_fork(role, case, folder, at, links)] = role
-    for pid in running:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    told: dict[str, Any] = {"killed": killed, "seconds": time.monotonic() - began}
+            return True
+        return code == 0
+
+    step = links.step if links else lambda: time.sleep(0.01)
+    told: dict[str, Any] = {
+        "fault": watch(running, folder, _BOUND, foreseen, step),
+        "killed": len(killed), "seconds": time.monotonic() - began,
+    }  # fmt: skip
     if links:
         told["passed"], told["uncut"] = links.passed, links.cuts
         links.close()
     for role in cast.roles:
-        path, log = folder / f"{role}.json", (folder / f"{role}.log").read_text()
-        told[role] = json.loads(path.read_text()) if path.exists() else {"log": log[-3000:]}
-    return told | cast.kept(folder)
+        path = folder / f"{role}.json"
+        told[role] = json.loads(path.read_text()) if path.exists() else {}
+    return told if told["fault"] else told | cast.kept(folder)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -82,11 +83,17 @@ def listening(identity: Identity, host: str = "127.0.0.1", **settings: object) -
 
 
 def free_port() -> int:
-    """For who listens later: below the ports of outgoing connections, which would take it."""
+    """For who listens later: below the ports of outgoing connections, which would take it.
+
+    Nobody else is given it while this process lives: its number stays taken among Linux's names.
+    """
     while True:
         port = secrets.randbelow(12_000) + 20_000
-        with socket.socket() as free, suppress(OSError):
+        with socket.socket() as free, socket.socket(socket.AF_UNIX) as name, suppress(OSError):
             free.bind(("127.0.0.1", port))
+            if sys.platform == "linux":
+                name.bind(f"\0tacit-tests-{port}")
+                name.detach()
             return port
 
 

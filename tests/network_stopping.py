@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from network_parties import free_port, joined
+from network_watching import told_on_signal, watch
 from tacit.cli import app
 from tacit.cli.source import load
 from tacit.network import processes, stopping
@@ -120,6 +121,7 @@ def _fork(role: str, case: dict[str, Any], folder: Path, ports: dict[str, int]) 
     for stream, name in ((1, "out"), (2, "log")):
         file = os.open(folder / f"{role}.{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, stream)
+    told_on_signal()
     try:
         if case["role"] == role:
             _arm(case, folder)
@@ -157,25 +159,22 @@ def _prepare(case: dict[str, Any], folder: Path) -> dict[str, int]:
 def play(case: dict[str, Any]) -> dict[str, Any]:
     """A whole case. How it ended for all, and how for whom it was asked to stop."""
     folder = Path(case["folder"])
-    ports, began, told = _prepare(case, folder), time.monotonic(), dict[str, Any]()
+    ports, told = _prepare(case, folder), dict[str, Any]()
     running = {_fork(role, case, folder, ports): role for role in ports}
-    while running and time.monotonic() - began < _BOUND:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if not pid:
-            time.sleep(0.01)
-            continue
-        role, code = running.pop(pid), os.waitstatus_to_exitcode(status)
+
+    def foreseen(role: str, code: int) -> bool:
         said = (folder / f"{role}.out").read_text()
-        if role == case["role"] and (folder / "asked").exists() and "stopped" not in told:
+        asked = role == case["role"] and (folder / "asked").exists() and "stopped" not in told
+        if asked and code >= 0:
             seconds = time.monotonic() - float((folder / "asked").read_text())
             told["stopped"] = {"code": code, "said": json.loads(said), "seconds": seconds}
             (folder / f"{role}.out").unlink()
             running[_fork(role, case, folder, ports)] = role
-        else:
-            told[role] = {"code": code, "said": json.loads(said) if said else None}
-    for pid in running:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+            return True
+        told[role] = {"code": code, "said": json.loads(said) if said else None}
+        return code == 0
+
+    told["fault"] = watch(running, folder, _BOUND, foreseen)
     for role in ports:
         told.setdefault(role, {"code": None})["log"] = (folder / f"{role}.log").read_text()
     return told

@@ -5,7 +5,6 @@
 A line of JSON each. As network_killing.py, this process loads what a run needs once and forks.
 """
 
-import faulthandler
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from safetensors.torch import load_file
 import tacit
 from network_killing import plan
 from network_parties import free_port, joined
+from network_watching import forked, watch
 from tacit.ledger.agreement import Agreement
 from tacit.ledger.votes import Committee, Vote
 from tacit.network.authority import Authority
@@ -81,10 +81,7 @@ def _arm(point: str) -> None:
 
 
 def _play(name: str, case: dict[str, Any], folder: Path, ports: dict[str, int]) -> None:
-    log = os.open(folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1), os.dup2(log, 2)
     logging.basicConfig(level=logging.INFO, force=True, format="%(asctime)s %(message)s")
-    faulthandler.dump_traceback_later(_BOUND - 5, file=log)
     whole = experiment()
     public, home = whole.replace(data=empty(whole.data)), folder / "keys" / name
     address = {other: f"127.0.0.1:{port}" for other, port in ports.items()}
@@ -100,17 +97,12 @@ def _play(name: str, case: dict[str, Any], folder: Path, ports: dict[str, int]) 
 
 
 def _fork(name: str, case: dict[str, Any], armed: bool, folder: Path, ports: Any) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
+    def begin() -> None:
         if armed:
             _arm(case["point"])
         _play(name, case, folder, ports)
-        os._exit(0)
-    except BaseException:
-        logging.exception("%s failed", name)
-        os._exit(1)
+
+    return forked(begin, folder / f"{name}.log", _BOUND)
 
 
 def play(case: dict[str, Any]) -> dict[str, Any]:
@@ -126,28 +118,25 @@ def play(case: dict[str, Any]) -> dict[str, Any]:
     members = Identity.load(folder / "keys" / "a").members
     keys = {name: members.key(name).public_bytes_raw() for name in NAMES}
     victim = Committee.of(digest, digest, keys, lambda *_: True).leader(KILLED_IN, 0)
-    began, killed = time.monotonic(), 0
+    began, killed = time.monotonic(), list[str]()
     running = {}
     for name in NAMES:
         armed = bool(case["point"]) and name == victim
         running[_fork(name, case, armed, folder, ports)] = name
-    while running and time.monotonic() - began < _BOUND:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if not pid:
-            time.sleep(0.01)
-            continue
-        name = running.pop(pid)
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-            killed += 1
+
+    def foreseen(name: str, code: int) -> bool:
+        if code == -signal.SIGKILL and case["point"] and name == victim and not killed:
+            killed.append(name)
             if case["again"]:
                 running[_fork(name, case, False, folder, ports)] = name
-    for pid in running:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    told: dict[str, Any] = {"victim": victim, "killed": killed}
+            return True
+        return code == 0
+
+    fault = watch(running, folder, _BOUND, foreseen)
+    told: dict[str, Any] = {"victim": victim, "killed": len(killed), "fault": fault}
     for name in NAMES:
-        path, log = folder / f"{name}.json", (folder / f"{name}.log").read_text()
-        told[name] = json.loads(path.read_text()) if path.exists() else {"log": log[-3000:]}
+        path = folder / f"{name}.json"
+        told[name] = json.loads(path.read_text()) if path.exists() else {}
         if told[name].get("outcome") == "finished":
             tensors = load_file(told[name].pop("model"))
             told[name]["model"] = torch.cat(

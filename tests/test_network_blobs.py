@@ -126,7 +126,10 @@ def test_only_what_is_missing_is_asked_for(pair: Pair) -> None:
     assert pair.into.read_bytes() == data
 
 
-def test_requests_that_make_no_sense_get_no_chunk(pair: Pair) -> None:
+def test_requests_that_make_no_sense_get_no_chunk(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "tacit.network.audit")
     pair.holder.offer(b"x" * 100)
     digest = blake3(b"x" * 100).digest()
     for payload in (
@@ -138,6 +141,7 @@ def test_requests_that_make_no_sense_get_no_chunk(pair: Pair) -> None:
             pair.zurich.request("coordinator", TOPIC, payload, timeout=10).result()
     beyond = msgspec.msgpack.encode([digest, 1])
     assert pair.zurich.request("coordinator", TOPIC, beyond, timeout=10).result() == b""
+    assert "was sent" not in caplog.text
 
 
 def test_a_slow_transfer_that_moves_is_not_given_up(pair: Pair) -> None:

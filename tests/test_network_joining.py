@@ -150,6 +150,11 @@ def test_the_commands(hall: Hall, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("tacit.cli.federation.FOLDERS", tmp_path / "homes")
     monkeypatch.setattr("tacit.cli.node.FOLDERS", tmp_path / "homes")
     assert "which federation?" in sentence("federation", "list")
+    for address in ("0.0.0.0:7447", "[::]:7447", "hub.example:0", "hub.example:70000"):
+        assert f"--address: '{address}'" in sentence(
+            "federation", "init", "f", "--address", address
+        )
+    assert not (tmp_path / "homes").exists()
     tacit("federation", "init", "lungs", "--address", "127.0.0.1:7447")
     assert "already" in sentence("federation", "init", "lungs", "--address", "127.0.0.1:7447")
     tacit("federation", "invite", "basel")
@@ -162,6 +167,7 @@ def test_the_commands(hall: Hall, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with Endpoint(Identity.load(tmp_path / "homes" / "hearts" / "zurich"), connect=[hall.address]):
         until(lambda: hall.coordinator.alive() == {"zurich"})
         assert "used already" in sentence("node", "join", token, "--home", str(tmp_path / "x"))
+        assert not (tmp_path / "x").exists()
         rows = json.loads(tacit("federation", "list", "--json", *home))
         assert [(row["member"], row["state"]) for row in rows] == [
             ("coordinator", "member"),

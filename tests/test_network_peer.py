@@ -349,6 +349,7 @@ ROGUES = {
     "other": {"model": torch.zeros(44), "more": torch.zeros(1)},
     "double": {"model": torch.zeros(44, dtype=torch.float64)},
     "huge": {"model": torch.zeros(4400)},
+    "bytes": b"no tensors",
 }
 
 
@@ -359,14 +360,22 @@ def test_a_rogue_is_named_and_left_out(what, tmp_path, caplog):
     rogue = plan.data.names[3]
     for name in plan.data.names:
         crowd.join(crowd.peer(name))
-    put = crowd.peers[rogue].tensors.put
-    crowd.peers[rogue].tensors.put = lambda tensors: put(what if "model" in tensors else tensors)
+    kept = crowd.peers[rogue].tensors
+    put = kept.put
+
+    def lies(tensors):
+        if "model" not in tensors:
+            return put(tensors)
+        return kept.keep(what) if isinstance(what, bytes) else put(what)
+
+    kept.put = lies
     ended = crowd.run(*plan.data.names)
     assert "left out of round 1" in caplog.text
     assert repr(rogue) in caplog.text
     for node in (2, 4):
         assert ended[plan.data.names[node]].reason.endswith(f"1 without {rogue}")
     assert crowd.models().isfinite().all()
+    assert not list(tmp_path.glob("*/received/*"))  # a disk is not filled by what is refused
 
 
 def test_whoever_does_not_belong_is_refused(tmp_path):

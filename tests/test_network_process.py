@@ -171,6 +171,7 @@ def case(cast: str, role: str, kill: tuple[str, str, int], folder: Path) -> Case
 
 
 def all_finished(told: Case, cast: str, killed: int = 1) -> None:
+    assert not told["fault"], told["fault"]
     assert told["killed"] == killed, f"{killed} were to die: {told}"
     for name in network_killing.CASTS[cast].roles:
         assert told[name].get("outcome") == "finished", (name, told)

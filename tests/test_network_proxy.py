@@ -12,7 +12,7 @@ import pytest
 
 from network_parties import Ping, Pong, joined, listening, until
 from tacit.errors import InputError
-from tacit.network import joining
+from tacit.network import doctor, joining
 from tacit.network.authority import Authority
 from tacit.network.identity import Identity
 from tacit.network.proxy import Proxy, chosen, through
@@ -255,3 +255,26 @@ def test_the_environment_names_a_proxy_but_not_for_loopback(
     assert chosen(None, ["a.inside.example:1"]) is None
     assert chosen(None, ["127.0.0.1:1", "[::1]:2"]) is None
     assert chosen("q:1", ["127.0.0.1:1"]) == Proxy("q", 1)
+
+
+def test_the_doctor_goes_through_the_proxy(hall: Hall, proxy: ConnectProxy, tmp_path: Path) -> None:
+    home = joined(hall.authority, tmp_path / "zurich", "zurich").folder
+    hall.coordinator.refresh()
+
+    def found(url: str, address: str = hall.address) -> dict[str, doctor.Check]:
+        return {check.name: check for check in doctor.examine(home, [address], url)}
+
+    well = found(proxy.url())
+    assert {name: check.found for name, check in well.items() if not check.passed} == {}
+    assert well["proxy"].found == f"the proxy at 127.0.0.1:{proxy.port} connects to {hall.address}"
+    assert well["tls"].passed
+    for url, address, said in (
+        (proxy.url("wrong"), hall.address, "another user name or password (407)"),
+        (proxy.url(), "127.0.0.1:1", "does not reach 127.0.0.1:1 (502 Bad Gateway)"),
+        ("http://127.0.0.1:1", hall.address, "does not answer"),
+    ):
+        checks = found(url, address)
+        assert not checks["proxy"].passed
+        assert said in checks["proxy"].found
+        assert PASSWORD not in checks["proxy"].found
+        assert "tls" not in checks

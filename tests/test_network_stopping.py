@@ -90,6 +90,7 @@ def test_who_is_asked_to_stop_goes_on_when_started_again(
         {"folder": str(tmp_path), "kind": kind, "role": role, "point": point, "nth": nth,
          "when": "before", "signal": number}
     )  # fmt: skip
+    assert not told["fault"], told["fault"]
     assert "stopped" in told, told
     assert told["stopped"]["code"] == (0 if number == TERM else 130), told
     assert told["stopped"]["said"]["outcome"] == "stopped"

@@ -234,3 +234,12 @@ def test_privacy_is_spent_before_noise_is_drawn(
     rows = bench.store.metrics()
     assert bench.store.spent() == [(row["epsilon"], 1e-5) for row in rows]
     assert 0 < rows[0]["epsilon"] < rows[1]["epsilon"] <= 8
+
+
+@pytest.mark.parametrize("url", ["nonsense", "foo://anna:geheim@host/db", "mysql+nobody://geheim"])
+def test_a_url_that_cannot_be_used_is_refused_without_its_password(
+    url: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="--database") as refused:
+        Store(tmp_path, EXPERIMENT, url)
+    assert "geheim" not in str(refused.value)

@@ -317,6 +317,20 @@ def test_a_leader_s_model_that_is_none_is_passed_over(wrong, tmp_path, caplog):
         assert model.isfinite().all()
 
 
+def test_why_a_member_cannot_train_is_in_its_log(tmp_path, caplog):
+    swarm = Swarm(plan_of(rounds=1), tmp_path)
+    for name in swarm.names:
+        swarm.join(swarm.member(name))
+
+    def breaks(*_):
+        raise ValueError("a layer that does not fit")
+
+    swarm.members[swarm.names[2]].site.update = breaks
+    assert {ended.outcome for ended in swarm.run().values()} == {"finished"}
+    assert "training failed" in caplog.text
+    assert "a layer that does not fit" in caplog.text
+
+
 def test_too_few_members_fail_with_the_reason(tmp_path):
     plan = plan_of()
     swarm = Swarm(plan, tmp_path)

@@ -247,7 +247,7 @@ def test_a_flood_of_one_member_does_not_keep_out_another(hearts: Federation) -> 
     assert zurich.ask("bern", Ping(1), Pong, timeout=60) == Pong(2)
 
 
-@pytest.mark.parametrize("count", [20_000, pytest.param(10**6, marks=pytest.mark.processes)])
+@pytest.mark.parametrize("count", [20_000, pytest.param(100_000, marks=pytest.mark.processes)])
 def test_many_tiny_messages_take_no_memory_and_name_their_sender(
     count: int, hearts: Federation, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -216,12 +216,12 @@ class Experiment:
         return self.algorithm.arrivals(self.data.nodes, self.seed, self.rounds)
 
     def cohort(self, round: int) -> Ints:
-        """(k,) the nodes that take part in a round."""
+        """(k,) the nodes that take part in a round; one stands for all whose rows are pooled."""
         if self.arrivals is not None:
             return self.arrivals[round].nodes
         if isinstance(self.plan, Star | Hierarchical):
             return self.plan.sample(self.data.nodes, self.seed, round)
-        return np.arange(self.data.nodes)
+        return np.arange(1 if self.algorithm.pools else self.data.nodes)
 
     @cached_property
     def guard(self) -> Guard | None:

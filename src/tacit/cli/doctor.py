@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tacit.cli.arguments import Settings, experiment_of
+from tacit.cli.arguments import ProxyUrl, Settings, experiment_of
 from tacit.cli.network import site_home
 from tacit.cli.output import Json, print_json, stdout_kept_clean
 from tacit.errors import InputError
@@ -28,6 +28,7 @@ def doctor(
         list[str],
         typer.Option(metavar="HOST:PORT", help="The coordinator; by default as when it joined."),
     ] = [],  # noqa: B006
+    proxy: ProxyUrl = None,
     as_json: Json = False,
 ) -> None:
     """Check what a member needs: keys, clock, names, port, TLS, versions, disk, data.
@@ -42,7 +43,7 @@ def doctor(
     for address in connect:
         require_address("--connect", address)
     home = home or site_home(site)
-    checks = list(examine(home, connect))
+    checks = list(examine(home, connect, proxy))
     if file is not None and data is not None:
         with stdout_kept_clean(as_json):
             experiment = experiment_of(file, settings)

@@ -49,9 +49,15 @@ def init(
     The authority's key decides who belongs: keep a copy of the folder in a safe place.
     """
     from tacit.network.authority import Authority
+    from tacit.network.configuration import require_address
     from tacit.network.identity import POLICY, write
     from tacit.network.policy import NO_LIMITS, text
 
+    for each in address:
+        require_address("--address", each)
+        reached, _, port = each.rpartition(":")
+        if reached in ("0.0.0.0", "[::]") or int(port) == 0:
+            raise InputError(f"--address: {each!r} was given; nobody can connect to it")
     folder = home or FOLDERS / name / "coordinator"
     Authority.init(name, folder, address)
     write(folder / POLICY, text(NO_LIMITS).encode())

@@ -10,7 +10,7 @@ from tacit.cli.arguments import File, ProxyUrl, Settings, experiment_of
 from tacit.cli.federation import FOLDERS, federation_home
 from tacit.cli.output import Json, print_json, stdout_kept_clean
 from tacit.cli.service import Form, Level, LogFormat, LogLevel, Metrics, logged_waiting, service
-from tacit.errors import InputError
+from tacit.errors import InputError, require_number, require_whole
 
 if TYPE_CHECKING:
     from tacit.data import Federation
@@ -20,6 +20,30 @@ if TYPE_CHECKING:
 
 Folder = Annotated[
     Path | None, typer.Option(help="Where the run is kept; by default runs/ and the file's name.")
+]
+Table = Annotated[Path, typer.Option(help="This site's table: .csv, .csv.gz or .parquet.")]
+Who = Annotated[
+    str | None,
+    typer.Option(help="Who this is; by default the only one under ~/.tacit."),
+]
+Home = Annotated[Path | None, typer.Option(help="Folder with the site's keys.")]
+Meeting = Annotated[
+    list[str],
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Where to listen; the invitation named its host. Nowhere, if all meet at the relay"
+        " that --connect names. Can be given several times.",
+    ),
+]
+Peers = Annotated[
+    list[str],
+    typer.Option(
+        metavar="HOST:PORT",
+        help="A peer, who tells of all others; none for the first. Can be given several times.",
+    ),
+]
+Ledger = Annotated[
+    Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
 ]
 PolicyFile = Annotated[
     Path | None,
@@ -72,8 +96,8 @@ def coordinator(
     from tacit.cli.screen import progress, say, show_rows
     from tacit.network.processes import coordinate
 
-    if quorum is not None and quorum < 1:
-        raise InputError(f"--quorum: {quorum} was given; allowed is a whole number, 1 or more")
+    require_whole(1, "--quorum", quorum, none=True)
+    _require_seconds(deadline=deadline, patience=patience)
     home = home or federation_home()
     with stdout_kept_clean(as_json):
         experiment = experiment_of(file, settings)
@@ -102,20 +126,16 @@ def coordinator(
 
 def node(
     file: File,
-    data: Annotated[Path, typer.Option(help="This site's table: .csv, .csv.gz or .parquet.")],
+    data: Table,
     settings: Settings = [],  # noqa: B006
-    site: Annotated[
-        str | None, typer.Option(help="Who this is; by default the only one under ~/.tacit.")
-    ] = None,
-    home: Annotated[Path | None, typer.Option(help="Folder with the site's keys.")] = None,
+    site: Who = None,
+    home: Home = None,
     connect: Annotated[
         list[str],
         typer.Option(metavar="HOST:PORT", help="The coordinator; by default as when it joined."),
     ] = [],  # noqa: B006
     folder: Folder = None,
-    ledger: Annotated[
-        Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
-    ] = None,
+    ledger: Ledger = None,
     policy: PolicyFile = None,
     proxy: ProxyUrl = None,
     insecure: Insecure = False,
@@ -150,34 +170,17 @@ def node(
 
 def peer(
     file: File,
-    data: Annotated[Path, typer.Option(help="This site's table: .csv, .csv.gz or .parquet.")],
-    listen: Annotated[
-        list[str],
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Where to listen; the invitation named its host. Nowhere, if all peers meet at the"
-            " relay that --connect names. Can be given several times.",
-        ),
-    ] = [],  # noqa: B006
+    data: Table,
+    listen: Meeting = [],  # noqa: B006
     settings: Settings = [],  # noqa: B006
-    site: Annotated[
-        str | None, typer.Option(help="Who this is; by default the only one under ~/.tacit.")
-    ] = None,
-    home: Annotated[Path | None, typer.Option(help="Folder with the site's keys.")] = None,
-    connect: Annotated[
-        list[str],
-        typer.Option(
-            metavar="HOST:PORT",
-            help="A peer, who tells of all others; none for the first. Can be given several times.",
-        ),
-    ] = [],  # noqa: B006
+    site: Who = None,
+    home: Home = None,
+    connect: Peers = [],  # noqa: B006
     folder: Folder = None,
     patience: Annotated[
         float, typer.Option(help="Seconds to wait for a neighbour of whom nothing is heard.")
     ] = 600.0,
-    ledger: Annotated[
-        Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
-    ] = None,
+    ledger: Ledger = None,
     policy: PolicyFile = None,
     insecure: Insecure = False,
     metrics: Metrics = None,
@@ -199,6 +202,7 @@ def peer(
 
     if not (listen or connect):
         raise InputError("--listen: say where to listen, or by --connect which relay to meet at")
+    _require_seconds(patience=patience)
     home, name, experiment, filled, rules = _approved(
         file, data, settings, site, home, policy, as_json
     )
@@ -218,27 +222,12 @@ def peer(
 
 def swarm(
     file: File,
-    data: Annotated[Path, typer.Option(help="This site's table: .csv, .csv.gz or .parquet.")],
-    listen: Annotated[
-        list[str],
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Where to listen; the invitation named its host. Nowhere, if all meet at the relay"
-            " that --connect names. Can be given several times.",
-        ),
-    ] = [],  # noqa: B006
+    data: Table,
+    listen: Meeting = [],  # noqa: B006
     settings: Settings = [],  # noqa: B006
-    site: Annotated[
-        str | None, typer.Option(help="Who this is; by default the only one under ~/.tacit.")
-    ] = None,
-    home: Annotated[Path | None, typer.Option(help="Folder with the site's keys.")] = None,
-    connect: Annotated[
-        list[str],
-        typer.Option(
-            metavar="HOST:PORT",
-            help="A peer, who tells of all others; none for the first. Can be given several times.",
-        ),
-    ] = [],  # noqa: B006
+    site: Who = None,
+    home: Home = None,
+    connect: Peers = [],  # noqa: B006
     folder: Folder = None,
     patience: Annotated[
         float, typer.Option(help="Seconds to wait for the others while nothing is heard.")
@@ -251,9 +240,7 @@ def swarm(
         float,
         typer.Option(help="Seconds without progress after which a leader is given up."),
     ] = 60.0,
-    ledger: Annotated[
-        Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
-    ] = None,
+    ledger: Ledger = None,
     policy: PolicyFile = None,
     insecure: Insecure = False,
     metrics: Metrics = None,
@@ -273,6 +260,7 @@ def swarm(
 
     if not (listen or connect):
         raise InputError("--listen: say where to listen, or by --connect which relay to meet at")
+    _require_seconds(patience=patience, deadline=deadline, stall=stall)
     home, name, experiment, filled, rules = _approved(
         file, data, settings, site, home, policy, as_json
     )
@@ -288,6 +276,11 @@ def swarm(
             on_round=lambda row: on_round(file.stem, row), disclosure=rules.disclosure,
         )  # fmt: skip
     _report(taken, as_json)
+
+
+def _require_seconds(**given: float | None) -> None:
+    for name, seconds in given.items():
+        require_number(f"--{name}", seconds, above=0, none=True)
 
 
 def _approved(

@@ -90,6 +90,8 @@ def join(
     if (certificate is None) != (key is None) or (chain and not key):
         raise InputError("--certificate: give it together with --key")
     own = Own.at(certificate, key, chain) if certificate and key else None
+    where = ", ".join(read.addresses)
+    typer.echo(f"Asking {where} for at most {joining.TIMEOUT:g} seconds.", err=True)
     identity = joining.join(
         read, home or FOLDERS / read.federation / read.name, own, chosen(proxy, read.addresses)
     )

@@ -9,18 +9,25 @@ import binascii
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Annotated
 
 import msgspec
 from msgspec.structs import replace
 
 from tacit.errors import InputError
+from tacit.network.decoding import from_msgpack
 from tacit.network.institution import Chain
 from tacit.network.malformed import MALFORMED
-from tacit.network.members import is_signed
+from tacit.network.members import is_signed, require_name
 from tacit.network.messages import Message
 
 _PREFIX = "tacit1."
+_CHECK = 4  # bytes that tell a token from one that was mistyped
+
+
+def _check(packed: bytes) -> bytes:
+    return sha256(packed).digest()[:_CHECK]
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -47,17 +54,24 @@ class Token(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         return f"Token({self.federation!r}, {self.name!r})"
 
     def to_text(self) -> str:
-        return _PREFIX + urlsafe_b64encode(msgspec.msgpack.encode(self)).decode().rstrip("=")
+        packed = msgspec.msgpack.encode(self)
+        return _PREFIX + urlsafe_b64encode(packed + _check(packed)).decode().rstrip("=")
 
     @classmethod
     def from_text(cls, text: str) -> "Token":
         """InputError unless the text is a whole token."""
         body = text.strip().removeprefix(_PREFIX)
         try:
-            packed = urlsafe_b64decode(body + "=" * (-len(body) % 4))
-            return msgspec.msgpack.decode(packed, type=cls)
+            whole = urlsafe_b64decode(body + "=" * (-len(body) % 4))
+            packed, check = whole[:-_CHECK], whole[-_CHECK:]
+            if check != _check(packed):
+                raise ValueError
+            token = from_msgpack(packed, cls)
         except (*MALFORMED, binascii.Error, ValueError):
             raise InputError("this is no token, or not all of it; paste the whole line") from None
+        require_name("token: federation", token.federation)  # they name a folder
+        require_name("token: name", token.name)
+        return token
 
 
 class Application(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -22,6 +22,7 @@ from tacit.network import certificates, members
 from tacit.network.admission import Admission, Application, Token
 from tacit.network.certificates import Key
 from tacit.network.configuration import JOINING, host, require_address, require_host
+from tacit.network.decoding import from_json
 from tacit.network.identity import (
     CA,
     FEDERATION,
@@ -114,7 +115,7 @@ class Authority:
         path = self.home / "authority" / "admissions.json"
         if not path.exists():
             return Admissions()
-        return msgspec.json.decode(path.read_bytes(), type=Admissions)
+        return from_json(path.read_bytes(), Admissions)
 
     def rotate(self) -> None:
         """Gives the coordinator a new TLS key and certificate; takes effect without a restart."""
@@ -216,7 +217,7 @@ class Authority:
     @property
     def coordinator(self) -> Federation:
         """The names and addresses of the federation's coordinator."""
-        return msgspec.json.decode((self.home / FEDERATION).read_bytes(), type=Federation)
+        return from_json((self.home / FEDERATION).read_bytes(), Federation)
 
     def _issue(
         self, roll: Members, admissions: Admissions, name: str, csr: bytes, chain: bytes = b""

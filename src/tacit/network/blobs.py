@@ -24,6 +24,7 @@ from blake3 import blake3
 
 from tacit.errors import MessageError
 from tacit.network.configuration import CHUNK
+from tacit.network.decoding import from_msgpack
 from tacit.network.transport import Endpoint, Unreachable
 
 TOPIC = "blob"
@@ -201,7 +202,7 @@ class Blobs:
 
     def _chunk(self, sender: str, payload: bytes) -> bytes:
         """A chunk of what was offered to the sender; there is no reply to any other request."""
-        request = msgspec.msgpack.decode(payload, type=_Request)
+        request = from_msgpack(payload, _Request)
         source, allowed = self._held.get(request.digest, (None, None))
         if source is None or (allowed is not None and sender not in allowed):
             raise MessageError("a blob was asked for that is not offered to it")
@@ -213,7 +214,8 @@ class Blobs:
                 size = os.fstat(file.fileno()).st_size
                 file.seek(at)
                 chunk = file.read(CHUNK)
-        self._tell(sender, Offer(request.digest, size), len(chunk))
+        if chunk:  # beyond the end there is nothing, which fills no log
+            self._tell(sender, Offer(request.digest, size), len(chunk))
         return chunk
 
     def _tell(self, member: str, offer: Offer, count: int) -> None:

@@ -31,11 +31,13 @@ def key(federation: str, to: str, *rest: str) -> str:
 
 _DNS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9][A-Za-z0-9._-]{0,252}):[0-9]{1,5}")
+_LAST_PORT = 65535
 
 
 def require_address(field: str, given: str) -> None:
     allowed = "host:port, as in hospital.example:7447, 10.0.0.5:7447 or [fd00::5]:7447"
-    require(_ADDRESS.fullmatch(given) is not None, field, given, allowed)
+    fits = _ADDRESS.fullmatch(given) is not None and int(given.rpartition(":")[2]) <= _LAST_PORT
+    require(fits, field, given, allowed)
 
 
 def require_host(field: str, given: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from tacit.data.sites import told
 from tacit.engine.secure_sum import Opened
-from tacit.errors import CheckpointError, InputError, MessageError, TacitError
+from tacit.errors import CheckpointError, InputError, MessageError, TacitError, require
 from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
 from tacit.network.policy import NO_LIMITS, Limits, enforce
@@ -107,6 +107,8 @@ class Coordinator:
     ) -> None:
         check(experiment)
         enforce(limits, experiment)
+        most = experiment.data.nodes
+        require(quorum is None or quorum <= most, "quorum", quorum, f"{most}, the sites, or less")
         self.experiment, self.store, self.pull, self.offer = experiment, store, pull, offer
         self.digest, self.names = experiment.digest(), experiment.data.names
         self.deadline, self.patience, self.grace = deadline, patience, grace

@@ -13,15 +13,17 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 
-import msgspec
 from cryptography import x509
 
 from tacit.data import Federation as Data
 from tacit.data import fill
 from tacit.errors import InputError
 from tacit.network.configuration import host
+from tacit.network.decoding import from_json
 from tacit.network.identity import CA, FEDERATION, SIGN, TLS, Federation, Identity
 from tacit.network.malformed import MALFORMED
+from tacit.network.proxy import LOOPBACK, Nobody, Proxy, chosen
+from tacit.network.transport import Unreachable
 
 _WAIT = 10.0  # seconds for a connection and each step over it
 _ALERT = 2.0  # seconds in which a server says that it does not take a certificate
@@ -47,12 +49,13 @@ class Check:
     advice: str = ""
 
 
-def examine(home: Path, connect: Sequence[str] = ()) -> Iterator[Check]:
+def examine(home: Path, connect: Sequence[str] = (), proxy: str | None = None) -> Iterator[Check]:
     """Look at a member's folder, this machine, and the way to the coordinator.
 
     Args:
         home: with the member's keys.
         connect: addresses of the coordinator; by default those that the member joined by.
+        proxy: URL of the HTTP proxy on the way out; by default HTTPS_PROXY.
     """
     yield from _software()
     yield _disk(home)
@@ -61,7 +64,8 @@ def examine(home: Path, connect: Sequence[str] = ()) -> Iterator[Check]:
     yield _membership(home)
     named = _named(home)
     for address in connect or (named.connect if named else ()):
-        yield from _reach(address, home)
+        way = chosen(proxy, [address])
+        yield from _tunnelled(way, address, home) if way else _reach(address, home)
 
 
 def examine_data(home: Path, empty: Data, table: Path) -> Check:
@@ -82,7 +86,7 @@ def examine_data(home: Path, empty: Data, table: Path) -> Check:
 
 def _named(home: Path) -> Federation | None:
     try:
-        return msgspec.json.decode((home / FEDERATION).read_bytes(), type=Federation)
+        return from_json((home / FEDERATION).read_bytes(), Federation)
     except (OSError, *MALFORMED):
         return None
 
@@ -163,6 +167,27 @@ def _reach(address: str, home: Path) -> Iterator[Check]:
     except OSError as error:
         advice = "start the coordinator, or have the firewall let this machine out to it"
         yield Check("port", False, f"{address}: nobody answers ({error})", advice)
+
+
+def _tunnelled(proxy: Proxy, address: str, home: Path) -> Iterator[Check]:
+    """The proxy, and TLS through it; the proxy looks the name up."""
+    try:
+        link, _ = proxy.connect(address)
+    except Unreachable as error:
+        yield Check("proxy", False, str(error), "correct the proxy's address, or start it")
+        return
+    except InputError as error:
+        advice = "correct --proxy or HTTPS_PROXY, or have the proxy let this machine out"
+        yield Check("proxy", False, str(error), advice)
+        return
+    except Nobody as error:
+        yield Check("proxy", False, str(error), "start the coordinator, or correct its address")
+        return
+    with link:
+        link.settimeout(_WAIT)
+        yield Check("proxy", True, f"{proxy} connects to {address}")
+        # As members do, who connect to a listener on loopback that leads there.
+        yield _tls(link, LOOPBACK, home)
 
 
 # Of OpenSSL's X509_V_ERR codes, what to do about those that one meets.

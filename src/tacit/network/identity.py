@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tacit.errors import InputError, MessageError
 from tacit.network import certificates, members
+from tacit.network.decoding import from_json
 from tacit.network.malformed import MALFORMED
 from tacit.network.members import Members, Role
 
@@ -75,7 +76,7 @@ class Identity:
                 f"{folder}: there is no such folder; join with `tacit node join TOKEN`"
             )
         try:
-            named = msgspec.json.decode(_read(folder / FEDERATION), type=Federation)
+            named = from_json(_read(folder / FEDERATION), Federation)
             authority = x509.load_pem_x509_certificate(_read(folder / CA))
             tls = _read(folder / TLS, secret=True)
             certificate, tls_key = (

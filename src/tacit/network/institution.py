@@ -17,6 +17,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from tacit.errors import InputError, MessageError
 from tacit.network import certificates
 from tacit.network.certificates import TlsKey
+from tacit.network.decoding import from_json
 from tacit.network.malformed import MALFORMED
 
 _FILE = "institution.json"
@@ -97,7 +98,7 @@ class Own(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def of(cls, home: Path) -> "Own | None":
         """What a member joined with; None: with nothing."""
         try:
-            return msgspec.json.decode((home / _FILE).read_bytes(), type=cls)
+            return from_json((home / _FILE).read_bytes(), cls)
         except FileNotFoundError:
             return None
         except MALFORMED:

@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,11 +17,13 @@ from tacit.network import certificates
 from tacit.network.admission import Admission, Application, Token
 from tacit.network.authority import Authority
 from tacit.network.configuration import JOIN, JOINING
+from tacit.network.decoding import from_msgpack
 from tacit.network.identity import (
     CA,
     FEDERATION,
     MEMBERS,
     POLICY,
+    SIGN,
     TLS,
     Federation,
     Identity,
@@ -65,7 +68,7 @@ def serve(endpoint: Endpoint, authority: Authority) -> None:
     def join(sender: str, payload: bytes) -> bytes:
         answer: Message
         try:
-            answer = authority.admit(msgspec.msgpack.decode(payload, type=Application))
+            answer = authority.admit(from_msgpack(payload, Application))
         except MALFORMED:
             answer = Refusal(MessageError.code, "the request to join cannot be read")
         except MessageError as error:
@@ -101,6 +104,7 @@ def join(
     from tacit.network.policy import Limits, Policy, parse, text
 
     make_folder(folder)
+    tried = (folder / SIGN).exists()
     signs = sign_key(folder)
     key: certificates.TlsKey = certificates.new_key()
     chain = b""
@@ -108,7 +112,14 @@ def join(
         key, chain = own.read()
     csr = certificates.request(key, token.name)
     asked = Application(token.name, csr, public_hex(signs), chain)
-    admission = _ask(token, asked.proven(token.nonce, signs.sign), proxy)
+    try:
+        admission = _ask(token, asked.proven(token.nonce, signs.sign), proxy)
+    except MessageError:
+        if not tried:  # else an admission may have been lost, which holds for this key alone
+            (folder / SIGN).unlink()
+            with suppress(OSError):
+                folder.rmdir()
+        raise
     named = Federation(token.federation, token.name, token.addresses)
     limits = parse(admission.policy, f"the policy of {token.federation!r}", Limits)
     if not (folder / POLICY).exists():
@@ -142,11 +153,12 @@ def _ask(token: Token, application: Application, proxy: Proxy | None) -> Admissi
             payload = msgspec.msgpack.encode(application)
             reply = endpoint.reply(token.coordinator, JOIN, payload, TIMEOUT)
     try:
-        answer = msgspec.msgpack.decode(reply, type=Admission | Refusal)
+        answer: Message = from_msgpack(reply, Admission, Refusal)
     except MALFORMED:
         raise MessageError("the answer of the coordinator cannot be read") from None
     if isinstance(answer, Refusal):
         raise MessageError(answer.sentence)
+    assert isinstance(answer, Admission)
     return answer
 
 

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tacit.errors import MessageError, require
 from tacit.network.certificates import Key
+from tacit.network.decoding import from_json
 from tacit.network.malformed import MALFORMED
 
 Role = Literal["coordinator", "relay", "site"]
@@ -115,12 +116,12 @@ def sign(members: Members, key: Key) -> bytes:
 def read(text: bytes, authority: x509.Certificate) -> Members:
     """The roll in a signed text; MessageError unless this authority signed it."""
     try:
-        signed = msgspec.json.decode(text, type=_Signed)
+        signed = from_json(text, _Signed)
         key = authority.public_key()
         assert isinstance(key, ec.EllipticCurvePublicKey)
         signature = bytes.fromhex(signed.signature)
         key.verify(signature, _DOMAIN + bytes(signed.roll), ec.ECDSA(hashes.SHA256()))
-        return msgspec.json.decode(signed.roll, type=Members)
+        return from_json(signed.roll, Members)
     except (*MALFORMED, ValueError):
         raise MessageError("the list of members cannot be read") from None
     except InvalidSignature:

@@ -5,14 +5,13 @@ its receiver, and a reply also for the very request that it answers: none can be
 or taken for the answer to something else.
 """
 
-import threading
-from functools import cache
 from hashlib import sha256
-from typing import Annotated, TypeVar, Union, cast
+from typing import Annotated, TypeVar
 
 import msgspec
 
 from tacit.errors import MessageError, TacitError
+from tacit.network.decoding import from_msgpack
 from tacit.network.identity import Identity
 from tacit.network.malformed import MALFORMED
 
@@ -54,21 +53,6 @@ class _Signed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 
 
-_signed_decoder = msgspec.msgpack.Decoder(_Signed)
-_building = threading.Lock()
-
-
-def _decoder(*kinds: type[Message]) -> msgspec.msgpack.Decoder[Message]:
-    """msgspec 0.22 crashes where two threads first meet a type at once; thus one at a time."""
-    with _building:
-        return _built(*kinds)
-
-
-@cache
-def _built(*kinds: type[Message]) -> msgspec.msgpack.Decoder[Message]:
-    return msgspec.msgpack.Decoder(Union[kinds])  # noqa: UP007
-
-
 def kind(message: type[Message]) -> str:
     """The name under which a type of message travels."""
     return str(message.__struct_config__.tag)
@@ -103,7 +87,7 @@ def unseal(
     if len(sealed) > MOST:
         raise MessageError(f"{sender!r} sent {len(sealed)} bytes; allowed are {MOST}")
     try:
-        signed = _signed_decoder.decode(sealed)
+        signed = from_msgpack(sealed, _Signed)
     except MALFORMED:
         raise MessageError(f"what {sender!r} sent is no message") from None
     if signed.sender != sender:
@@ -111,7 +95,7 @@ def unseal(
     expected = _signed(identity.federation, sender, identity.name, signed.body, answers)
     identity.members.verify(sender, expected, signed.signature)
     try:
-        return cast(M, _decoder(*kinds).decode(signed.body))
+        return from_msgpack(signed.body, *kinds)
     except MALFORMED as error:
         names = " or ".join(kind(each) for each in kinds)
         raise MessageError(f"what {sender!r} sent is no {names}: {error}") from None

@@ -20,7 +20,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from tacit.errors import InputError, TacitError
+from tacit.errors import InputError, TacitError, require
 from tacit.network.status import Status
 
 LOOPBACK = "127.0.0.1"
@@ -111,7 +111,9 @@ def _bound(address: str, handler: type[MetricsHandler]) -> ThreadingTCPServer:
         address_family = AF_INET6 if ":" in host else AF_INET
         allow_reuse_address = daemon_threads = True
 
+    fits = port.isascii() and port.isdigit() and int(port) <= 65535
+    require(fits, "--metrics", address, "a port, as in 9464, or host:port")
     try:
         return Server((host, int(port)), handler)
-    except (ValueError, OverflowError, OSError) as error:
+    except OSError as error:
         raise InputError(f"--metrics: {address!r} was given: {error}") from None

@@ -17,6 +17,7 @@ from tacit.data import Federation
 from tacit.errors import InputError, MessageError, TacitError
 from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
+from tacit.network.decoding import from_json
 from tacit.network.gossip import Peer, check
 from tacit.network.labels import answered
 from tacit.network.protocol import Average, Holds, Seek
@@ -174,6 +175,8 @@ class Party(ABC):
         self.pull(name, offer, received.path(offer.digest))
         try:
             tensors = received.get(offer.digest)
+        except MessageError as error:
+            raise MessageError(f"{name!r} sent a model that is none: {error}") from None
         finally:
             received.drop(offer.digest)
         model = tensors.get("model")
@@ -216,7 +219,7 @@ class Party(ABC):
 
     def _read_notes(self, kind: type[P]) -> P | None:
         try:
-            notes = msgspec.json.decode((self.folder / NOTES).read_bytes(), type=kind)
+            notes = from_json((self.folder / NOTES).read_bytes(), kind)
         except FileNotFoundError:
             return None
         except msgspec.MsgspecError:

@@ -92,12 +92,19 @@ def coordinate(
         The run's end, and a row for each round.
 
     Raises:
+        InputError: the keys are not a coordinator's.
         Stopped: by a signal, under ``stoppable``; the sites were told.
     """
+    identity = Identity.load(home)
+    if identity.role != "coordinator":
+        raise InputError(
+            f"home: {home} was given, with the keys of {identity.name!r}, a {identity.role};"
+            " a coordinator's are made by `tacit federation init`"
+        )
     with (
         closing(Store(folder, experiment.digest(), database)) as store,
         ExitStack() as at_last,
-        Endpoint(Identity.load(home), listen=listen, insecure=insecure) as endpoint,
+        Endpoint(identity, listen=listen, insecure=insecure) as endpoint,
         closing(Blobs(endpoint)) as blobs,
     ):
         asynchronous = isinstance(experiment.algorithm, FedBuff)

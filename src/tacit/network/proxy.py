@@ -21,6 +21,7 @@ from tacit.errors import InputError, TacitError
 from tacit.network.configuration import host
 from tacit.network.transport import Unreachable
 
+LOOPBACK = "127.0.0.1"
 WAIT = 30.0  # seconds for a proxy's answer
 _LONGEST = 16384  # bytes of it
 _MOST = 16  # tunnels at a time
@@ -30,7 +31,7 @@ _NOT_ALLOWED = (403, 405)
 _log = logging.getLogger("tacit.network")
 
 
-class _Nobody(Exception):
+class Nobody(Exception):
     """The proxy answers, and nobody at the address."""
 
 
@@ -66,7 +67,7 @@ class Proxy:
 
         Raises:
             Unreachable: the proxy does not answer.
-            _Nobody: it finds nobody at the address.
+            Nobody: it finds nobody at the address.
             InputError: it wants another user or password, or does not allow the address.
         """
         try:
@@ -92,7 +93,7 @@ class Proxy:
         said = f"{status} {reason}".rstrip()
         if status in _NOT_ALLOWED:
             raise InputError(f"{self} does not allow connections to {address} ({said})")
-        raise _Nobody(f"{self} does not reach {address} ({said})")
+        raise Nobody(f"{self} does not reach {address} ({said})")
 
     def _request(self, address: str) -> bytes:
         lines = [f"CONNECT {address} HTTP/1.1", f"Host: {address}"]
@@ -149,14 +150,14 @@ def _listening(proxy: Proxy, address: str) -> Iterator[str]:
     """An address on loopback that leads to another."""
     try:
         proxy.connect(address)[0].close()
-    except _Nobody as error:  # it may start later
+    except Nobody as error:  # it may start later
         _log.warning("%s", error)
     links: set[socket.socket] = set()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server((LOOPBACK, 0)) as listener:
         tunnels = _Tunnels(listener, proxy, address, links)
         threading.Thread(target=tunnels.accept, daemon=True).start()
         try:
-            yield f"127.0.0.1:{listener.getsockname()[1]}"
+            yield f"{LOOPBACK}:{listener.getsockname()[1]}"
         finally:
             _shut(listener)
             for link in list(links):
@@ -187,7 +188,7 @@ class _Tunnels:
         with near:
             try:
                 far, rest = self.proxy.connect(self.address)
-            except (TacitError, _Nobody) as error:
+            except (TacitError, Nobody) as error:
                 _log.warning("%s", error)
                 return
             with far:

@@ -16,6 +16,7 @@ from tacit.data.sites import told
 from tacit.errors import CheckpointError, DivergenceError, InputError, MessageError
 from tacit.experiment import Experiment
 from tacit.network.blobs import Digest, Offer
+from tacit.network.decoding import from_json
 from tacit.network.disclosure import Disclosure, disclosed
 from tacit.network.identity import write
 from tacit.network.labels import answered
@@ -414,7 +415,7 @@ class SiteRun:
 
     def _read_notes(self) -> Notes | None:
         try:
-            notes = msgspec.json.decode((self.folder / _NOTES).read_bytes(), type=Notes)
+            notes = from_json((self.folder / _NOTES).read_bytes(), Notes)
         except FileNotFoundError:
             return None
         except msgspec.MsgspecError:

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
 from tacit.errors import MessageError
+from tacit.network.decoding import from_msgpack
 from tacit.network.protocol import Stage
 from tacit.protection import ThresholdEncryption
 from tacit.protection.codec import SumError
@@ -112,7 +113,7 @@ def _uploads(receiver: decrypting.Receiver) -> dict[int, bytes]:
 
 def _decrypt(node: encrypting.Node, said: bytes) -> bytes:
     try:
-        return node.decrypt(msgspec.msgpack.decode(said, type=list[tuple[int, bytes]]))
+        return node.decrypt(from_msgpack(said, list[tuple[int, bytes]]))
     except msgspec.MsgspecError:
         raise Aborted("these are no ciphertexts") from None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from tacit.errors import InputError
 from tacit.network.blobs import Offer
 from tacit.network.schema import arrivals, metrics, privacy, runs, sites, updates, upgrade
 from tacit.network.tensors import Tensors, unwritable
@@ -66,14 +67,20 @@ class Store:
         url: of the database, as SQLAlchemy has it; by default SQLite in the folder.
 
     Raises:
-        InputError: a later version of tacit made the store.
+        InputError: the URL is none, or a later version of tacit made the store.
         CheckpointError: the disk is full, or the database is gone.
     """
 
     def __init__(self, folder: Path, experiment: str, url: str | None = None) -> None:
         self.experiment, self.tensors = experiment, Tensors(folder / "tensors")
         self._lock, self._writing, self._batch = threading.Lock(), threading.Lock(), _Batch()
-        self._engine = sa.create_engine(url or f"sqlite:///{folder / 'tacit.db'}")
+        try:
+            self._engine = sa.create_engine(url or f"sqlite:///{folder / 'tacit.db'}")
+        except (sa.exc.ArgumentError, ImportError):  # not the URL itself: it holds a password
+            raise InputError(
+                "--database: its URL cannot be used; allowed are sqlite:///PATH and, with the"
+                " extra 'postgresql', postgresql+psycopg://USER:PASSWORD@HOST/NAME"
+            ) from None
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine, "connect", _durable)
         try:

@@ -26,6 +26,7 @@ from tacit.ledger.agreement import Action, Agreement, Collect, Decided, Judge, K
 from tacit.ledger.votes import Committee, Proposal
 from tacit.network import rounds
 from tacit.network.blobs import Offer
+from tacit.network.decoding import from_json
 from tacit.network.identity import write
 from tacit.network.messages import Refused
 from tacit.network.peer import Ended
@@ -520,6 +521,8 @@ class SwarmRun:
             self._broken = unwritable(self.folder, error)
         except TacitError as error:
             _log.warning("%s", error)
+        except Exception:  # of the experiment's own code; the others go on without it
+            _log.exception("training failed", extra={"round": notes.round + 1})
         finally:
             with self._changed:
                 if self.notes.round == notes.round:
@@ -766,7 +769,7 @@ class SwarmRun:
 
     def _read_notes(self) -> Notes | None:
         try:
-            notes = msgspec.json.decode((self.folder / _NOTES).read_bytes(), type=Notes)
+            notes = from_json((self.folder / _NOTES).read_bytes(), Notes)
         except FileNotFoundError:
             return None
         except msgspec.MsgspecError:
