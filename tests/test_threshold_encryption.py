@@ -44,6 +44,9 @@ def session(threshold: int = 3, **changed) -> Session:
     return Session(**(made | changed))
 
 
+AT = len(header(session(), Kind.SHARES, 1))  # where a message's content begins
+
+
 def vectors(session: Session) -> dict[int, np.ndarray]:
     """Five of these stay within what a 32-bit codec lets a sum be: 2^31 - 1."""
     draw, most = np.random.default_rng(7), (2**31 - 1) // 5
@@ -295,11 +298,11 @@ def test_a_node_cannot_commit_to_what_another_committed_to() -> None:
     """Opened by a copy of the ciphertext, a copied commitment would make an update count twice.
     The hash is of the sender, too, so that neither of the two ways to open it is taken."""
     drill = Drill(session()).after("commit")
-    seen, theirs = drill.outbox[2][38:70], drill.outbox[2][70:102]
+    seen, theirs = drill.outbox[2][AT:][:32], drill.outbox[2][AT + 32 :][:32]
     drill.outbox[5] = signed(drill.session, Kind.COMMIT, 5, seen + theirs)
     drill.receive("commit")
     drill.answer("upload")
-    copies = drill.outbox[2], header(drill.session, Kind.UPLOAD, 5) + drill.outbox[2][38:]
+    copies = drill.outbox[2], header(drill.session, Kind.UPLOAD, 5) + drill.outbox[2][AT:]
     with pytest.raises(Aborted, match="node 5"):
         drill.nodes[1].decrypt((drill.outbox | {5: copies[1]}).items())
     with pytest.raises(Aborted, match="malformed"):
@@ -317,12 +320,12 @@ def test_a_key_that_cancels_the_others_is_refused() -> None:
     made, size = scheme(drill.session), 8 * 4 * 16384
     joint = np.zeros(made.shape, np.uint64)
     for node in (1, 2, 3, 4):
-        public = np.frombuffer(drill.outbox[node][38 : 38 + size], np.uint64).reshape(made.shape)
+        public = np.frombuffer(drill.outbox[node][AT : AT + size], np.uint64).reshape(made.shape)
         made.add(joint, made.moduli - public)
     made.add(joint, made.generate(made.common(drill.session.context))[1])
-    rest = drill.outbox[5][38 + size : -64]
+    rest = drill.outbox[5][AT + size : -64]
     drill.outbox[5] = signed(drill.session, Kind.SHARES, 5, joint.tobytes() + rest)
-    publics = {n: drill.outbox[n][38 : 38 + size] for n in drill.nodes}
+    publics = {n: drill.outbox[n][AT : AT + size] for n in drill.nodes}
     told = header(drill.session, Kind.DELIVERY, 1) + write_table(publics) + write_table({})
     with pytest.raises(Aborted, match="not what node 5 committed to"):
         drill.nodes[1].commit(told, drill.given[1])
@@ -334,11 +337,11 @@ def test_nodes_that_were_shown_other_keys_do_not_go_together() -> None:
     drill = Drill(session()).before("commit")
     size, made = 8 * 4 * 16384, drill.session
     message = drill.inbox[1]
-    rows = {n: message[42 + (n - 1) * (4 + size) + 4 :][:size] for n in made.nodes}
+    rows = {n: message[AT + 4 + (n - 1) * (4 + size) + 4 :][:size] for n in made.nodes}
     fewer = write_table({n: rows[n] for n in (1, 2, 3)}) + write_table({})
     drill.inbox |= {n: header(made, Kind.DELIVERY, n) + fewer for n in (1, 2)}
     drill.answer("commit")
-    found = {n: drill.outbox[n][70:102] + drill.outbox[n][-64:] for n in made.nodes}
+    found = {n: drill.outbox[n][AT + 32 :][:32] + drill.outbox[n][-64:] for n in made.nodes}
     for me in made.nodes[:2]:
         with pytest.raises(Aborted, match="2 nodes are left"):
             drill.nodes[me].upload(header(made, Kind.COMMITS, me) + write_table(found))
