@@ -28,7 +28,17 @@ from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
 from tacit.network.identity import write
 from tacit.network.messages import Refused
-from tacit.network.party import GRACE, NOTES, PAUSE, Ended, Isolated, Party, Place, Row
+from tacit.network.party import (
+    GRACE,
+    NOTES,
+    PAUSE,
+    Ended,
+    Isolated,
+    Party,
+    Place,
+    Row,
+    require_same_run,
+)
 from tacit.network.protocol import Average, Averaged, Holds, Seek
 from tacit.network.rounds import SiteTrain, pay
 from tacit.network.tensors import Tensors, finite
@@ -152,7 +162,7 @@ class PairRun(Party):
         Raises:
             MessageError: a peer, an experiment or a version that has no place in this run.
         """
-        self._belongs(peer, request)
+        require_same_run(self, peer, request)
         if request.round >= self.rounds:
             self._done.add(peer)
         return Holds(self.notes.round, ())
@@ -164,7 +174,7 @@ class PairRun(Party):
             MessageError: as ``answer``; whoever is no neighbour; an exchange that is over; a model
                 that is none.
         """
-        self._belongs(peer, request)
+        require_same_run(self, peer, request)
         if peer not in self.neighbours:
             raise MessageError(f"{peer!r} is no neighbour of {self.name!r}")
         new = self._is_new(peer, request.number) and not self._asking

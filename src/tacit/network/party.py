@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 import torch
@@ -20,7 +20,7 @@ from tacit.network.blobs import Offer
 from tacit.network.decoding import from_json
 from tacit.network.gossip import Peer, check
 from tacit.network.labels import answered
-from tacit.network.protocol import Average, Holds, Seek
+from tacit.network.protocol import Average, Holds, Seek, Talk
 from tacit.network.software import software
 from tacit.network.tensors import HEADER, Tensors, finite
 from tacit.protection.budget import PrivacyBudget
@@ -64,6 +64,35 @@ class Ended:
 
 class Isolated(Exception):
     """Nobody was heard for too long."""
+
+
+class _Run(Protocol):
+    """Somebody's part of a run: its name, and what all in the run have in common."""
+
+    name: str
+    names: tuple[str, ...]
+    digest: str
+    software: str
+
+
+def require_same_run(me: _Run, other: str, said: Seek | Average | Talk) -> None:
+    """Refuse what another member says that is not in the same run.
+
+    Raises:
+        MessageError: no site of it, another experiment, or another version.
+    """
+    if other not in me.names:
+        raise MessageError(f"{other!r} is no site of this experiment")
+    if said.experiment != me.digest:
+        raise MessageError(
+            f"{other!r} has experiment {said.experiment[:12]}, {me.name!r} {me.digest[:12]}: give"
+            " both the same file and settings"
+        )
+    if said.software != me.software:
+        raise MessageError(
+            f"{other!r} runs tacit {said.software}, {me.name!r} {me.software}: install the same"
+            " version"
+        )
 
 
 class Party(ABC):
@@ -122,20 +151,6 @@ class Party(ABC):
     def connected(self) -> int:
         """How many other peers are here."""
         return len(self._seen(set(self.names) - {self.name}))
-
-    def _belongs(self, peer: str, request: Seek | Average) -> None:
-        if peer not in self.names:
-            raise MessageError(f"{peer!r} is no site of this experiment")
-        if request.experiment != self.digest:
-            raise MessageError(
-                f"{peer!r} has experiment {request.experiment[:12]}, {self.name!r}"
-                f" {self.digest[:12]}: give both the same file and settings"
-            )
-        if request.software != self.software:
-            raise MessageError(
-                f"{peer!r} runs tacit {request.software}, {self.name!r} {self.software}: install"
-                " the same version"
-            )
 
     # What happens by itself
 

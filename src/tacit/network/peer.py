@@ -15,7 +15,17 @@ from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
 from tacit.network.identity import write
 from tacit.network.messages import Refused
-from tacit.network.party import GRACE, NOTES, PAUSE, Ended, Isolated, Party, Place, Row
+from tacit.network.party import (
+    GRACE,
+    NOTES,
+    PAUSE,
+    Ended,
+    Isolated,
+    Party,
+    Place,
+    Row,
+    require_same_run,
+)
 from tacit.network.protocol import Holds, Model, Seek
 from tacit.network.rounds import pay
 from tacit.network.tensors import Tensors
@@ -119,7 +129,7 @@ class PeerRun(Party):
         Raises:
             MessageError: a peer, an experiment or a version that has no place in this run.
         """
-        self._belongs(peer, request)
+        require_same_run(self, peer, request)
         if request.round >= self.rounds:
             self._done.add(peer)
         notes = self.notes

@@ -3,9 +3,16 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    closing,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -297,15 +304,10 @@ def gossip(
     Raises:
         InputError: a plan that cannot work among peers.
     """
-    identity = _newest(Identity.load(home), insecure)
     news = threading.Event()
-    folder.mkdir(parents=True, exist_ok=True)
-    wait = settings.get("patience", 600.0) if not listen else 10.0  # for the relay
-    with Endpoint(
-        identity, listen=listen, connect=connect, wait=wait, insecure=insecure,
-        disclosure=disclosure,
-    ) as endpoint:  # fmt: skip
-        blobs = Blobs(endpoint)
+    patience = settings.get("patience", 600.0)
+    with _among(home, folder, listen, connect, patience, insecure, disclosure) as (endpoint, blobs):
+        identity = endpoint.identity
 
         def heard(_: str, __: bytes) -> bytes:
             news.set()
@@ -338,19 +340,15 @@ def gossip(
         endpoint.serve_bytes(_NEWS, heard)
         endpoint.serve(Seek, run.answer)
         endpoint.watch(run.here)
-        stop = _every(_RENEW, lambda: joining.renew(endpoint))
-        try:
-            with _serving(metrics, lambda: of_peer(run, blobs), identity):
-                ended = run.run()
-                if pairs and ended.outcome == "finished":
-                    run.stay()  # in which others change its model
-                _, scores = run.peer.measure({})
-                model = _saved(experiment, run.peer.model({}), folder)
-                if not pairs and ended.outcome == "finished":
-                    run.stay()
-                return Taken(ended.outcome, ended.reason, scores, model)
-        finally:
-            stop.set()
+        with _serving(metrics, lambda: of_peer(run, blobs), identity):
+            ended = run.run()
+            if pairs and ended.outcome == "finished":
+                run.stay()  # in which others change its model
+            _, scores = run.peer.measure({})
+            model = _saved(experiment, run.peer.model({}), folder)
+            if not pairs and ended.outcome == "finished":
+                run.stay()
+            return Taken(ended.outcome, ended.reason, scores, model)
 
 
 def swarm(
@@ -374,14 +372,9 @@ def swarm(
     Raises:
         InputError: a plan that cannot work in a swarm.
     """
-    identity = _newest(Identity.load(home), insecure)
-    folder.mkdir(parents=True, exist_ok=True)
-    wait = settings.get("patience", 600.0) if not listen else 10.0  # for the relay
-    with Endpoint(
-        identity, listen=listen, connect=connect, wait=wait, insecure=insecure,
-        disclosure=disclosure,
-    ) as endpoint:  # fmt: skip
-        blobs = Blobs(endpoint)
+    patience = settings.get("patience", 600.0)
+    with _among(home, folder, listen, connect, patience, insecure, disclosure) as (endpoint, blobs):
+        identity = endpoint.identity
         run = SwarmRun(
             experiment, data, identity.name, folder, identity, endpoint.key_of,
             lambda member, talk: endpoint.ask(member, talk, Talk, _REPLY),
@@ -390,14 +383,38 @@ def swarm(
         )  # fmt: skip
         endpoint.serve(Talk, run.answer)
         endpoint.watch(run.here)
+        with _serving(metrics, lambda: of_peer(run, blobs), identity):
+            ended = run.run()
+        if ended.outcome != "finished":
+            return Taken(ended.outcome, ended.reason, {}, None)
+        model, scores = run.home()
+        return Taken(ended.outcome, ended.reason, scores, _saved(experiment, model, folder))
+
+
+@contextmanager
+def _among(
+    home: Path,
+    folder: Path,
+    listen: Sequence[str],
+    connect: Sequence[str],
+    patience: float,
+    insecure: bool,
+    disclosure: Disclosure,
+) -> Iterator[tuple[Endpoint, Blobs]]:
+    """A peer's connection to the others; its certificate is renewed while it lasts.
+
+    Args:
+        patience: seconds for a relay that is not there yet, where the peer does not listen.
+    """
+    identity = _newest(Identity.load(home), insecure)
+    folder.mkdir(parents=True, exist_ok=True)
+    with Endpoint(
+        identity, listen=listen, connect=connect, wait=10.0 if listen else patience,
+        insecure=insecure, disclosure=disclosure,
+    ) as endpoint:  # fmt: skip
         stop = _every(_RENEW, lambda: joining.renew(endpoint))
         try:
-            with _serving(metrics, lambda: of_peer(run, blobs), identity):
-                ended = run.run()
-            if ended.outcome != "finished":
-                return Taken(ended.outcome, ended.reason, {}, None)
-            model, scores = run.home()
-            return Taken(ended.outcome, ended.reason, scores, _saved(experiment, model, folder))
+            yield endpoint, Blobs(endpoint)
         finally:
             stop.set()
 

@@ -29,7 +29,7 @@ from tacit.network.blobs import Offer
 from tacit.network.decoding import from_json
 from tacit.network.identity import write
 from tacit.network.messages import Refused
-from tacit.network.peer import Ended
+from tacit.network.party import Ended, require_same_run
 from tacit.network.protocol import MOST_ROWS, Record, Settled, Talk, Train, Trained
 from tacit.network.rounds import Server
 from tacit.network.site import SiteRun
@@ -233,18 +233,7 @@ class SwarmRun:
             self._tell()
 
     def _hear(self, member: str, talk: Talk) -> None:
-        if member not in self.names:
-            raise MessageError(f"{member!r} is no site of this experiment")
-        if talk.experiment != self.digest:
-            raise MessageError(
-                f"{member!r} has experiment {talk.experiment[:12]}, {self.name!r}"
-                f" {self.digest[:12]}: give both the same file and settings"
-            )
-        if talk.software != self.software:
-            raise MessageError(
-                f"{member!r} runs tacit {talk.software}, {self.name!r} {self.software}: install the"
-                " same version"
-            )
+        require_same_run(self, member, talk)
         if not 0 < talk.rows < MOST_ROWS or self._rows.get(member, talk.rows) != talk.rows:
             raise MessageError(
                 f"{member!r} says that it has {talk.rows} rows; before it had others"
