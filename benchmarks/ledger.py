@@ -112,7 +112,7 @@ def compare(data: str, sizes: tuple[int, ...]) -> None:
         training=tacit.SGD(lr=0.1, batch_size=16),
         rounds=1,
     )
-    with _Scoring(plan, Shapley(), None) as session:
+    with _Scoring(plan, Shapley()) as session:
         test = session.evaluator.test
         base = plan.start()
         steps = 0.05 * torch.randn(10, len(base), generator=torch.Generator().manual_seed(0))

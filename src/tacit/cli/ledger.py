@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tacit.cli.output import Json, print_json
 from tacit.errors import InputError, MessageError
+
+if TYPE_CHECKING:
+    from tacit.ledger.log import Log
 
 Record = Annotated[Path, typer.Argument(metavar="RECORD", help="Folder of the record.")]
 Entry = Annotated[int, typer.Argument(metavar="ENTRY", help="Place of the entry, from 0.")]
@@ -114,15 +117,10 @@ def head(record: Record) -> None:
     typer.echo(_log(record).note() or "", nl=False)
 
 
-def _log(record: Path) -> Any:
-    from tacit.ledger.log import Log
-    from tacit.ledger.policy import Policy
-    from tacit.ledger.recorder import LOG, POLICY
+def _log(record: Path) -> "Log":
+    from tacit.ledger.recorder import kept
 
-    if not (record / LOG).exists() or not (record / POLICY).exists():
-        raise InputError(f"RECORD: {record} has no {LOG} and {POLICY}")
-    policy = Policy.from_text((record / POLICY).read_text())
-    return Log(record / LOG, policy.logs[0].name)
+    return kept(record)[1]
 
 
 def _entries(record: Path) -> Iterator[dict[str, Any]]:

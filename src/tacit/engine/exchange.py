@@ -1,6 +1,6 @@
 """Who receives what in a round, aggregated; what adversaries make of it; how many bytes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -108,7 +108,7 @@ class StarExchange:
                 return self._of_sums(self.protector, own, steps, weight, at)
             if self.protector.sums_up:
                 if not self.masked:
-                    self._tell(steps)
+                    _tell(self.listener, self.nodes, steps)
                 step = self.protector.mean(steps, weight, self.nodes, own, self.groups)
                 if self.masked:
                     self.bytes += self.protector.sent - up
@@ -121,16 +121,11 @@ class StarExchange:
             guarded = self.protector.steps(steps, _draws(self.nodes, self.round.all_links))
             matrix = own.expand_as(matrix).index_add(1, at, guarded)
         if self.listener:
-            self._tell(matrix - own)
+            _tell(self.listener, self.nodes, matrix - own)
         result, accepted = self._aggregate(own, matrix, weight, self.round)
         if not self.aggregation.streams or lying or not accepted.all():
             self._judged(accepted)
         return result
-
-    def _tell(self, steps: Tensor) -> None:
-        if self.listener:
-            for node, step in zip(self.nodes.tolist(), steps, strict=True):
-                self.listener(node, step.numpy())
 
     def _judged(self, accepted: Tensor) -> None:
         if self.verdict is None:
@@ -242,9 +237,8 @@ class GraphExchange:
     ) -> Tensor:
         links, size = self.neighbours, models.shape[-1]
         self.pushed = push
-        if self.listener and self.protector is None:
-            for node, model in enumerate(models):
-                self.listener(node, model.numpy())
+        if self.protector is None:
+            _tell(self.listener, range(links.nodes), models)
         self.start = self.train.start if start is None and self.train is not None else start
         if push:
             self.bytes += links.edges * FLOAT_BYTES * size
@@ -253,9 +247,8 @@ class GraphExchange:
         if self.protector is not None and self.start is not None:
             start = self.start.expand_as(models)
             models = start + self.protector.steps(models - start, np.arange(links.nodes))
-            if self.listener and self.protector.guard.secure is None:
-                for node, model in enumerate(models):
-                    self.listener(node, model.numpy())
+            if self.protector.guard.secure is None:
+                _tell(self.listener, range(links.nodes), models)
         if self.copies is not None:
             assert self.start is not None
             mixed, told = self.copies(
@@ -411,6 +404,13 @@ def _draws(nodes: Ints, n: int) -> Ints:
     before = np.empty_like(nodes)
     before[order] = np.arange(len(nodes)) - np.searchsorted(inside, inside)
     return nodes + n * before
+
+
+def _tell(listener: Listener | None, nodes: Iterable[int], sent: Tensor) -> None:
+    """Tell, if somebody listens, what each node sends."""
+    if listener:
+        for node, row in zip(nodes, sent, strict=True):
+            listener(int(node), row.numpy())
 
 
 def mix(models: Tensor, links: Neighbours, weight: np.ndarray, own: np.ndarray) -> Tensor:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,7 +78,6 @@ def contributions(
     method: Contribution | None = None,
     *,
     on_round: Callable[[str, Row], None] = lambda *_: None,
-    record: Path | None = None,
 ) -> Scored:
     """Carry an experiment out, score what each node sent in every round, and train each alone.
 
@@ -90,13 +88,12 @@ def contributions(
         method: by default exact Shapley values up to 10 nodes or groups in a round, a sample of
             them up to 20, and one gradient for more.
         on_round: called with "together" or "alone", and the metrics of each round.
-        record: as in ``run``.
 
     Raises:
         InputError: a plan in which nobody sees what could be scored.
     """
     _require_scorable(experiment)
-    with _Scoring(experiment, method, record) as session:
+    with _Scoring(experiment, method) as session:
         for row in session.rounds():
             on_round("together", row)
         result = session.result()
@@ -139,10 +136,8 @@ def _require_scorable(experiment: Experiment) -> None:
 class _Scoring(Session):
     """A run that scores what its server reads."""
 
-    def __init__(
-        self, experiment: Experiment, method: Contribution | None, record: Path | None
-    ) -> None:
-        super().__init__(experiment, "auto", None, record=record)
+    def __init__(self, experiment: Experiment, method: Contribution | None) -> None:
+        super().__init__(experiment, "auto", None)
         plan, n = experiment.plan, experiment.data.nodes
         guard = experiment.guard
         masked = guard is not None and guard.secure is not None

@@ -5,7 +5,7 @@ import binascii
 import re
 from dataclasses import dataclass
 
-from tacit.errors import MessageError
+from tacit.errors import InputError, MessageError
 from tacit.ledger.log import Log
 from tacit.ledger.merkle import included, leaf_hash
 from tacit.ledger.note import Checkpoint, split
@@ -30,8 +30,12 @@ class Proof:
         Raises:
             InputError: no such entry under a signed head.
         """
-        note = log.note() or f"{log.head(0).text}\n"
-        size = Checkpoint.from_text(split(note)[0]).size if log.note() else 0
+        note = log.note()
+        if note is None:
+            raise InputError(
+                f"record: {log.path} has no signed head, under which to prove an entry"
+            )
+        size = Checkpoint.from_text(split(note)[0]).size
         return cls(index, tuple(log.inclusion(index, size)), note)
 
     def __str__(self) -> str:

@@ -26,6 +26,25 @@ KEEPER = "keeper"
 MOST_WITNESSES = 100
 
 
+def kept(folder: Path, policy: Path | None = None) -> tuple[Policy, Log]:
+    """A record that is there, and the policy that its heads are held to.
+
+    Args:
+        policy: file of another policy than the record's own.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = policy or folder / POLICY
+    try:
+        trusted = Policy.from_text(path.read_text())
+    except OSError as error:
+        raise InputError(f"policy: {path} cannot be read ({error.strerror})") from None
+    if not (folder / LOG).exists():
+        raise InputError(f"record: {folder} has no {LOG}")
+    return trusted, Log(folder / LOG, trusted.logs[0].name if trusted.logs else "")
+
+
 class Recorder:
     """Writes a run's record.
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tacit.errors import InputError, MessageError, TacitError
+from tacit.errors import MessageError, TacitError
 from tacit.ledger import merkle, records
 from tacit.ledger.log import Log
 from tacit.ledger.note import Checkpoint, split
 from tacit.ledger.policy import Policy, quorum
-from tacit.ledger.recorder import LOG, OPENINGS, POLICY
+from tacit.ledger.recorder import OPENINGS, kept
 from tacit.ledger.statement import Envelope, Statement
 
 
@@ -117,14 +117,7 @@ def verify(
 
 
 def _read(folder: Path, policy: Path | None) -> _Record:
-    path = policy or folder / POLICY
-    try:
-        trusted = Policy.from_text(path.read_text())
-    except OSError as error:
-        raise InputError(f"policy: {path} cannot be read ({error.strerror})") from None
-    if not (folder / LOG).exists():
-        raise InputError(f"record: {folder} has no {LOG}")
-    log = Log(folder / LOG, trusted.logs[0].name if trusted.logs else "")
+    trusted, log = kept(folder, policy)
     return _Record(log, log.note() or "", trusted, list(log))
 
 
