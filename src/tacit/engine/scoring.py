@@ -17,7 +17,8 @@ from tacit.engine.pace import OwnPace
 from tacit.engine.run import Result, Row, Session, run
 from tacit.errors import InputError
 from tacit.experiment import Experiment
-from tacit.ledger.contribution import Contribution, Floats, Round, payouts, suited
+from tacit.ledger.contribution import Contribution, Floats, Round, millionths, suited
+from tacit.ledger.settlement import payouts
 from tacit.protection import HomomorphicEncryption
 from tacit.topology import Hierarchical
 from tacit.training.plan import Ints
@@ -53,11 +54,8 @@ class Scored:
 
     def rows(self) -> list[Row]:
         """One per node: score, share in percent of what was scored above zero, gain over alone."""
-        if self.groups is None:
-            percent = payouts(self.scores, 100)
-        else:
-            _, first, of = np.unique(self.groups, return_index=True, return_inverse=True)
-            percent = payouts(self.scores[first], 100)[of]
+        of = range(len(self.scores)) if self.groups is None else self.groups.tolist()
+        percent = payouts(dict(zip(of, millionths(self.scores), strict=True)), 100)
         better = -1 if self.metric == "loss" else 1
         found = []
         for i, (together, alone) in enumerate(
@@ -66,7 +64,7 @@ class Scored:
             row: Row = {"node": together["node"], "rows": together["rows"]}
             if self.groups is not None:
                 row["group"] = int(self.groups[i])
-            row |= {"score": float(self.scores[i]), "percent": int(percent[i])}
+            row |= {"score": float(self.scores[i]), "percent": percent[of[i]]}
             row |= {"alone": alone[self.metric], "together": together[self.metric]}
             row["gain"] = better * (together[self.metric] - alone[self.metric])
             found.append(row)
