@@ -30,6 +30,10 @@ def verify(
     seen: Annotated[
         Path | None, typer.Option(help="File with a signed head that was kept from before.")
     ] = None,
+    openings: Annotated[
+        Path | None,
+        typer.Option(help="File of the run's openings: its masked sums are computed again."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check the record of a run, without trusting anyone who wrote it.
@@ -42,7 +46,7 @@ def verify(
     kept = None
     if seen is not None:
         kept = seen.read_text()
-    found = audit(record, policy=policy, seen=kept, against=against)
+    found = audit(record, policy=policy, seen=kept, against=against, openings=openings)
     if as_json:
         print_json(
             {

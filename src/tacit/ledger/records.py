@@ -96,7 +96,11 @@ def contribution(
 
 
 def aggregate(
-    round: int, model: bytes, included: Sequence[int], excluded: Mapping[int, str]
+    round: int,
+    model: bytes,
+    included: Sequence[int],
+    excluded: Mapping[int, str],
+    summed: Mapping[str, bytes] | None = None,
 ) -> Statement:
     """A round ends.
 
@@ -104,13 +108,15 @@ def aggregate(
         model: digest of the new one.
         included: places of contributions in the record, ascending.
         excluded: those that were left out, and why.
+        summed: of masked vectors whose openings are kept, commitments to their sum ("sum") and to
+            the masks that were taken out of it ("masks").
     """
     says = {
         "round": round,
         "included": list(included),
         "excluded": [{"entry": entry, "reason": why} for entry, why in sorted(excluded.items())],
     }
-    return Statement("aggregate", {"model": model}, says)
+    return Statement("aggregate", {"model": model} | dict(summed or {}), says)
 
 
 def evaluation(round: int, model: bytes, committed: bytes, metric: str, percent: int) -> Statement:
@@ -143,6 +149,10 @@ _SHAPES: dict[str, tuple[set[str], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+# What a kind may be about as well, all or none.
+_ALSO = {"aggregate": {"sum", "masks"}}
+
+
 def require_shape(statement: Statement) -> None:
     """Refuse a record that is not as its kind is, before anything of it is read.
 
@@ -152,7 +162,9 @@ def require_shape(statement: Statement) -> None:
     if statement.kind not in _SHAPES:
         raise MessageError(f"{statement.kind!r:.40} is no kind of record")
     subjects, shape = _SHAPES[statement.kind]
-    if statement.subjects.keys() != subjects or not _fits(statement.says, shape):
+    also = statement.subjects.keys() - subjects
+    named = statement.subjects.keys() >= subjects and also in (set(), _ALSO.get(statement.kind))
+    if not (named and _fits(statement.says, shape)):
         raise MessageError(f"it is not what a record of the kind {statement.kind!r} says")
     if any(len(found) != 32 for found in statement.subjects.values()):
         raise MessageError("a digest has 32 bytes")

@@ -17,6 +17,7 @@ from tacit.errors import MessageError, TacitError
 from tacit.ledger import merkle, records
 from tacit.ledger.log import Log
 from tacit.ledger.note import Checkpoint, split
+from tacit.ledger.openings import audit as masked_sums
 from tacit.ledger.policy import Policy, quorum
 from tacit.ledger.recorder import OPENINGS, kept
 from tacit.ledger.statement import Envelope, Statement
@@ -77,6 +78,7 @@ def verify(
     policy: Path | None = None,
     seen: str | None = None,
     against: Path | None = None,
+    openings: Path | None = None,
 ) -> Audit:
     """Audit a record.
 
@@ -86,6 +88,7 @@ def verify(
             that it fits together, and not whose it is.
         seen: a signed head of the same log that the auditor kept from before.
         against: folder of another copy, such as another site's.
+        openings: file of masked vectors, whose sums are computed again.
 
     Raises:
         InputError: a folder without a record, or a policy that is none.
@@ -97,6 +100,8 @@ def verify(
     checks += [("entries", _entries), ("rounds", _rounds)]
     if (folder / OPENINGS).exists():
         checks.append(("openings", lambda record: _openings(record, folder / OPENINGS)))
+    if openings is not None:
+        checks.append(("masked sums", lambda record: _sums(record, openings)))
     if against is not None:
         checks.append(("other copy", lambda record: _same(record, _read(against, None))))
     told, findings = list[tuple[str, str]](), list[Finding]()
@@ -310,6 +315,12 @@ def _openings(record: _Record, path: Path) -> Iterator[Finding | str]:
                 yield Finding("", place, f"{site} committed to something else than it opened")
             opened += 1
     yield f"{opened} commitments opened"
+
+
+def _sums(record: _Record, path: Path) -> Iterator[Finding | str]:
+    """The sums of masked vectors, computed again."""
+    for found in masked_sums(path, record.statements, record.keys):
+        yield found if isinstance(found, str) else Finding("", *found)
 
 
 def _same(record: _Record, other: _Record) -> Iterator[Finding | str]:
