@@ -50,12 +50,16 @@ def recorder(experiment: Experiment, folder: Path, masked: Path | None = None) -
 
 
 def listen(recorder: "Recorder", exchange: StarExchange | GraphExchange | None) -> None:
-    """Have a round's exchange tell what the nodes send.
+    """Have a round's exchange tell what the nodes send, beside whoever listens already.
 
     In a graph a liar is recorded with its own model, since it may send each neighbour another lie.
     """
 
+    before = exchange.listener if exchange is not None else None
+
     def heard(node: int, sent: NDArray[np.generic]) -> None:
+        if before is not None:
+            before(node, sent)
         recorder.heard(node, sent.tobytes())
 
     def unmasked(opened: Opened) -> None:

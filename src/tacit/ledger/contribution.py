@@ -59,8 +59,12 @@ class Round:
         at_once = max(1, _MOST_FLOATS // self.base.numel())
         for start in range(0, len(new), at_once):
             part = new[start : start + at_once]
-            self.known |= zip(part, self.utility(self._models(part)).tolist(), strict=True)
+            self.known |= zip(part, self.worth(part), strict=True)
         return np.array([self.known[each] for each in wanted])
+
+    def worth(self, coalitions: list[Coalition]) -> list[float]:
+        """V of each, evaluated as one batch."""
+        return self.utility(self._models(coalitions)).tolist()
 
     def _models(self, coalitions: list[Coalition]) -> Tensor:
         share = np.zeros((len(coalitions), len(self.rows)))

@@ -13,12 +13,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from tacit.errors import CheckpointError, InputError
-from tacit.ledger import records
+from tacit.ledger import records, scores
+from tacit.ledger.contribution import Contribution, Floats, millionths
 from tacit.ledger.keeper import Keeper
 from tacit.ledger.log import Log
 from tacit.ledger.note import COSIGNATURE, NOTE, Key
 from tacit.ledger.openings import PART, Openings
-from tacit.ledger.policy import Policy
+from tacit.ledger.policy import Policy, quorum
+from tacit.ledger.settlement import payouts
 from tacit.ledger.statement import Envelope, Statement, canonical, signed
 from tacit.ledger.witness import Witness
 from tacit.protection.secagg.masks import Mask
@@ -179,12 +181,14 @@ class Recorder:
         self._view = 0
 
     def evaluated(self, metrics: Mapping[str, Any], told: str) -> None:
-        """The model after the last round was measured.
+        """The model after the last round was measured; not again where that is recorded.
 
         Args:
             metrics: numbers by name.
             told: which of them the record tells, a share, to the percent.
         """
+        if not self._new:
+            return
         round = len(self._models) - 1
         nonce = secrets.token_bytes(records.NONCE)
         text = canonical({name: str(value) for name, value in metrics.items()})
@@ -194,6 +198,43 @@ class Recorder:
         statement = records.evaluation(round, self._models[-1], committed, told, percent)
         first = self._append([(statement, KEEPER)])
         self._keep([(KEEPER, nonce, digest)], first)
+
+    def scored(
+        self, method: Contribution, players: Sequence[Sequence[str]], games: Sequence[scores.Game],
+        found: Floats, pot: int | None,
+    ) -> None:  # fmt: skip
+        """The rounds of the run were scored, and perhaps a pot is paid out by the scores.
+
+        The first node is the second scorer: it computes the scores from the utilities by itself.
+
+        Args:
+            players: each a node's name, or those of a group that is scored as one.
+            games: what the scorer saw.
+            found: (k,) scores of the players.
+            pot: whole units.
+
+        Raises:
+            MessageError: the second scorer comes to others.
+        """
+        if not games:
+            return
+        file = scores.told(players, games)
+        said = scores.shared(players, millionths(found))
+        if isinstance(method, scores.GAMES):
+            scores.require_same(said, scores.again(file, method, self.experiment))
+        statement = records.score(
+            self.experiment, games[0].round, games[-1].round, scores.named(method), said,
+            hashlib.sha256(file).digest(),
+        )  # fmt: skip
+        place = len(self.keeper.log)
+        _private(self.folder / scores.FILE.format(place)).write_bytes(file)
+        both = {name: self._members[name] for name in (KEEPER, self.nodes[0])}
+        self.keeper.append([signed(statement, both)])
+        if pot is not None:
+            paid = records.settlement(self.experiment, place, pot, payouts(said, pot))
+            everyone = list(self._members.items())
+            few = dict(everyone[: quorum(len(everyone))])
+            self.keeper.append([signed(paid, few)])
 
     def finish(self) -> None:
         """Close the record's files."""
