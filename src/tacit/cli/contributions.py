@@ -40,11 +40,14 @@ def contributions(
     """What did each site contribute, and what does it gain over training alone?
 
     Runs the experiment, scores what each site sent in every round, and trains each site alone.
-    Behind masks, groups are scored. Ends with what the method does not see.
+    Behind masks, groups are scored. Ends with what the method does not see, and with a report
+    under runs/.
     """
     from tacit.cli.screen import progress, say, show_rows
     from tacit.engine.scoring import contributions as score
+    from tacit.explain import explain
     from tacit.ledger.contribution import CGSV, TMC, FirstOrder, Shapley
+    from tacit.report import write
 
     chosen = {
         Method.shapley: Shapley, Method.tmc: TMC, Method.first_order: FirstOrder, Method.cgsv: CGSV
@@ -55,9 +58,18 @@ def contributions(
             found = score(
                 experiment, chosen() if chosen else None, record=record, pot=pot, on_round=on_round
             )
+        report = Path("runs") / file.stem / "contributions.html"
+        write(report, found, explain(experiment))
     rows, name = found.rows(), type(found.method).__name__
     if as_json:
-        print_json({"method": name, "weakness": found.method.weakness, "nodes": rows})
+        print_json(
+            {
+                "method": name,
+                "weakness": found.method.weakness,
+                "nodes": rows,
+                "report": str(report),
+            }
+        )
         return
     signs = {"score": "+.4f", "alone": ".3f", "together": ".3f", "gain": "+.3f"}
     shown = [
@@ -70,3 +82,4 @@ def contributions(
     show_rows(shown)
     say(f"Scores by {name}; alone, together and gain: {found.metric} on each site's test rows.")
     say(found.method.weakness)
+    typer.echo(f"Report: {report}")
