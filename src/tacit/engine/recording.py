@@ -17,18 +17,26 @@ def recorder(experiment: Experiment, folder: Path) -> "Recorder":
     """Who writes an experiment's record."""
     from tacit.ledger.recorder import Recorder
 
+    return Recorder(
+        folder, bytes.fromhex(experiment.digest()), experiment.data.names,
+        experiment.data.train.sizes.tolist(), rules(experiment), claim(experiment),
+    )  # fmt: skip
+
+
+def rules(experiment: Experiment) -> dict[str, str]:
+    """What a record's genesis says of an experiment."""
     parts = {
         "algorithm": experiment.algorithm,
         "aggregation": experiment.aggregation,
         "topology": experiment.plan,
         "protection": list(experiment.protection),
     }
-    guards = [type(part).__name__ for part in experiment.protection]
-    return Recorder(
-        folder, bytes.fromhex(experiment.digest()), experiment.data.names,
-        experiment.data.train.sizes.tolist(), {name: repr(part) for name, part in parts.items()},
-        ", ".join(guards) or "none",
-    )  # fmt: skip
+    return {name: repr(part) for name, part in parts.items()}
+
+
+def claim(experiment: Experiment) -> str:
+    """What protects an update, in words."""
+    return ", ".join(type(part).__name__ for part in experiment.protection) or "none"
 
 
 def listen(recorder: "Recorder", exchange: StarExchange | GraphExchange | None) -> None:
