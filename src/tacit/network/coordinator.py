@@ -240,7 +240,10 @@ class Coordinator:
 
     def _recorded(self, site: str, request: ToRecord) -> Reply:
         if self.record is None:
-            raise MessageError(f"{site!r} asks for the record of this run, which has none")
+            raise MessageError(
+                f"{site!r} witnesses the record of this run, and the coordinator was started without"
+                " one: give it --record again"
+            )
         try:
             reply = self.record.answer(site, request)
         except CheckpointError as error:

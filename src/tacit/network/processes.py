@@ -24,6 +24,7 @@ from tacit.algorithms import ADPSGD, FedBuff
 from tacit.data import Federation
 from tacit.errors import InputError, MessageError, TacitError
 from tacit.experiment import Experiment
+from tacit.ledger.witness import Forked
 from tacit.network import joining
 from tacit.network.asynchronous import AsyncCoordinator, AsyncSiteRun
 from tacit.network.authority import Authority
@@ -56,7 +57,7 @@ from tacit.network.stopping import Stopped
 from tacit.network.store import Kept, Store
 from tacit.network.swarm import SwarmRun
 from tacit.network.transport import Endpoint, Unreachable
-from tacit.network.witnessing import Witnessing
+from tacit.network.witnessing import Unrecorded, Witnessing
 from tacit.protection.budget import PrivacyBudget
 
 _log = logging.getLogger("tacit.network")
@@ -204,6 +205,7 @@ def take_part(
         InputError: the coordinator refuses this experiment or this site.
         Unreachable: there was no coordinator for so long; started again, the site goes on.
         MessageError: the coordinator does not keep to the experiment.
+        Forked, Unrecorded: nor to the run's record, which this site witnesses.
     """
     identity = Identity.load(home)
     news = threading.Event()
@@ -485,6 +487,8 @@ def _ended(run: SiteRun, done: Done, folder: Path) -> Taken:
     try:
         vector, scores = run.outcome(done) or (None, {})
         run.site = None  # whose memory is needed now
+    except (Forked, Unrecorded):
+        raise
     except (Unreachable, MessageError) as error:
         return Taken(done.outcome, f"{done.reason}; the model did not come ({error})", {}, None)
     if vector is None:

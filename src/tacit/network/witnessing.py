@@ -256,10 +256,10 @@ class Witnessing:
         if not isinstance(reply, Extension):  # it was started again, and is not yet where it was
             return
         head = Checkpoint.from_text(split(reply.note)[0])
-        said = self._stated(head, reply)
         with self._told():
             line = self._witness.cosign(last.size, reply.proof, reply.note)
             write(self.folder / HEAD, f"{reply.note}{line}".encode())
+        said = self._stated(head, reply)
         closed = said.kind == "aggregate"
         model = said.subjects["model" if closed else "base"]
         self.where = Where(said.says["round"], closed, model)
