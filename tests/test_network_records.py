@@ -7,29 +7,34 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from typer.testing import CliRunner
 
 import tacit
 from network_parties import free_port, joined
 from tacit.cli import app
 from tacit.errors import CheckpointError, InputError, TacitError
+from tacit.ledger import records
 from tacit.ledger.log import Log
 from tacit.ledger.recorder import LOG, OPENINGS, POLICY
 from tacit.ledger.statement import Envelope, Statement, signed
 from tacit.ledger.verify import Audit, verify
 from tacit.ledger.witness import Forked
 from tacit.network import processes
+from tacit.network import recording as network_recording
 from tacit.network.authority import Authority
 from tacit.network.coordinator import Coordinator
 from tacit.network.recording import Recording
 from tacit.network.rounds import Site
 from tacit.network.site import Notes, SiteRun
-from tacit.network.witnessing import Unrecorded
+from tacit.network.witnessing import Unrecorded, Witnessing
 from test_network_rounds import alone, experiment
 from test_network_run import told_nothing
 
@@ -535,3 +540,59 @@ def test_a_site_signs_for_itself_and_for_the_round(
     assert verify(ward.record).findings == ()  # with the cosignatures of four of five
     kinds = [each.kind for each in statements(ward.record)]
     assert kinds.count("contribution") == parts
+
+
+# Many sites
+
+
+def test_more_sites_than_witnesses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By calls: three witnesses and founders, and two members more."""
+    monkeypatch.setattr(network_recording, "MOST_WITNESSES", 3)
+    monkeypatch.setattr(records, "MOST_FOUNDERS", 3)
+    names = [f"site-{i}" for i in range(5)]
+    data = tacit.data.at_sites(names, target="y", columns=["a"], labels=[0, 1])
+    plan = experiment(data=data, rounds=1, model=lambda: torch.nn.Linear(1, 2))
+    keys = {name: Ed25519PrivateKey.generate() for name in ("hub", *names)}
+    keeper: Any = SimpleNamespace(name="hub", sign=keys["hub"].sign)
+    model = tmp_path / "model"
+    model.write_bytes(b"a model")
+
+    def key_of(name: str) -> Ed25519PublicKey:
+        return keys[name].public_key()
+
+    recording = Recording(tmp_path / "record", tmp_path, plan, keeper, key_of)
+    sites = {
+        name: Witnessing(
+            tmp_path / name, plan.digest(), 1, name, keys[name], "hub", key_of,
+            partial(recording.answer, name),
+        )
+        for name in names
+    }  # fmt: skip
+
+    def all_follow() -> None:
+        while orders := {n: order for n in names if (order := recording.order(n)) is not None}:
+            for name, order in orders.items():
+                sites[name].follow(order)
+
+    all_follow()
+    assert recording.absent == []
+    recording.go_on(0, model, {}, False)
+    all_follow()
+    for name in names:
+        entry = sites[name].contribution(0, model, 10, "none")
+        recording.check(name, 0, entry, 10)
+        for _ in range(2):  # it counts once
+            recording.contributed(name, 0, entry)
+    recording.go_on(1, model, {"left_out": names[:2]}, False)
+    all_follow()
+    recording.close()
+    for site in sites.values():
+        site.close()
+    audit = verify(tmp_path / "record", against=tmp_path / "site-4")
+    assert audit.findings == ()
+    kinds = [said.kind for said in statements(tmp_path / "record")]
+    assert kinds == ["genesis", "membership", "round-open", *["contribution"] * 5, "aggregate"]
+    last = statements(tmp_path / "record")[-1]
+    assert [each["entry"] for each in last.says["excluded"]] == [3, 4]
+    with pytest.raises(InputError, match="holds 1 rounds, and round 4 is to be recorded"):
+        Recording(tmp_path / "record", tmp_path, plan, keeper, key_of).require(3)

@@ -120,6 +120,8 @@ class Coordinator:
         self.quorum, self.tell, self.key_of, self.limits = quorum, tell, key_of, limits
         self.on_round = on_round or (lambda row: None)
         self.software, self.record = software(), record
+        if record and (begun := store.read()):
+            record.require(begun.round)
         self.server: Server | None = None
         self._changed = threading.Condition()
         self._pool = ThreadPoolExecutor(8, "tacit-pull")
@@ -241,8 +243,8 @@ class Coordinator:
     def _recorded(self, site: str, request: ToRecord) -> Reply:
         if self.record is None:
             raise MessageError(
-                f"{site!r} witnesses the record of this run, and the coordinator was started without"
-                " one: give it --record again"
+                f"{site!r} witnesses the record of this run, and the coordinator was started"
+                " without one: give it --record again"
             )
         try:
             reply = self.record.answer(site, request)

@@ -21,7 +21,7 @@ from tacit.experiment import Experiment
 from tacit.ledger import records
 from tacit.ledger.log import Log
 from tacit.ledger.note import COSIGNATURE, NOTE, Checkpoint, Key, Signature, sign, split, verified
-from tacit.ledger.policy import Policy
+from tacit.ledger.policy import Policy, quorum
 from tacit.ledger.recorder import HEAD, LOG, MOST_WITNESSES, POLICY
 from tacit.ledger.statement import Envelope, Statement, encoded, signed
 from tacit.network.identity import Identity, sign_key, write
@@ -183,6 +183,18 @@ class Recording:
 
     # What happens in the run
 
+    def require(self, round: int) -> None:
+        """Refuse a record that is not this run's, which is in a round.
+
+        Raises:
+            InputError: it has fewer rounds, or more.
+        """
+        if round != self._closed and (round, self._open) != (self._closed + 1, self._closed):
+            raise InputError(
+                f"record: {self.folder} holds {self._closed} rounds, and round {round + 1} is to be"
+                " recorded; give the folder that this run began with"
+            )
+
     def go_on(self, round: int, model: Path, last: Mapping[str, Any], over: bool) -> None:
         """Bring the record to where the run is: at the beginning of a round, or at its end.
 
@@ -198,13 +210,11 @@ class Recording:
         with model.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").digest()
         with self._lock:
-            if round == self._closed + 1 and self._open == self._closed:
+            self.require(round)
+            if round > self._closed:
                 self._append([self._signed(self._aggregate(round - 1, found, last))])
-            if round != self._closed or (round and self._model != found and self._open != round):
-                raise InputError(
-                    f"record: {self.folder} holds {self._closed} rounds, or others, and round"
-                    f" {round + 1} is to be recorded; give the folder that this run began with"
-                )
+            if self._model and self._model != found:
+                raise InputError(f"record: {self.folder} holds another model of round {round}")
             over = over or round == self.experiment.rounds
             if not over and self._open != round:
                 said = records.round_open(round, 0, self._task, found, self.log.head())
@@ -345,12 +355,16 @@ class Recording:
         self._cosigned.add(site)
         self._lines[site] = str(line)
         note = self._note + "".join(self._lines.values())
-        try:
-            write(self.folder / HEAD, note.encode())
+        try:  # not forced to the disk: who is asked again gives the same
+            new = self.folder / f".{HEAD}"
+            new.write_text(note)
+            new.replace(self.folder / HEAD)
         except OSError as error:
             raise CheckpointError(f"record: {self.folder} cannot be written ({error})") from None
-        with suppress(MessageError):  # too few so far
-            self.log.keep(self._policy.check(note).size, note)
+        assert self._head is not None
+        of = len(self._policy.witnesses)
+        if len(self._lines) in (quorum(of), of):
+            self.log.keep(self._head.size, note)
         return True
 
     # Entries
