@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -76,8 +76,17 @@ def peer_plan() -> tacit.Experiment:
     return plan(data=_data(PEERS), algorithm=tacit.Gossip(), topology=tacit.Ring())
 
 
-def _model() -> nn.Module:
+def small_plan() -> tacit.Experiment:
+    """What is small enough to travel in messages."""
+    return plan(model=_small)
+
+
+def _small() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+
+
+def _model() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 800), nn.ReLU(), nn.Linear(800, 2))
 
 
 def _data(names: tuple[str, ...]) -> tacit.data.Federation:
@@ -89,6 +98,7 @@ def _data(names: tuple[str, ...]) -> tacit.data.Federation:
 
 
 Addresses = dict[str, str]
+Plan = Callable[[], tacit.Experiment]
 
 
 @dataclass(frozen=True)
@@ -115,7 +125,7 @@ def _server_set_up(folder: Path, at: Addresses) -> None:
 
 
 def _server_act(
-    role: str, folder: Path, at: Addresses, record: Path | None = None
+    role: str, folder: Path, at: Addresses, plan: Plan = plan, record: Path | None = None
 ) -> dict[str, Any]:
     whole = plan()
     public, home = whole.replace(data=empty(whole.data)), folder / "keys" / role
@@ -130,7 +140,7 @@ def _server_act(
     return {"outcome": taken.outcome, "reason": taken.reason, "scores": taken.scores}
 
 
-def _server_kept(folder: Path) -> dict[str, Any]:
+def _server_kept(folder: Path, plan: Plan = plan) -> dict[str, Any]:
     whole = plan()
     store = Store(folder / "coordinator", whole.replace(data=empty(whole.data)).digest())
     run = store.read()
@@ -142,7 +152,7 @@ def _server_kept(folder: Path) -> dict[str, Any]:
 
 
 def _recorded_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
-    return _server_act(role, folder, at, folder / "record")
+    return _server_act(role, folder, at, record=folder / "record")
 
 
 def _recorded_kept(folder: Path) -> dict[str, Any]:
@@ -214,6 +224,12 @@ def _transfer_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
 CASTS = {
     "server": Cast(("coordinator", *SITES), _server_set_up, _server_act, _server_kept),
     "recorded": Cast(("coordinator", *SITES), _server_set_up, _recorded_act, _recorded_kept),
+    "small": Cast(
+        ("coordinator", *SITES),
+        _server_set_up,
+        partial(_server_act, plan=small_plan),
+        partial(_server_kept, plan=small_plan),
+    ),
     "gossip": Cast(PEERS, _peers_set_up, _peer_act),
     "transfer": Cast(("coordinator", *SITES), _server_set_up, _transfer_act),
 }

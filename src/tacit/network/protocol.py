@@ -27,6 +27,9 @@ Stage = Literal[
 ]  # fmt: skip
 # What is larger travels in chunks.
 SMALL = 48 * 1024
+# What an offer is of, where a message has room for it beside the rows of many sites.
+INSIDE = 16 * 1024
+Inside = Annotated[bytes, msgspec.Meta(max_length=INSIDE)]
 Body = Annotated[bytes, msgspec.Meta(max_length=SMALL)] | Offer
 # Of the record: keys and signatures as C2SP writes them, hashes of its tree, an entry.
 Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -65,13 +68,14 @@ class Leave(Part, frozen=True):
 
 
 class Deliver(Part, frozen=True):
-    """A site's update is ready to be pulled.
+    """A site's update is ready.
 
     Attributes:
         round: in asynchronous runs, of the model that the site trained from.
         update: safetensors with the steps of each exchange, "0", "1", ...
         loss: mean training loss.
         again: in asynchronous runs, how often the site had delivered from this model before.
+        inside: the update itself, if it is small; else it is pulled.
         entry: the site's contribution to the run's record, signed; empty where there is none.
     """
 
@@ -79,6 +83,7 @@ class Deliver(Part, frozen=True):
     update: Offer
     loss: float
     again: Count = 0
+    inside: Inside = b""
     entry: Entry = b""
 
 
@@ -182,6 +187,7 @@ class Train(Part, frozen=True):
         measure: whether to measure the model first.
         train: whether to train and deliver; else this is for the scores alone.
         again: as in ``Deliver``.
+        inside: the state itself, if it is small; else it is pulled.
     """
 
     round: Round
@@ -190,6 +196,7 @@ class Train(Part, frozen=True):
     measure: bool
     train: bool
     again: Count = 0
+    inside: Inside = b""
 
 
 class Enter(Part, frozen=True):

@@ -156,7 +156,7 @@ class Witnessing:
             )
         return (self.where.round, self.where.closed) == (wanted.round, wanted.closed)
 
-    def require(self, model: Path) -> None:
+    def require(self, model: Path | bytes) -> None:
         """Refuse a model that is another than the record's.
 
         Raises:
@@ -336,6 +336,8 @@ def _stands(entry: bytes, at: Receipt, head: Checkpoint) -> bool:
     return included(leaf_hash(entry), at.place, head.size, at.path, head.root)
 
 
-def _sha256(path: Path) -> bytes:
-    with path.open("rb") as file:
+def _sha256(content: Path | bytes) -> bytes:
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).digest()
+    with content.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
