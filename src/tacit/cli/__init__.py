@@ -18,6 +18,7 @@ from tacit.cli.doctor import doctor
 from tacit.cli.network import coordinator, peer, swarm
 from tacit.cli.output import Json, print_json, stdout_kept_clean
 from tacit.cli.relay import relay
+from tacit.cli.release import release
 from tacit.errors import TacitError
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ app.command()(coordinator)
 app.command()(doctor)
 app.command()(peer)
 app.command()(relay)
+app.command()(release)
 app.command()(swarm)
 app.command()(ledger.verify)
 

@@ -48,7 +48,14 @@ def contributions(
             found = score(experiment, chosen() if chosen else None, on_round=on_round)
     rows, name = found.rows(), type(found.method).__name__
     if as_json:
-        print_json({"method": name, "weakness": found.method.weakness, "nodes": rows})
+        print_json(
+            {
+                "experiment": experiment.digest(),
+                "method": name,
+                "weakness": found.method.weakness,
+                "nodes": rows,
+            }
+        )
         return
     signs = {"score": "+.4f", "alone": ".3f", "together": ".3f", "gain": "+.3f"}
     shown = [

@@ -16,7 +16,7 @@ from tacit.ledger import records
 from tacit.ledger.keeper import Keeper
 from tacit.ledger.log import Log
 from tacit.ledger.note import COSIGNATURE, NOTE, Key
-from tacit.ledger.policy import Policy
+from tacit.ledger.policy import Policy, quorum
 from tacit.ledger.statement import Envelope, Statement, canonical, signed
 from tacit.ledger.witness import Witness
 
@@ -91,6 +91,43 @@ class Recorder:
             self._begin(rules)
         self._models, self._view = self._recorded(log)
         self._sent: dict[int, Any] = {}
+
+    @classmethod
+    def again(cls, folder: Path) -> "Recorder":
+        """The recorder of a run that is over, for what comes after its rounds.
+
+        Raises:
+            InputError: no record, or one whose keys are not here.
+        """
+        log = kept(folder)[1]
+        genesis = Envelope.from_bytes(next(iter(log))).statement
+        log.close()
+        try:
+            held = json.loads((folder / KEYS).read_text())
+        except OSError:
+            raise InputError(
+                f"record: {folder} has no {KEYS}; only a record of a run in one process holds the"
+                " keys of all members, of whom a quorum signs a release"
+            ) from None
+        members = [use.removeprefix("member ") for use in held if use.startswith("member ")]
+        nodes = [name for name in members if name != KEEPER]
+        return cls(folder, genesis.subjects["experiment"], nodes, [], {}, "")
+
+    @property
+    def models(self) -> Sequence[bytes]:
+        """Digest of the model after each round."""
+        return self._models
+
+    def release(self, signature: bytes, bom: bytes) -> None:
+        """The last model is handed out; signed by a quorum of the members.
+
+        Args:
+            signature: digest of the file that ``model-signing`` wrote.
+            bom: digest of the bill of materials.
+        """
+        said = records.release(len(self._models), self._models[-1], signature, bom)
+        by = list(self._members)[: quorum(len(self._members))]
+        self.keeper.append([signed(said, {name: self._members[name] for name in by})])
 
     def open(self, round: int, base: bytes) -> None:
         """A round begins with a model.

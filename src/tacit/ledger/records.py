@@ -7,6 +7,7 @@ round-open    the keeper: the model that the round begins with, and the record's
 contribution  a site: its commitment to what it sent
 aggregate     the keeper: what was included, what was excluded and why, and the new model
 evaluation    who measured the model: a coarse metric, and a commitment to all of them
+release       a quorum of the members: the model, its signature and its bill of materials
 
 Numbers are whole, since fractions are written differently everywhere; digests are SHA-256.
 """
@@ -124,6 +125,19 @@ def evaluation(round: int, model: bytes, committed: bytes, metric: str, percent:
     return Statement("evaluation", {"commitment": committed, "model": model}, says)
 
 
+def release(rounds: int, model: bytes, signature: bytes, bom: bytes) -> Statement:
+    """The model after the last round is handed out.
+
+    Args:
+        rounds: it has been through.
+        model: its digest, that of the last aggregate.
+        signature: digest of the file that ``model-signing`` wrote.
+        bom: digest of the bill of materials.
+    """
+    subjects = {"model": model, "signature": signature, "bom": bom}
+    return Statement("release", subjects, {"rounds": rounds})
+
+
 # What each kind is about, and what its text says.
 _HEAD = {"size": int, "root": str}
 _SHAPES: dict[str, tuple[set[str], dict[str, Any]]] = {
@@ -140,6 +154,7 @@ _SHAPES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"round": int, "included": [int], "excluded": [{"entry": int, "reason": str}]},
     ),
     "evaluation": ({"commitment", "model"}, {"round": int, "metric": str, "percent": int}),
+    "release": ({"model", "signature", "bom"}, {"rounds": int}),
 }  # fmt: skip
 
 

@@ -1,8 +1,9 @@
 """The audit of a record by somebody who trusts nobody who wrote it.
 
 In this order: whose signatures count, the head's signatures, what the auditor saw before, the tree,
-every entry's signatures by the members of its time, the rounds, the openings, and another site's
-copy. An entry is judged by what stands before it alone, as it was when it was written.
+every entry's signatures by the members of its time, the rounds, the openings, a model that was
+handed out, and another site's copy. An entry is judged by what stands before it alone, as it was
+when it was written.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from tacit.ledger.log import Log
 from tacit.ledger.note import Checkpoint, split
 from tacit.ledger.policy import Policy, quorum
 from tacit.ledger.recorder import OPENINGS, kept
+from tacit.ledger.release import differences
 from tacit.ledger.statement import Envelope, Statement
 
 
@@ -77,6 +79,7 @@ def verify(
     policy: Path | None = None,
     seen: str | None = None,
     against: Path | None = None,
+    release: Path | None = None,
 ) -> Audit:
     """Audit a record.
 
@@ -86,6 +89,7 @@ def verify(
             that it fits together, and not whose it is.
         seen: a signed head of the same log that the auditor kept from before.
         against: folder of another copy, such as another site's.
+        release: folder that ``tacit release`` wrote.
 
     Raises:
         InputError: a folder without a record, or a policy that is none.
@@ -97,6 +101,8 @@ def verify(
     checks += [("entries", _entries), ("rounds", _rounds)]
     if (folder / OPENINGS).exists():
         checks.append(("openings", lambda record: _openings(record, folder / OPENINGS)))
+    if release is not None:
+        checks.append(("release", lambda record: _released(record, release)))
     if against is not None:
         checks.append(("other copy", lambda record: _same(record, _read(against, None))))
     told, findings = list[tuple[str, str]](), list[Finding]()
@@ -227,13 +233,21 @@ def _require_signers(
             needed = {statement.says["site"]}
         case "membership":
             needed = set(statement.says["add"])
-            least = quorum(len(members))
-            if opened and len(members.keys() & set(by)) < least:
-                raise MessageError(f"it takes {least} of {len(members)} members to change them")
+            if opened:
+                _require_quorum(members, by, "change them")
+        case "release":
+            needed = set()
+            _require_quorum(members, by, "release a model")
         case _:
             raise AssertionError(f"{statement.kind} has a shape and no signer")
     if missing := needed - set(by):
         raise MessageError(f"{', '.join(sorted(missing))} has not signed it")
+
+
+def _require_quorum(members: Mapping[str, bytes], by: list[str], what: str) -> None:
+    least = quorum(len(members))
+    if len(members.keys() & set(by)) < least:
+        raise MessageError(f"it takes {least} of {len(members)} members to {what}")
 
 
 def _rounds(record: _Record) -> Iterator[Finding | str]:
@@ -275,6 +289,8 @@ def _rounds(record: _Record) -> Iterator[Finding | str]:
                 done, view, base, model = done + 1, 0, None, subjects["model"]
             case "evaluation" if subjects["model"] != model or says["round"] != done - 1:
                 yield Finding("", place, "it measures another model than the last")
+            case "release" if subjects["model"] != model or says["rounds"] != done or base:
+                yield Finding("", place, "it releases another model than the last")
     yield f"{done} rounds"
 
 
@@ -310,6 +326,19 @@ def _openings(record: _Record, path: Path) -> Iterator[Finding | str]:
                 yield Finding("", place, f"{site} committed to something else than it opened")
             opened += 1
     yield f"{opened} commitments opened"
+
+
+def _released(record: _Record, folder: Path) -> Iterator[Finding | str]:
+    """The model in a folder is one that the members have released."""
+    places = [p for p, said in record.statements.items() if said.kind == "release"]
+    if not places:
+        yield Finding("", None, "the record holds no release")
+        return
+    found = {place: list(differences(record.statements[place], folder)) for place in places}
+    best = min(places, key=lambda place: (len(found[place]), -place))
+    for what in found[best]:
+        yield Finding("", best, what)
+    yield f"as in entry {best}"
 
 
 def _same(record: _Record, other: _Record) -> Iterator[Finding | str]:
