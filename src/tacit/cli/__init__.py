@@ -19,6 +19,7 @@ from tacit.cli.network import coordinator, peer, swarm
 from tacit.cli.output import Json, print_json, stdout_kept_clean
 from tacit.cli.relay import relay
 from tacit.cli.release import release
+from tacit.cli.retrain import retrain
 from tacit.errors import TacitError
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ app.command()(doctor)
 app.command()(peer)
 app.command()(relay)
 app.command()(release)
+app.command()(retrain)
 app.command()(swarm)
 app.command()(ledger.verify)
 
@@ -187,6 +189,10 @@ def run(
     record: Annotated[
         Path | None, typer.Option(help="Folder for a signed record of the run; see verify.")
     ] = None,
+    keep_every: Annotated[
+        int | None,
+        typer.Option(help="Let the checkpoint of every so many rounds stay; see retrain."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Carry out the experiment that FILE defines.
@@ -214,6 +220,7 @@ def run(
                 result = carry_out(
                     experiment, engine=engine.value, folder=kept.path, resume=resume,
                     on_round=measured, ledger=ledger, record=record,
+                    keep_every=keep_every,
                 )  # fmt: skip
         except KeyboardInterrupt:
             _say_how_to_go_on(kept.rounds_done(), experiment.rounds)
