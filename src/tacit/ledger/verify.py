@@ -16,6 +16,7 @@ from typing import Any
 
 from tacit.errors import MessageError, TacitError
 from tacit.ledger import merkle, records
+from tacit.ledger.erasure import gone
 from tacit.ledger.log import Log
 from tacit.ledger.note import Checkpoint, split
 from tacit.ledger.policy import Policy, quorum
@@ -325,7 +326,9 @@ def _openings(record: _Record, path: Path) -> Iterator[Finding | str]:
             if committed != records.commitment(key, round, nonce, digest):
                 yield Finding("", place, f"{site} committed to something else than it opened")
             opened += 1
-    yield f"{opened} commitments opened"
+        yield f"{opened} commitments opened"
+        if names := gone(db):
+            yield f"the nonces of {', '.join(names)} were destroyed"
 
 
 def _released(record: _Record, folder: Path) -> Iterator[Finding | str]:

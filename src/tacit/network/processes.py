@@ -30,6 +30,7 @@ from tacit.network.authority import Authority
 from tacit.network.blobs import Blobs, Offer
 from tacit.network.coordinator import Coordinator
 from tacit.network.disclosure import Disclosure
+from tacit.network.forgetting import require_remembered
 from tacit.network.identity import POLICY, Identity
 from tacit.network.messages import Refused
 from tacit.network.pairwise import PairRun
@@ -190,6 +191,7 @@ def take_part(
         Unreachable: there was no coordinator for so long; started again, the site goes on.
         MessageError: the coordinator does not keep to the experiment.
     """
+    require_remembered(folder, experiment.digest())
     identity = Identity.load(home)
     news = threading.Event()
     folder.mkdir(parents=True, exist_ok=True)
@@ -304,6 +306,7 @@ def gossip(
     Raises:
         InputError: a plan that cannot work among peers.
     """
+    require_remembered(folder, experiment.digest())
     news = threading.Event()
     patience = settings.get("patience", 600.0)
     with _among(home, folder, listen, connect, patience, insecure, disclosure) as (endpoint, blobs):
@@ -372,6 +375,7 @@ def swarm(
     Raises:
         InputError: a plan that cannot work in a swarm.
     """
+    require_remembered(folder, experiment.digest())
     patience = settings.get("patience", 600.0)
     with _among(home, folder, listen, connect, patience, insecure, disclosure) as (endpoint, blobs):
         identity = endpoint.identity
