@@ -205,7 +205,7 @@ def test_a_release_takes_a_quorum_and_the_last_model(run: Path, out: Path) -> No
     recorder.release(bytes(32), bytes(32))
     recorder.finish()
     first, second = what(run, out)
-    assert "it takes 4 of 5 members to release a model" in first
+    assert "it takes 4 of 5 members to sign it" in first
     assert "it releases another model than the last" in second
 
 

@@ -123,7 +123,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     done = CliRunner().invoke(app, ["contributions", "experiment.py"])
     assert done.exit_code == 0, done.output
-    assert " ".join(done.stdout.split()).endswith(Shapley.weakness)
+    assert Shapley.weakness in " ".join(done.stdout.split())
+    report = Path("runs/experiment/contributions.html")
+    assert done.stdout.endswith(f"Report: {report}\n")
+    assert "who contributed what?" in report.read_text()
     assert "gain" in done.stdout
     words = ["contributions", "experiment.py", "--method", "cgsv", "--json"]
     found = json.loads(CliRunner().invoke(app, words).stdout)

@@ -189,6 +189,10 @@ def run(
     record: Annotated[
         Path | None, typer.Option(help="Folder for a signed record of the run; see verify.")
     ] = None,
+    openings: Annotated[
+        Path | None,
+        typer.Option(help="File for what a server's masked sums are computed again from."),
+    ] = None,
     keep_every: Annotated[
         int | None,
         typer.Option(help="Let the checkpoint of every so many rounds stay; see retrain."),
@@ -219,7 +223,7 @@ def run(
 
                 result = carry_out(
                     experiment, engine=engine.value, folder=kept.path, resume=resume,
-                    on_round=measured, ledger=ledger, record=record,
+                    on_round=measured, ledger=ledger, record=record, openings=openings,
                     keep_every=keep_every,
                 )  # fmt: skip
         except KeyboardInterrupt:

@@ -33,6 +33,10 @@ def verify(
     seen: Annotated[
         Path | None, typer.Option(help="File with a signed head that was kept from before.")
     ] = None,
+    openings: Annotated[
+        Path | None,
+        typer.Option(help="File of the run's openings: its masked sums are computed again."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check the record of a run, without trusting anyone who wrote it.
@@ -45,7 +49,9 @@ def verify(
     kept = None
     if seen is not None:
         kept = seen.read_text()
-    found = audit(record, policy=policy, seen=kept, against=against, release=release)
+    found = audit(
+        record, policy=policy, seen=kept, against=against, openings=openings, release=release
+    )
     if as_json:
         print_json(
             {

@@ -7,7 +7,7 @@ itself; the record holds its digest, and the bill of materials' and the model's 
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,30 @@ def sign(folder: Path, key: Path) -> None:
     signing.set_hashing_config(_all_but_itself(library, folder)).sign(folder, folder / SIGNATURE)
 
 
-def differences(said: Statement, folder: Path) -> Iterator[str]:
-    """What in a folder is not as the record's release says, in a sentence each.
+def audit(
+    folder: Path, statements: Mapping[int, Statement]
+) -> Iterator[tuple[int | None, str] | str]:
+    """Whether the model in a folder is one that the members have released.
+
+    Args:
+        statements: of the record, by their places.
 
     Raises:
         InputError: ``model-signing`` is not installed.
     """
+    places = [place for place, said in statements.items() if said.kind == "release"]
+    if not places:
+        yield None, "the record holds no release"
+        return
+    found = {place: list(_differences(statements[place], folder)) for place in places}
+    nearest = min(places, key=lambda place: (len(found[place]), -place))
+    for what in found[nearest]:
+        yield nearest, what
+    yield f"as in entry {nearest}"
+
+
+def _differences(said: Statement, folder: Path) -> Iterator[str]:
+    """What in a folder is not as a release says, in a sentence each."""
     library = _library()
     for name, path in (("signature", folder / SIGNATURE), ("bom", folder / BOM)):
         if not path.is_file():

@@ -1,9 +1,9 @@
 """The audit of a record by somebody who trusts nobody who wrote it.
 
 In this order: whose signatures count, the head's signatures, what the auditor saw before, the tree,
-every entry's signatures by the members of its time, the rounds, the openings, a model that was
-handed out, and another site's copy. An entry is judged by what stands before it alone, as it was
-when it was written.
+every entry's signatures by the members of its time, the rounds, the openings, the sums of masked
+vectors, scores and payouts, incidents, a model that was handed out, and another site's copy. An
+entry is judged by what stands before it alone, as it was when it was written.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from tacit.errors import MessageError, TacitError
-from tacit.ledger import merkle, records
-from tacit.ledger.erasure import gone
+from tacit.ledger import erasure, incident, merkle, records, scores
+from tacit.ledger import openings as sums
+from tacit.ledger import release as models
 from tacit.ledger.log import Log
 from tacit.ledger.note import Checkpoint, split
 from tacit.ledger.policy import Policy, quorum
 from tacit.ledger.recorder import OPENINGS, kept
-from tacit.ledger.release import differences
 from tacit.ledger.statement import Envelope, Statement
 
 
@@ -80,6 +80,7 @@ def verify(
     policy: Path | None = None,
     seen: str | None = None,
     against: Path | None = None,
+    openings: Path | None = None,
     release: Path | None = None,
 ) -> Audit:
     """Audit a record.
@@ -90,6 +91,7 @@ def verify(
             that it fits together, and not whose it is.
         seen: a signed head of the same log that the auditor kept from before.
         against: folder of another copy, such as another site's.
+        openings: file of masked vectors, whose sums are computed again.
         release: folder that ``tacit release`` wrote.
 
     Raises:
@@ -102,8 +104,12 @@ def verify(
     checks += [("entries", _entries), ("rounds", _rounds)]
     if (folder / OPENINGS).exists():
         checks.append(("openings", lambda record: _openings(record, folder / OPENINGS)))
+    if openings is not None:
+        checks.append(("masked sums", lambda r: _found(sums.audit(openings, r.statements, r.keys))))
+    checks.append(("scores", lambda r: _found(scores.audit(folder, r.statements))))
+    checks.append(("incidents", lambda r: _found(incident.audit(r.statements, r.keys))))
     if release is not None:
-        checks.append(("release", lambda record: _released(record, release)))
+        checks.append(("release", lambda r: _found(models.audit(release, r.statements))))
     if against is not None:
         checks.append(("other copy", lambda record: _same(record, _read(against, None))))
     told, findings = list[tuple[str, str]](), list[Finding]()
@@ -114,7 +120,8 @@ def verify(
         wrong = [each for each in found if isinstance(each, Finding)]
         words = [each for each in found if isinstance(each, str)]
         findings += [Finding(name, each.entry, each.what) for each in wrong]
-        told.append((name, f"{len(wrong)} findings" if wrong else "; ".join(words) or "good"))
+        if found:
+            told.append((name, f"{len(wrong)} findings" if wrong else "; ".join(words)))
     record.log.close()
     try:
         head = Checkpoint.from_text(split(record.note)[0])
@@ -228,27 +235,33 @@ def _require_signers(
 ) -> None:
     """Raise MessageError where not those have signed who must."""
     match statement.kind:
-        case "genesis" | "round-open" | "aggregate" | "evaluation":
+        case "genesis" | "round-open" | "aggregate":
             needed = {keeper}
+        case "evaluation" | "incident":
+            needed = set()
+            _require_members(by, members, 1)
+        case "score":
+            needed = set()
+            _require_members(by, members, 2)
+        case "settlement" | "release":
+            needed = set()
+            _require_members(by, members, quorum(len(members)))
         case "contribution":
             needed = {statement.says["site"]}
         case "membership":
             needed = set(statement.says["add"])
-            if opened:
-                _require_quorum(members, by, "change them")
-        case "release":
-            needed = set()
-            _require_quorum(members, by, "release a model")
+            least = quorum(len(members))
+            if opened and len(members.keys() & set(by)) < least:
+                raise MessageError(f"it takes {least} of {len(members)} members to change them")
         case _:
             raise AssertionError(f"{statement.kind} has a shape and no signer")
     if missing := needed - set(by):
         raise MessageError(f"{', '.join(sorted(missing))} has not signed it")
 
 
-def _require_quorum(members: Mapping[str, bytes], by: list[str], what: str) -> None:
-    least = quorum(len(members))
+def _require_members(by: list[str], members: Mapping[str, bytes], least: int) -> None:
     if len(members.keys() & set(by)) < least:
-        raise MessageError(f"it takes {least} of {len(members)} members to {what}")
+        raise MessageError(f"it takes {least} of {len(members)} members to sign it")
 
 
 def _rounds(record: _Record) -> Iterator[Finding | str]:
@@ -327,21 +340,14 @@ def _openings(record: _Record, path: Path) -> Iterator[Finding | str]:
                 yield Finding("", place, f"{site} committed to something else than it opened")
             opened += 1
         yield f"{opened} commitments opened"
-        if names := gone(db):
+        if names := erasure.gone(db):
             yield f"the nonces of {', '.join(names)} were destroyed"
 
 
-def _released(record: _Record, folder: Path) -> Iterator[Finding | str]:
-    """The model in a folder is one that the members have released."""
-    places = [p for p, said in record.statements.items() if said.kind == "release"]
-    if not places:
-        yield Finding("", None, "the record holds no release")
-        return
-    found = {place: list(differences(record.statements[place], folder)) for place in places}
-    best = min(places, key=lambda place: (len(found[place]), -place))
-    for what in found[best]:
-        yield Finding("", best, what)
-    yield f"as in entry {best}"
+def _found(audit: Iterator[tuple[int | None, str] | str]) -> Iterator[Finding | str]:
+    """What an audit found that knows entries alone."""
+    for found in audit:
+        yield found if isinstance(found, str) else Finding("", *found)
 
 
 def _same(record: _Record, other: _Record) -> Iterator[Finding | str]:
