@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.nn as nn
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -19,9 +20,13 @@ from typer.testing import CliRunner
 import tacit
 from tacit.cli import app
 from tacit.cli.folder import Folder
+from tacit.ledger import records
 from tacit.ledger.recorder import KEYS, Recorder
 from tacit.ledger.release import ORDER, sign
+from tacit.ledger.statement import signed
 from tacit.ledger.verify import verify
+from tacit.release.card import card
+from tacit.release.facts import Facts
 from test_ledger_record import experiment
 
 FILES = {"README.md", "bom.cdx.json", "model.pub", "model.safetensors", "model.sig"}
@@ -108,28 +113,42 @@ def test_the_card_tells_of_audit_and_contributions_that_lie_in_the_run(run: Path
     digest = json.loads((run / "metrics.json").read_text())["digest"]
     audit = {"experiment": digest, "canaries": 1000, "unit": "node", "verdict": "nothing found."}
     (run / "audit.json").write_text(json.dumps(audit))
-    rows = [{"node": "bern", "percent": 70, "gain": 0.125}, {"node": "b", "percent": 30} | NONE]
+    rows = [{"node": "bern", "percent": 70, "gain": 0.125}]
+    rows += [{"node": "b", "percent": 30, "gain": None}]
     told = {"experiment": digest, "method": "Shapley", "weakness": "It has one.", "nodes": rows}
     (run / "contributions.json").write_text(json.dumps(told))
     assert call("release", run, "--to", run / "new").exit_code == 0
     body = (run / "new" / "README.md").read_text()
     assert "with 1,000 canaries, one for each node that is tried: nothing found." in body
     assert "By Shapley. It has one." in body
-    assert "| bern | 70 | +0.125 |\n| b | 30 | no number |" in body
+    assert "| bern | 70 | +0.125 |\n| b | 30 | not measured |" in body
     assert what(run, run / "new") == []
     (run / "audit.json").write_text(json.dumps(audit | {"experiment": "another"}))
     done = call("release", run, "--to", run / "newer")
     assert "audit.json is about another experiment than the run's" in done.stderr
 
 
-NONE: dict[str, Any] = {"gain": None}
+def test_scores_in_the_record_are_told(run: Path) -> None:
+    recorder = Recorder.again(run / "record")
+    found = dict(zip(recorder.nodes, (3, 1, 0, -5), strict=True))
+    method = {"name": "Shapley"}
+    said = records.score(recorder.experiment, 0, 1, method, found, bytes(32))
+    recorder.keeper.append([signed(said, dict(list(recorder._members.items())[:2]))])
+    facts = Facts.of(run, recorder.keeper.log)
+    recorder.finish()
+    assert facts.contributions is not None
+    shares = [row["percent"] for row in facts.contributions["nodes"]]
+    assert shares == [75, 25, 0, 0]  # of what was scored above zero
+    assert "| not measured |" in card(facts)
 
 
 def test_without_privacy_the_card_says_so(tmp_path: Path) -> None:
-    carried_out(tmp_path / "run")
+    statistics = nn.Sequential(nn.Linear(30, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    carried_out(tmp_path / "run", model=lambda: statistics)
     assert call("release", tmp_path / "run", "--to", tmp_path / "out").exit_code == 0
     text = (tmp_path / "out" / "README.md").read_text()
     assert "None is promised: no differential privacy." in text
+    assert what(tmp_path / "run", tmp_path / "out") == []
 
 
 def test_the_record_knows_the_folder(run: Path, out: Path) -> None:

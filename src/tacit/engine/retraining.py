@@ -7,7 +7,7 @@ that what is drawn for them from then on (cohorts, batches, noise) is what a fed
 member draws. From the start, the result is that of a run which never had it, bit by bit.
 
 What was computed of everybody's rows before the first round stays as it was: statistics by which
-inputs were scaled together.
+inputs were scaled together, and the experiment's digest, by which simulated noise is drawn.
 """
 
 from dataclasses import dataclass, replace

@@ -38,7 +38,8 @@ def _text(facts: Facts) -> Iterator[str]:
     yield ""
     yield (
         f"Trained by {experiment['algorithm']['type']} in {facts.rounds} rounds over the rows of"
-        f" {len(sites)} sites, which stayed there. Weights: `{MODEL}`, of this model:"
+        f" {len(sites)} sites, which stayed there. `{MODEL}` holds the weights, of the model"
+        " that all share, or the mean where each has its own:"
     )
     yield from ("", "```", str(experiment["model"][0]), "```")
     yield from ("", "## Data contract", "", f"- data set: {data}", f"- task: {contract['task']}")
@@ -77,7 +78,7 @@ def _contributions(said: Mapping[str, Any] | None) -> Iterator[str]:
     yield f"By {said['method']}. {said['weakness']}"
     yield from ("", "| site | share, percent | gain over training alone |", "| --- | --- | --- |")
     for row in said["nodes"]:
-        gain = "no number" if row["gain"] is None else f"{row['gain']:+.3f}"
+        gain = "not measured" if row.get("gain") is None else f"{row['gain']:+.3f}"
         yield f"| {row['node']} | {row['percent']} | {gain} |"
 
 

@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tacit.errors import InputError
+from tacit.ledger.log import Log
 from tacit.ledger.note import Checkpoint
+from tacit.ledger.scores import METHODS
+from tacit.ledger.settlement import payouts
+from tacit.ledger.statement import Envelope
 
 METRICS, AUDIT, CONTRIBUTIONS = "metrics.json", "audit.json", "contributions.json"
 
@@ -26,7 +30,8 @@ class Facts:
         scores: of the model, on all sites' test rows.
         rounds: that it has been through.
         audit: what ``tacit audit --json`` printed; None: no attack was tried.
-        contributions: what ``tacit contributions --json`` printed; None: not measured.
+        contributions: what ``tacit contributions --json`` printed, or the record's last scores;
+            None: not measured.
         head: of the record, before the release.
     """
 
@@ -42,8 +47,8 @@ class Facts:
     head: Checkpoint
 
     @classmethod
-    def of(cls, run: Path, head: Checkpoint) -> "Facts":
-        """Read a run's folder.
+    def of(cls, run: Path, log: Log) -> "Facts":
+        """Read a run's folder and record.
 
         Raises:
             InputError: the run is not finished, or a file is not as this version writes it.
@@ -57,7 +62,7 @@ class Facts:
             facts = cls(
                 run.resolve().name, found["digest"], found["experiment"], found["contract"],
                 found["privacy"], scores, last["round"], _json(run / AUDIT),
-                _json(run / CONTRIBUTIONS), head,
+                _json(run / CONTRIBUTIONS) or _scored(log), log.head(),
             )  # fmt: skip
         except (KeyError, IndexError, TypeError):
             raise InputError(
@@ -89,6 +94,21 @@ class Facts:
             f"Membership inference with {self.audit['canaries']:,} canaries, one for each"
             f" {self.audit['unit']} that is tried: {self.audit['verdict']}"
         )
+
+
+def _scored(log: Log) -> dict[str, Any] | None:
+    """The last scores of a record, as ``tacit contributions`` tells them, without the gains."""
+    said = [Envelope.from_bytes(entry).statement for entry in log]
+    scores = [each for each in said if each.kind == "score"]
+    if not scores:
+        return None
+    method, found = scores[-1].says["method"]["name"], scores[-1].says["scores"]
+    return {
+        "experiment": scores[-1].subjects["experiment"].hex(),
+        "method": method,
+        "weakness": METHODS[method].weakness,
+        "nodes": [{"node": n, "percent": share} for n, share in payouts(found, 100).items()],
+    }
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -43,7 +43,7 @@ def release(run: Path, record: Path, to: Path, key: Path | None = None) -> Facts
         raise InputError(f"--record: {record} does not hold ({findings[0]}); see tacit verify")
     recorder = Recorder.again(record)
     try:
-        facts = Facts.of(run, recorder.keeper.log.head())
+        facts = Facts.of(run, recorder.keeper.log)
         if facts.digest != recorder.experiment.hex():
             raise InputError(f"--record: {record} is of another experiment than {run}")
         if [vector_digest(run / MODEL)] != list(recorder.models[-1:]):
