@@ -123,6 +123,9 @@ def test_the_card_tells_of_audit_and_contributions_that_lie_in_the_run(run: Path
     assert "By Shapley. It has one." in body
     assert "| bern | 70 | +0.125 |\n| b | 30 | not measured |" in body
     assert what(run, run / "new") == []
+    (run / "contributions.json").write_text("")  # of a command that was refused
+    assert call("release", run, "--to", run / "bare").exit_code == 0
+    assert "Not measured." in (run / "bare" / "README.md").read_text()
     (run / "audit.json").write_text(json.dumps(audit | {"experiment": "another"}))
     done = call("release", run, "--to", run / "newer")
     assert "audit.json is about another experiment than the run's" in done.stderr

@@ -112,11 +112,11 @@ def _scored(log: Log) -> dict[str, Any] | None:
 
 
 def _json(path: Path) -> dict[str, Any] | None:
-    """A file's JSON object; None where there is none."""
+    """A file's JSON object; None where there is none, or nothing: its command was refused."""
+    if not path.exists() or not path.stat().st_size:
+        return None
     try:
         found = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
     except ValueError:
         found = None
     if not isinstance(found, dict):
