@@ -154,6 +154,12 @@ def test_without_privacy_the_card_says_so(tmp_path: Path) -> None:
     assert what(tmp_path / "run", tmp_path / "out") == []
 
 
+def test_folders_may_be_named_from_where_one_is(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parent)
+    assert call("release", "hearts", "--to", "near").exit_code == 0
+    assert what(Path("hearts"), Path("near")) == []
+
+
 def test_the_record_knows_the_folder(run: Path, out: Path) -> None:
     done = call("verify", run / "record", "--release", out)
     assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "The record holds.")

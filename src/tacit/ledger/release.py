@@ -46,7 +46,7 @@ def sign(folder: Path, key: Path) -> None:
     """Sign a folder's files with an ECDSA key of the curve P-256, PEM."""
     library = _library()
     signing = library.signing.Config().use_elliptic_key_signer(private_key=key)
-    signing.set_hashing_config(_all_but_itself(library, folder)).sign(folder, folder / SIGNATURE)
+    signing.set_hashing_config(_all_but_itself(library)).sign(folder, folder / SIGNATURE)
 
 
 def audit(
@@ -86,15 +86,15 @@ def _differences(said: Statement, folder: Path) -> Iterator[str]:
         yield str(error)
     try:
         verifying = library.verifying.Config().use_elliptic_key_verifier(public_key=folder / PUBLIC)
-        verifying.set_hashing_config(_all_but_itself(library, folder))
+        verifying.set_hashing_config(_all_but_itself(library))
         verifying.verify(folder, folder / SIGNATURE)
     except Exception as error:  # whatever is in files of somebody's making
         why = " ".join(str(error).split()) or "it is not this key's"
         yield f"the model's signature does not hold: {why:.300}"
 
 
-def _all_but_itself(library: Any, folder: Path) -> Any:
-    return library.hashing.Config().set_ignored_paths(paths=[folder / SIGNATURE])
+def _all_but_itself(library: Any) -> Any:
+    return library.hashing.Config().set_ignored_paths(paths=[SIGNATURE])
 
 
 def _digest(path: Path) -> bytes:
