@@ -19,7 +19,8 @@ from tacit.ledger.recorder import OPENINGS, Recorder
 from tacit.ledger.verify import verify
 from tacit.network import forgetting
 from tacit.network.approval import approve, approved
-from tacit.network.processes import gossip, swarm, take_part
+from tacit.network.processes import RECORD, gossip, swarm, take_part
+from test_network_records import Ward
 
 NODES = ["bern", "basel", "zurich"]
 
@@ -186,6 +187,23 @@ def test_nor_does_any_role(part: Path, tmp_path: Path, role: Any) -> None:
     where = {} if role is take_part else {"listen": []}
     with pytest.raises(InputError, match="has forgotten its part in this run"):
         role(plan, plan.data, tmp_path / "home", part, **where)
+
+
+@pytest.mark.slow
+def test_a_site_of_real_machines_forgets_and_the_record_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ward = Ward(tmp_path, monkeypatch)
+    told = ward.carry_out()
+    assert {end.outcome for end in told.values()} == {"finished"}
+    mine = nonces(ward.site("3") / RECORD, "3")
+    assert mine
+    assert all(nonce in on_disk(ward.site("3")) for nonce in mine)
+    done = call("node", "forget", ward.site("3"), "--home", tmp_path / "keys-3", "--yes")
+    assert "the nonces in" in done.stdout
+    assert not any(nonce in on_disk(tmp_path) for nonce in mine)
+    assert verify(ward.record).findings == ()
+    assert ward.against("3").findings == ()  # it can still tell whether the record is rewritten
 
 
 def test_another_folder_is_left_alone(tmp_path: Path) -> None:

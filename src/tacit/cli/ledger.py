@@ -21,7 +21,7 @@ app = typer.Typer(no_args_is_help=True)
 def verify(
     record: Record,
     against: Annotated[
-        Path | None, typer.Option(help="Folder of another copy, such as another site's.")
+        Path | None, typer.Option(help="Folder of another copy, or of a site's part.")
     ] = None,
     release: Annotated[
         Path | None, typer.Option(help="Folder that tacit release wrote, to be held to the record.")
@@ -99,7 +99,7 @@ def export(
 
     What only the parties know, their keys and openings, is left out.
     """
-    from tacit.ledger.recorder import LOG, POLICY
+    from tacit.ledger.recorder import HEAD, LOG, POLICY
 
     log = _log(record)
     if out.exists():
@@ -108,7 +108,7 @@ def export(
     for place, entry in enumerate(log):
         (out / f"{place:06d}.dsse.json").write_bytes(entry)
     (out / POLICY).write_text((record / POLICY).read_text())
-    (out / "head.txt").write_text(log.note() or "")
+    (out / HEAD).write_text(log.note() or "")
     typer.echo(f"{len(log)} entries of {record / LOG} are in {out}.")
 
 

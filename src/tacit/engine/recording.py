@@ -28,25 +28,33 @@ def recorder(experiment: Experiment, folder: Path, masked: Path | None = None) -
     """
     from tacit.ledger.recorder import Recorder
 
-    parts = {
-        "algorithm": experiment.algorithm,
-        "aggregation": experiment.aggregation,
-        "topology": experiment.plan,
-        "protection": list(experiment.protection),
-    }
-    guards = [type(part).__name__ for part in experiment.protection]
     guard = experiment.guard
-    one = guard is not None and isinstance(guard.secure, SecureAggregation)
-    if masked is not None and not (one and guard and not guard.setting.peers):
+    masks = guard is not None and isinstance(guard.secure, SecureAggregation)
+    if masked is not None and not (masks and guard and not guard.setting.peers):
         raise InputError(
             f"openings: {masked} was given; they are of masked vectors that a server sums, as with"
             " SecureAggregation() under FedAvg()"
         )
     return Recorder(
         folder, bytes.fromhex(experiment.digest()), experiment.data.names,
-        experiment.data.train.sizes.tolist(), {name: repr(part) for name, part in parts.items()},
-        ", ".join(guards) or "none", masked,
+        experiment.data.train.sizes.tolist(), rules(experiment), claim(experiment), masked,
     )  # fmt: skip
+
+
+def rules(experiment: Experiment) -> dict[str, str]:
+    """What a record's genesis says of an experiment."""
+    parts = {
+        "algorithm": experiment.algorithm,
+        "aggregation": experiment.aggregation,
+        "topology": experiment.plan,
+        "protection": list(experiment.protection),
+    }
+    return {name: repr(part) for name, part in parts.items()}
+
+
+def claim(experiment: Experiment) -> str:
+    """What protects an update, in words."""
+    return ", ".join(type(part).__name__ for part in experiment.protection) or "none"
 
 
 def listen(recorder: "Recorder", exchange: StarExchange | GraphExchange | None) -> None:

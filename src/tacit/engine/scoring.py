@@ -15,11 +15,13 @@ from tacit.algorithms import Alone
 from tacit.engine.exchange import StarExchange
 from tacit.engine.local import LocalTrain
 from tacit.engine.pace import OwnPace
+from tacit.engine.perceptron import hits, linear_layers
 from tacit.engine.run import Result, Row, Session, run
 from tacit.errors import InputError, require, require_whole
 from tacit.experiment import Experiment
 from tacit.ledger.contribution import (
     MILLION,
+    Coalition,
     Contribution,
     Floats,
     Round,
@@ -152,11 +154,21 @@ def _require_scorable(experiment: Experiment) -> None:
         )
 
 
+class _Tried(Round):
+    """A round whose coalitions are tried by the run that it is of."""
+
+    session: "_Scoring"
+
+    def worth(self, coalitions: list[Coalition]) -> list[float]:
+        hits = self.session.hits(self.base, self.steps, self.shares(coalitions))
+        return super().worth(coalitions) if hits is None else hits.tolist()
+
+
 class _Scoring(Session):
     """A run that scores what its server reads."""
 
     def __init__(
-        self, experiment: Experiment, method: Contribution | None, record: str | Path | None
+        self, experiment: Experiment, method: Contribution | None, record: str | Path | None = None
     ) -> None:
         super().__init__(experiment, "auto", None, record=record)
         plan, n = experiment.plan, experiment.data.nodes
@@ -172,6 +184,8 @@ class _Scoring(Session):
         cohort = getattr(plan, "cohort", None) or n
         self.method = method or suited(min(cohort, len(groups)))
         self.scores = np.zeros(n)
+        classifies = self.evaluator.task == "classification"
+        self.layers = linear_layers(experiment.template) if classifies else []
 
     def _exchange(self, nodes: Ints, train: LocalTrain | OwnPace) -> StarExchange:
         """Listens to the first exchange of the round, which is about the model."""
@@ -206,24 +220,36 @@ class _Scoring(Session):
             sizes = np.bincount(self.groups, sizes)
         steps = torch.stack([self._heard[player] for player in players])
         finite = steps.isfinite().all(1, keepdim=True)
-        seen = Round(
-            self._base, torch.where(finite, steps, 0), sizes[players], self._utility,
-            self._gradient, self.seed, round,
-        )  # fmt: skip
+        seen = self.tried(self._base, torch.where(finite, steps, 0), sizes[players], round)
         found = self.method.scores(seen)
         self.games.append(Game(round, players, seen.known))
         for player, score in zip(players, found, strict=True):
             self.scores[player if self.groups is None else self.groups == player] += score
 
-    def _utility(self, models: Tensor) -> Floats:
-        """(m,) share of test rows that (m, d) models have right, or minus their loss.
+    def tried(self, base: Tensor, steps: Tensor, rows: Floats, round: int) -> Round:
+        """A round with (d,) base, (k, d) steps of nodes or groups, and (k,) rows of each."""
+        seen = _Tried(base, steps, rows, self._utility, self._gradient, self.seed, round)
+        seen.session = self
+        return seen
 
-        In millionths, so that a record holds just what was scored.
-        """
+    def hits(self, base: Tensor, steps: Tensor, share: Tensor) -> Floats | None:
+        """(m,) the utility of coalitions of (m, k) shares, for a perceptron that classifies."""
+        test = self.evaluator.test
+        models = torch.cat([base.unsqueeze(0), steps])
+        share = torch.cat([torch.ones(len(share), 1), share], 1)
+        total = torch.zeros(len(share), dtype=torch.float64)
+        for x, y in zip(test.x.split(_BLOCK), test.y.split(_BLOCK), strict=True):
+            found = self.layers and hits(self.experiment.layout, self.layers, models, share, x, y)
+            if not isinstance(found, Tensor):
+                return None
+            total += found
+        return _in_millionths(total / len(test.y))
+
+    def _utility(self, models: Tensor) -> Floats:
+        """(m,) share of test rows that (m, d) models have right, or minus their loss."""
         rows = len(self.evaluator.test.y)
         parts = [self._worth(part) for part in models.split(max(1, _BLOCK // rows))]
-        worth = (torch.cat(parts) / rows).nan_to_num(nan=_WORST).clamp(_WORST, -_WORST)
-        return ((worth * MILLION).round() / MILLION).numpy()
+        return _in_millionths(torch.cat(parts) / rows)
 
     def _worth(self, models: Tensor) -> Tensor:
         """(m,) float64, summed over the test rows."""
@@ -232,8 +258,8 @@ class _Scoring(Session):
         for x, y in zip(test.x.split(_BLOCK), test.y.split(_BLOCK), strict=True):
             outputs = self.choice.lowering.predict(models, x.expand(len(models), *x.shape))
             if right:
-                hits = (outputs.argmax(-1) == y) & ~outputs.isnan().any(-1)
-                total += hits.double().sum(1)
+                largest, at = outputs.max(-1)  # NaN where there is one
+                total += ((at == y) & (largest == largest)).sum(1)
             else:
                 each = [self.experiment.loss(output, y) * len(y) for output in outputs]
                 total -= torch.stack(each).double()
@@ -251,3 +277,9 @@ class _Scoring(Session):
             if gradient is not None:
                 found[entry.slice] = gradient.flatten()
         return found
+
+
+def _in_millionths(worth: Tensor) -> Floats:
+    """So that a record holds just what was scored."""
+    known = worth.nan_to_num(nan=_WORST).clamp(_WORST, -_WORST)
+    return ((known * MILLION).round() / MILLION).numpy()

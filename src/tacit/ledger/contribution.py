@@ -64,14 +64,15 @@ class Round:
 
     def worth(self, coalitions: list[Coalition]) -> list[float]:
         """V of each, evaluated as one batch."""
-        return self.utility(self._models(coalitions)).tolist()
+        return self.utility(self.base + self.shares(coalitions) @ self.steps).tolist()
 
-    def _models(self, coalitions: list[Coalition]) -> Tensor:
+    def shares(self, coalitions: list[Coalition]) -> Tensor:
+        """(m, k) of each update in the model of each coalition."""
         share = np.zeros((len(coalitions), len(self.rows)))
         for row, coalition in zip(share, coalitions, strict=True):
             row[list(coalition)] = self.rows[list(coalition)]
         share /= np.maximum(share.sum(1, keepdims=True), 1e-300)
-        return self.base + torch.from_numpy(share).to(self.steps.dtype) @ self.steps
+        return torch.from_numpy(share).to(self.steps.dtype)
 
     @property
     def everyone(self) -> Coalition:

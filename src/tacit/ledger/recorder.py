@@ -26,6 +26,7 @@ from tacit.ledger.witness import Witness
 from tacit.protection.secagg.masks import Mask
 
 LOG, POLICY, KEYS, OPENINGS = "log.db", "policy.txt", "keys.json", "openings.db"
+HEAD = "head.txt"
 KEEPER = "keeper"
 # Cosignatures of a head: enough for a quorum of traitors to be unlikely, few enough for its bytes.
 MOST_WITNESSES = 100

@@ -1,6 +1,6 @@
 """The records of a run: what each kind says, and the commitments in them.
 
-genesis       the log's keeper names the experiment and its rules
+genesis       the log's keeper names the experiment and its rules; signed by all that it lists
 membership    founders, by the hundred, and who comes or goes later; signed by whoever is added and,
               once the first round is open, by a quorum of the members
 round-open    the keeper: the model that the round begins with, and the record's head before it
@@ -19,6 +19,7 @@ Numbers are whole, since fractions are written differently everywhere; digests a
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from tacit.errors import MessageError
@@ -52,17 +53,24 @@ def bucket(rows: int) -> str:
 
 
 def genesis(
-    experiment: bytes, policy: bytes, keeper: str, key: bytes, rules: Mapping[str, str]
+    experiment: bytes,
+    policy: bytes,
+    keeper: str,
+    key: bytes,
+    rules: Mapping[str, str],
+    founders: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Statement:
-    """The first entry of a record.
+    """The first entry of a record, which all that it names as members sign.
 
     Args:
         experiment: its digest.
         policy: digest of the text that says whose signatures make a head count.
         keeper: name of the member who keeps the log and opens the rounds, and its Ed25519 key.
         rules: algorithm, aggregation, topology and protections in words.
+        founders: members beside the keeper, with their Ed25519 keys.
     """
-    says = {"keeper": keeper, "members": {keeper: key.hex()}, "rules": dict(rules)}
+    members = {name: found.hex() for name, found in {**founders, keeper: key}.items()}
+    says = {"keeper": keeper, "members": members, "rules": dict(rules)}
     return Statement("genesis", {"experiment": experiment, "policy": policy}, says)
 
 

@@ -32,7 +32,7 @@ from tacit.ledger.contribution import (
 )
 from tacit.ledger.records import payout_digest
 from tacit.ledger.settlement import payouts
-from tacit.ledger.statement import Statement, canonical
+from tacit.ledger.statement import Json, Statement, canonical
 
 # Of the utilities of the scores in an entry, beside the record.
 FILE = "utilities-{:06d}.json"
@@ -94,7 +94,7 @@ def told(players: Sequence[Sequence[str]], games: Sequence[Game]) -> bytes:
     Args:
         players: each a site, or the sites of a group that is scored as one.
     """
-    rounds = [
+    rounds: list[Json] = [
         {
             "round": game.round,
             "players": list(game.players),

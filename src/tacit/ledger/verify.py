@@ -19,9 +19,9 @@ from tacit.ledger import erasure, incident, merkle, records, scores
 from tacit.ledger import openings as sums
 from tacit.ledger import release as models
 from tacit.ledger.log import Log
-from tacit.ledger.note import Checkpoint, split
+from tacit.ledger.note import Checkpoint, split, verified
 from tacit.ledger.policy import Policy, quorum
-from tacit.ledger.recorder import OPENINGS, kept
+from tacit.ledger.recorder import HEAD, LOG, OPENINGS, kept
 from tacit.ledger.statement import Envelope, Statement
 
 
@@ -90,7 +90,7 @@ def verify(
         policy: file of the auditor's own; None: the one that lies with the record, which shows
             that it fits together, and not whose it is.
         seen: a signed head of the same log that the auditor kept from before.
-        against: folder of another copy, such as another site's.
+        against: folder of another copy, or of the head that a site cosigned last.
         openings: file of masked vectors, whose sums are computed again.
         release: folder that ``tacit release`` wrote.
 
@@ -110,7 +110,9 @@ def verify(
     checks.append(("incidents", lambda r: _found(incident.audit(r.statements, r.keys))))
     if release is not None:
         checks.append(("release", lambda r: _found(models.audit(release, r.statements))))
-    if against is not None:
+    if against is not None and (against / HEAD).exists() and not (against / LOG).exists():
+        checks.append(("other head", lambda record: _witnessed(record, against / HEAD)))
+    elif against is not None:
         checks.append(("other copy", lambda record: _same(record, _read(against, None))))
     told, findings = list[tuple[str, str]](), list[Finding]()
     own = "the auditor's own" if policy else "the record's own, whoever wrote it"
@@ -182,6 +184,24 @@ def _extends(record: _Record, seen: str) -> Iterator[Finding | str]:
     except MessageError as error:
         yield Finding("", None, f"the earlier head: {error}")
         return
+    yield from _begins(record, before)
+
+
+def _witnessed(record: _Record, path: Path) -> Iterator[Finding | str]:
+    """The head that a site cosigned last, with the log's own signature, is a beginning, too."""
+    try:
+        head, by = verified(path.read_text(), record.policy.logs)
+    except MessageError as error:
+        yield Finding("", None, f"the site's head: {error}")
+        return
+    if not by:
+        yield Finding("", None, "the site's head is of another log")
+        return
+    yield from _begins(record, head)
+
+
+def _begins(record: _Record, before: Checkpoint) -> Iterator[Finding | str]:
+    """The record begins with a head that somebody saw."""
     leaves = [merkle.leaf_hash(entry) for entry in record.entries[: before.size]]
     if len(leaves) < before.size:
         yield Finding("", None, f"it was rolled back: {before.size} entries were there before")
@@ -235,7 +255,9 @@ def _require_signers(
 ) -> None:
     """Raise MessageError where not those have signed who must."""
     match statement.kind:
-        case "genesis" | "round-open" | "aggregate":
+        case "genesis":
+            needed = {keeper, *members}
+        case "round-open" | "aggregate":
             needed = {keeper}
         case "evaluation" | "incident":
             needed = set()

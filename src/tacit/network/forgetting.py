@@ -14,7 +14,8 @@ _FORGOTTEN = "forgotten.json"
 # A site's, a peer's and a swarm member's notes; tensors that they kept; labels that were answered.
 _NOTES = ("site.json", "peer.json", "swarm.json")
 _TENSORS = ("tensors", "states", "received", "replies", "asks")
-_RECORD = "record"
+# A site's part in the record of a run, in its folder of the run.
+RECORD = "record"
 
 
 def require_remembered(folder: Path, experiment: str) -> None:
@@ -61,9 +62,9 @@ def forget(folder: Path, home: Path) -> list[str]:
         # From here on nothing goes on in this folder, wherever this is cut off.
         write(folder / _FORGOTTEN, json.dumps(sorted(known)).encode())
         done = list[str]()
-        nonces = sorted((folder / _RECORD).glob(f"{OPENINGS}*"))
+        nonces = sorted((folder / RECORD).glob(f"{OPENINGS}*"))
         if sum([destroy(path) for path in nonces]):
-            done.append(f"the nonces in {folder / _RECORD / OPENINGS}")
+            done.append(f"the nonces in {folder / RECORD / OPENINGS}")
         tensors = [path for name in _TENSORS for path in (folder / name).glob("*")]
         if count := sum([destroy(path) for path in tensors if path.is_file()]):
             done.append(f"{count} files of updates and models kept for going on")

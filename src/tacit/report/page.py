@@ -39,36 +39,39 @@ def write(path: str | Path, results: Comparison | Result | Scored, disclosure: D
 def page(results: Comparison | Result | Scored, disclosure: Disclosure) -> str:
     """The report as HTML; the same results give the same text."""
     scored = results if isinstance(results, Scored) else None
-    if scored:
-        results = Comparison({"alone": scored.alone, "federated": scored.result})
-    if isinstance(results, Comparison):
-        runs, nodes, metric = results.results, results.nodes(), results.metric
-        own, table = runs[results.together], results.table()
-        verdict = _worth(scored) if scored else results.verdict()
+    shown = (
+        Comparison({"alone": results.alone, "federated": results.result})
+        if isinstance(results, Scored)
+        else results
+    )
+    if isinstance(shown, Comparison):
+        runs, nodes, metric = shown.results, shown.nodes(), shown.metric
+        own, table = runs[shown.together], shown.table()
+        verdict = _worth(scored) if scored else shown.verdict()
         drawn = [runs[way] for way in ("federated", "gossip") if way in runs]
     else:
-        own, metric = results, main_metric(results)
+        own, metric = shown, main_metric(shown)
         way = _way(own)
         runs, drawn = {way: own}, [own]
         verdict, nodes = _facts(own, metric), _node_rows(own, way, metric)
         table = [result_row(way, own, metric)]
     return render(
         "page.html.j2",
-        title=_TITLES[type(scored or results)],
+        title=_TITLES[type(results)],
         data=own.experiment.data,
         verdict=verdict,
         table=table,
         metric=metric,
-        nodes=_ends(nodes, "gain" if isinstance(results, Comparison) else next(iter(runs))),
+        nodes=_ends(nodes, "gain" if isinstance(shown, Comparison) else next(iter(runs))),
         accuracy_instead=any(row["metric"] != metric for row in nodes),
         ways=list(runs),
-        compared=isinstance(results, Comparison),
+        compared=isinstance(shown, Comparison),
         plans={name: plan_name(result.experiment) for name, result in runs.items()},
         colours=plots.COLOURS,
         curves=list(_curves(runs, metric)),
         bars=_bars(nodes, list(runs), metric),
         drawings=list(_drawings(drawn)),
-        verdicts=verdicts(own) if scored or isinstance(results, Result) else None,
+        verdicts=verdicts(own) if scored or isinstance(shown, Result) else None,
         scores=scores(scored) if scored else None,
         disclosure=disclosure,
         settings=list(_settings(own)),
@@ -166,13 +169,16 @@ def _worth(scored: Scored) -> list[str]:
     rows, metric = scored.rows(), NAMES[scored.metric]
     known = [row for row in rows if not math.isnan(row["gain"])]
     gained = sum(row["gain"] > 0 for row in known)
-    least = min(known, key=lambda row: row["gain"])
     worth = sum(row["score"] > 0 for row in rows)
-    return [
-        f"{gained} of {len(known)} nodes gained {metric} by learning together.",
-        f"The least gain over training alone is {signed(least['gain'])} ({least['node']}).",
+    says = [
+        f"{gained} of {len(known)} nodes gained by learning together, in {metric}.",
         f"The updates of {worth} of {len(rows)} nodes have a score above zero.",
     ]
+    if known:
+        least = min(known, key=lambda row: row["gain"])
+        what = f"The least gain over training alone is {signed(least['gain'])}"
+        says.append(f"{what} ({least['node']}).")
+    return says
 
 
 def _way(result: Result) -> str:
