@@ -18,6 +18,8 @@ from tacit.cli.doctor import doctor
 from tacit.cli.network import coordinator, peer, swarm
 from tacit.cli.output import Json, print_json, stdout_kept_clean
 from tacit.cli.relay import relay
+from tacit.cli.release import release
+from tacit.cli.retrain import retrain
 from tacit.errors import TacitError
 
 if TYPE_CHECKING:
@@ -68,6 +70,8 @@ app.command()(coordinator)
 app.command()(doctor)
 app.command()(peer)
 app.command()(relay)
+app.command()(release)
+app.command()(retrain)
 app.command()(swarm)
 app.command()(ledger.verify)
 
@@ -189,6 +193,10 @@ def run(
         Path | None,
         typer.Option(help="File for what a server's masked sums are computed again from."),
     ] = None,
+    keep_every: Annotated[
+        int | None,
+        typer.Option(help="Let the checkpoint of every so many rounds stay; see retrain."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Carry out the experiment that FILE defines.
@@ -216,6 +224,7 @@ def run(
                 result = carry_out(
                     experiment, engine=engine.value, folder=kept.path, resume=resume,
                     on_round=measured, ledger=ledger, record=record, openings=openings,
+                    keep_every=keep_every,
                 )  # fmt: skip
         except KeyboardInterrupt:
             _say_how_to_go_on(kept.rounds_done(), experiment.rounds)

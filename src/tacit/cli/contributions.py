@@ -64,6 +64,7 @@ def contributions(
     if as_json:
         print_json(
             {
+                "experiment": experiment.digest(),
                 "method": name,
                 "weakness": found.method.weakness,
                 "nodes": rows,

@@ -23,6 +23,9 @@ def verify(
     against: Annotated[
         Path | None, typer.Option(help="Folder of another copy, or of a site's part.")
     ] = None,
+    release: Annotated[
+        Path | None, typer.Option(help="Folder that tacit release wrote, to be held to the record.")
+    ] = None,
     policy: Annotated[
         Path | None,
         typer.Option(help="File that says whose signatures count; by default the record's own."),
@@ -46,7 +49,9 @@ def verify(
     kept = None
     if seen is not None:
         kept = seen.read_text()
-    found = audit(record, policy=policy, seen=kept, against=against, openings=openings)
+    found = audit(
+        record, policy=policy, seen=kept, against=against, openings=openings, release=release
+    )
     if as_json:
         print_json(
             {

@@ -101,6 +101,42 @@ class Recorder:
         self._models, self._view = self._recorded(log)
         self._sent: dict[int, Any] = {}
 
+    @classmethod
+    def again(cls, folder: Path) -> "Recorder":
+        """The recorder of a run that is over, for what comes after its rounds.
+
+        Raises:
+            InputError: no record, or one whose keys are not here.
+        """
+        log = kept(folder)[1]
+        genesis = Envelope.from_bytes(next(iter(log))).statement
+        log.close()
+        try:
+            held = json.loads((folder / KEYS).read_text())
+        except OSError:
+            raise InputError(
+                f"record: {folder} has no {KEYS}; only a record of a run in one process holds the"
+                " keys of all members, of whom a quorum signs a release"
+            ) from None
+        members = [use.removeprefix("member ") for use in held if use.startswith("member ")]
+        nodes = [name for name in members if name != KEEPER]
+        return cls(folder, genesis.subjects["experiment"], nodes, [], {}, "")
+
+    @property
+    def models(self) -> Sequence[bytes]:
+        """Digest of the model after each round."""
+        return self._models
+
+    def release(self, signature: bytes, bom: bytes) -> None:
+        """The last model is handed out; signed by a quorum of the members.
+
+        Args:
+            signature: digest of the file that ``model-signing`` wrote.
+            bom: digest of the bill of materials.
+        """
+        said = records.release(len(self._models), self._models[-1], signature, bom)
+        self._append_together(said)
+
     def open(self, round: int, base: bytes) -> None:
         """A round begins with a model.
 
@@ -233,9 +269,7 @@ class Recorder:
         self.keeper.append([signed(statement, both)])
         if pot is not None:
             paid = records.settlement(self.experiment, place, pot, payouts(said, pot))
-            everyone = list(self._members.items())
-            few = dict(everyone[: quorum(len(everyone))])
-            self.keeper.append([signed(paid, few)])
+            self._append_together(paid)
 
     def finish(self) -> None:
         """Close the record's files."""
@@ -259,6 +293,11 @@ class Recorder:
 
     def _append(self, statements: Iterable[tuple[Statement, str]]) -> int:
         return self.keeper.append([signed(s, {by: self._members[by]}) for s, by in statements])
+
+    def _append_together(self, statement: Statement) -> None:
+        """What a quorum of the members signs."""
+        everyone = list(self._members.items())
+        self.keeper.append([signed(statement, dict(everyone[: quorum(len(everyone))]))])
 
     def _begin(self, rules: Mapping[str, str]) -> None:
         policy = str(self.keeper.policy)

@@ -12,6 +12,7 @@ score         two or more scorers: what each site was worth in an epoch, and the
 settlement    a quorum of the members: what each is paid of a pot, by scores in the record
 incident      a member: two signed statements of which an honest member makes one, or a signed
               contribution that a record leaves out
+release       a quorum of the members: the model, its signature and its bill of materials
 
 Numbers are whole, since fractions are written differently everywhere; digests are SHA-256.
 """
@@ -198,6 +199,19 @@ def incident(about: str, statements: Sequence[bytes]) -> Statement:
     return Statement("incident", {"evidence": evidence}, says)
 
 
+def release(rounds: int, model: bytes, signature: bytes, bom: bytes) -> Statement:
+    """The model after the last round is handed out.
+
+    Args:
+        rounds: it has been through.
+        model: its digest, that of the last aggregate.
+        signature: digest of the file that ``model-signing`` wrote.
+        bom: digest of the bill of materials.
+    """
+    subjects = {"model": model, "signature": signature, "bom": bom}
+    return Statement("release", subjects, {"rounds": rounds})
+
+
 # What each kind is about, and what its text says.
 _HEAD = {"size": int, "root": str}
 _SHAPES: dict[str, tuple[set[str], dict[str, Any]]] = {
@@ -224,6 +238,7 @@ _SHAPES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"experiment", "payouts"}, {"score": int, "pot": str, "payouts": {str: str}}
     ),
     "incident": ({"evidence"}, {"about": str, "statements": [str]}),
+    "release": ({"model", "signature", "bom"}, {"rounds": int}),
 }  # fmt: skip
 
 

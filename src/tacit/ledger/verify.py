@@ -2,8 +2,8 @@
 
 In this order: whose signatures count, the head's signatures, what the auditor saw before, the tree,
 every entry's signatures by the members of its time, the rounds, the openings, the sums of masked
-vectors, scores and payouts, incidents, and another site's copy. An entry is judged by what stands
-before it alone, as it was when it was written.
+vectors, scores and payouts, incidents, a model that was handed out, and another site's copy. An
+entry is judged by what stands before it alone, as it was when it was written.
 """
 
 import hashlib
@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tacit.errors import MessageError, TacitError
-from tacit.ledger import incident, merkle, records, scores
+from tacit.ledger import erasure, incident, merkle, records, scores
 from tacit.ledger import openings as sums
+from tacit.ledger import release as models
 from tacit.ledger.log import Log
 from tacit.ledger.note import Checkpoint, split, verified
 from tacit.ledger.policy import Policy, quorum
@@ -80,6 +81,7 @@ def verify(
     seen: str | None = None,
     against: Path | None = None,
     openings: Path | None = None,
+    release: Path | None = None,
 ) -> Audit:
     """Audit a record.
 
@@ -90,6 +92,7 @@ def verify(
         seen: a signed head of the same log that the auditor kept from before.
         against: folder of another copy, or of the head that a site cosigned last.
         openings: file of masked vectors, whose sums are computed again.
+        release: folder that ``tacit release`` wrote.
 
     Raises:
         InputError: a folder without a record, or a policy that is none.
@@ -105,6 +108,8 @@ def verify(
         checks.append(("masked sums", lambda r: _found(sums.audit(openings, r.statements, r.keys))))
     checks.append(("scores", lambda r: _found(scores.audit(folder, r.statements))))
     checks.append(("incidents", lambda r: _found(incident.audit(r.statements, r.keys))))
+    if release is not None:
+        checks.append(("release", lambda r: _found(models.audit(release, r.statements))))
     if against is not None and (against / HEAD).exists() and not (against / LOG).exists():
         checks.append(("other head", lambda record: _witnessed(record, against / HEAD)))
     elif against is not None:
@@ -260,7 +265,7 @@ def _require_signers(
         case "score":
             needed = set()
             _require_members(by, members, 2)
-        case "settlement":
+        case "settlement" | "release":
             needed = set()
             _require_members(by, members, quorum(len(members)))
         case "contribution":
@@ -320,6 +325,8 @@ def _rounds(record: _Record) -> Iterator[Finding | str]:
                 done, view, base, model = done + 1, 0, None, subjects["model"]
             case "evaluation" if subjects["model"] != model or says["round"] != done - 1:
                 yield Finding("", place, "it measures another model than the last")
+            case "release" if subjects["model"] != model or says["rounds"] != done or base:
+                yield Finding("", place, "it releases another model than the last")
     yield f"{done} rounds"
 
 
@@ -354,10 +361,12 @@ def _openings(record: _Record, path: Path) -> Iterator[Finding | str]:
             if committed != records.commitment(key, round, nonce, digest):
                 yield Finding("", place, f"{site} committed to something else than it opened")
             opened += 1
-    yield f"{opened} commitments opened"
+        yield f"{opened} commitments opened"
+        if names := erasure.gone(db):
+            yield f"the nonces of {', '.join(names)} were destroyed"
 
 
-def _found(audit: Iterator[tuple[int, str] | str]) -> Iterator[Finding | str]:
+def _found(audit: Iterator[tuple[int | None, str] | str]) -> Iterator[Finding | str]:
     """What an audit found that knows entries alone."""
     for found in audit:
         yield found if isinstance(found, str) else Finding("", *found)

@@ -31,6 +31,7 @@ from tacit.network.authority import Authority
 from tacit.network.blobs import Blobs, Offer
 from tacit.network.coordinator import Coordinator
 from tacit.network.disclosure import Disclosure
+from tacit.network.forgetting import RECORD, require_remembered
 from tacit.network.identity import POLICY, Identity
 from tacit.network.messages import Refused
 from tacit.network.pairwise import PairRun
@@ -73,8 +74,6 @@ _SLOWEST = 2**17
 _AGAIN = 0.5
 # Seconds that sites have to come back to hear of the end.
 _FAREWELL = 30.0
-# A site's part in the record of a run, in its folder of the run.
-RECORD = "record"
 # Seconds between looks at what changed in the coordinator's folder, and at a certificate's life.
 _REFRESH, _RENEW = 1.0, 3600.0
 
@@ -207,6 +206,7 @@ def take_part(
         MessageError: the coordinator does not keep to the experiment.
         Forked, Unrecorded: nor to the run's record, which this site witnesses.
     """
+    require_remembered(folder, experiment.digest())
     identity = Identity.load(home)
     news = threading.Event()
     folder.mkdir(parents=True, exist_ok=True)
@@ -328,6 +328,7 @@ def gossip(
     Raises:
         InputError: a plan that cannot work among peers.
     """
+    require_remembered(folder, experiment.digest())
     news = threading.Event()
     patience = settings.get("patience", 600.0)
     with _among(home, folder, listen, connect, patience, insecure, disclosure) as (endpoint, blobs):
@@ -396,6 +397,7 @@ def swarm(
     Raises:
         InputError: a plan that cannot work in a swarm.
     """
+    require_remembered(folder, experiment.digest())
     patience = settings.get("patience", 600.0)
     with _among(home, folder, listen, connect, patience, insecure, disclosure) as (endpoint, blobs):
         identity = endpoint.identity
