@@ -1,0 +1,99 @@
+"""Chains for tests: py-evm in this process, and anvil, a node of its own on the loopback."""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import Any
+
+import pytest
+from eth_account import Account
+from eth_account.signers.local import LocalAccount
+from eth_tester.exceptions import TransactionFailed
+from web3 import EthereumTesterProvider, HTTPProvider
+from web3.exceptions import ContractLogicError
+from web3.providers import BaseProvider
+
+from tacit.ledger.chain.node import Node
+
+ETHER = 10**18
+
+
+def account(name: str) -> LocalAccount:
+    """Always the same for a name."""
+    return Account.from_key(sha256(name.encode()).digest())
+
+
+class Chain:
+    """A chain that makes a block for each transaction, unless it is told to wait."""
+
+    def __init__(self, provider: BaseProvider, url: str = "") -> None:
+        self.provider, self.url = provider, url
+        self.web3 = Node(provider, 1).web3
+        self.id = self.web3.eth.chain_id
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        answer = self.provider.make_request(method, list(arguments))  # type: ignore[arg-type]
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def node(self, pause: Callable[[], object] | None = None, **settings: Any) -> Node:
+        """A node that makes a block wherever its user waits, unless told otherwise."""
+        settings = {"confirmations": 1} | settings
+        return Node(self.provider, self.id, pause=pause or self.mine, **settings)
+
+    def mine(self) -> None:
+        self.ask("evm_mine")
+
+    def fund(self, *names: str) -> list[LocalAccount]:
+        found = [account(name) for name in names]
+        for each in found:
+            self.web3.eth.send_transaction(
+                {"from": self.web3.eth.accounts[0], "to": each.address, "value": 10 * ETHER}
+            )
+        return found
+
+
+class InProcess(EthereumTesterProvider):
+    """py-evm, whose refusals are told as a node's are."""
+
+    def make_request(self, method: Any, params: Any) -> Any:
+        try:
+            return super().make_request(method, params)
+        except TransactionFailed as error:
+            raise ContractLogicError(str(error)) from None
+
+
+def in_process() -> Chain:
+    return Chain(InProcess())
+
+
+@contextmanager
+def anvil(*options: str) -> Iterator[Chain]:
+    """A node's process; the test is skipped where there is none to start."""
+    program = os.environ.get("TACIT_ANVIL") or shutil.which("anvil")
+    if not program:
+        pytest.skip("there is no anvil: name it in TACIT_ANVIL, or have it on the PATH")
+    with tempfile.TemporaryDirectory() as home:
+        process = subprocess.Popen(
+            [program, "--host", "127.0.0.1", "--port", "0", "--chain-id", "31337",
+             "--hardfork", "prague", *options],
+            stdout=subprocess.PIPE, text=True, env={"HOME": home, "PATH": os.environ["PATH"]},
+        )  # fmt: skip
+        try:
+            assert process.stdout is not None
+            found = None
+            for line in process.stdout:  # ends where the process does
+                if found := re.search(r"Listening on (127\.0\.0\.1:\d+)", line):
+                    break
+            assert found, "anvil does not start"
+            url = f"http://{found[1]}"
+            yield Chain(HTTPProvider(url, exception_retry_configuration=None), url)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()  # type: ignore[union-attr]
