@@ -52,7 +52,7 @@ quorum: public(immutable(uint256))
 # Leaf hash of the first entry of the members' record.
 genesis: public(immutable(bytes32))
 
-members: public(DynArray[address, MOST_MEMBERS])
+members: DynArray[address, MOST_MEMBERS]
 # Place in ``members``, from 1; 0 for a stranger, and for a member that was slashed.
 places: public(HashMap[address, uint256])
 # One bit for each member whose stake is here.
@@ -263,6 +263,15 @@ def withdraw():
     assert amount > 0, "nothing is owed"
     self.balances[msg.sender] = 0
     raw_call(msg.sender, b"", value=amount)
+
+
+@view
+@external
+def everyone() -> DynArray[address, MOST_MEMBERS]:
+    """
+    @notice The members, in the order of payouts.
+    """
+    return self.members
 
 
 @view
