@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from chains import ETHER, Chain, account, in_process
+from tacit.errors import InputError
 from tacit.ledger.chain.contracts import NAMES, compiled, contract
-from tacit.ledger.chain.node import Reverted
+from tacit.ledger.chain.node import Node, Reverted, WrongChain
 from tacit.ledger.chain.settlement import Said, Settlement, result
 
 NAMED = ["a", "b", "c", "d"]
@@ -14,7 +15,17 @@ A, B, C, D = (account(name) for name in NAMED)
 KEEPER, STRANGER = account("keeper"), account("stranger")
 STAKE, POT, HOUR, DAY = ETHER // 10, 1000, 3600, 86400
 ROOT = b"r" * 32
+GENESIS = b"the first entry"
 PART = {each.address: bytes([i + 1]) * 32 for i, each in enumerate((A, B, C, D))}
+
+
+def agreed(node: Node, members: dict[str, str]) -> Settlement:
+    receipt = Settlement.deploy(node, KEEPER, members, STAKE, GENESIS)
+    return Settlement(node, receipt["contractAddress"], members, GENESIS)
+
+
+def shares(*payouts: int) -> dict[str, int]:
+    return dict(zip(NAMED, payouts, strict=False))
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +34,7 @@ def begun() -> tuple[Chain, Settlement]:
     chain = in_process()
     chain.fund(*NAMED, "keeper", "stranger")
     node = chain.node()
-    members = [each.address for each in (A, B, C, D)]
-    receipt = Settlement.deploy(node, KEEPER, members, STAKE, b"g" * 32)
-    found = Settlement(node, receipt["contractAddress"])
+    found = agreed(node, dict(zip(NAMED, (each.address for each in (A, B, C, D)), strict=True)))
     for each in (A, B, C, D):
         found.register(each)
     return chain, found
@@ -59,7 +68,7 @@ def opened(settlement: Settlement, *by: object, number: int = 0, pot: int = POT)
         settlement.commit(each, number, PART[each.address])  # type: ignore[arg-type, attr-defined]
 
 
-def attested(settlement: Settlement, payouts: list[int], *by: object, number: int = 0) -> None:
+def attested(settlement: Settlement, payouts: dict[str, int], *by: object, number: int = 0) -> None:
     digest = result(ROOT, payouts)
     settlement.post(KEEPER, number, digest)
     for each in by:
@@ -80,8 +89,8 @@ def test_a_round_pays_what_a_quorum_attested_and_keeps_the_rest_for_the_next(
     settlement: Settlement,
 ) -> None:
     opened(settlement, A, B, C)
-    attested(settlement, [500, 300, 100, 0], A, B, D)
-    settlement.score(STRANGER, 0, ROOT, [500, 300, 100, 0])
+    attested(settlement, shares(500, 300, 100, 0), A, B, D)
+    settlement.score(STRANGER, 0, ROOT, shares(500, 300, 100, 0))
     assert [settlement.balance(each.address) for each in (A, B, C, D)] == [500, 300, 100, 0]
     for each in (A, B, C):
         settlement.withdraw(each)
@@ -89,19 +98,18 @@ def test_a_round_pays_what_a_quorum_attested_and_keeps_the_rest_for_the_next(
     opened(settlement, number=1, pot=7)
     assert settlement.round(1).pot == 7 + 100
     assert settlement.round(0).deadline == 0
-    assert settlement.members() == [each.address for each in (A, B, C, D)]
-    assert (settlement.quorum, settlement.opened(), settlement.genesis) == (3, 2, b"g" * 32)
+    assert (settlement.quorum, settlement.opened()) == (3, 2)
 
 
 def test_nobody_withdraws_twice(settlement: Settlement) -> None:
     opened(settlement, A)
-    attested(settlement, [POT, 0, 0, 0], A, B, C)
-    settlement.score(KEEPER, 0, ROOT, [POT, 0, 0, 0])
+    attested(settlement, shares(POT, 0, 0, 0), A, B, C)
+    settlement.score(KEEPER, 0, ROOT, shares(POT, 0, 0, 0))
     settlement.withdraw(A)
     with pytest.raises(Reverted, match="nothing is owed"):
         settlement.withdraw(A)
     with pytest.raises(Reverted, match="the round is not open"):
-        settlement.score(KEEPER, 0, ROOT, [POT, 0, 0, 0])
+        settlement.score(KEEPER, 0, ROOT, shares(POT, 0, 0, 0))
 
 
 # A member that is a contract, and calls withdraw again while it is being paid.
@@ -159,21 +167,19 @@ def test_a_member_that_withdraws_again_while_it_is_paid_gets_what_it_is_owed_and
     made, node = compile_code(THIEF, output_formats=["abi", "bytecode"]), chain.node()
     factory = chain.web3.eth.contract(abi=made["abi"], bytecode=made["bytecode"])
     thief = node.send(STRANGER, factory.constructor(), STAKE)["contractAddress"]
-    members = [thief, A.address, B.address]
-    receipt = Settlement.deploy(node, KEEPER, members, STAKE, b"g" * 32)
-    settlement = Settlement(node, receipt["contractAddress"])
+    settlement = agreed(node, {"a": thief, "b": A.address, "c": B.address})
     calls = chain.web3.eth.contract(thief, abi=made["abi"]).functions
     node.send(STRANGER, calls.join(settlement.address, STAKE))
     for each in (A, B):
         settlement.register(each)
     opened(settlement)
     node.send(STRANGER, calls.commit(0))
-    digest = result(ROOT, [POT, 0, 0])
+    digest = result(ROOT, shares(POT, 0, 0))
     settlement.post(KEEPER, 0, digest)
     for each in (A, B):
         settlement.attest(each, 0, digest)
     node.send(STRANGER, calls.attest(0, digest))
-    settlement.score(KEEPER, 0, ROOT, [POT, 0, 0])
+    settlement.score(KEEPER, 0, ROOT, shares(POT, 0, 0))
     node.send(STRANGER, calls.steal(True))
     assert not calls.again().call()  # it tried
     assert calls.taken().call() == POT
@@ -188,7 +194,6 @@ def test_a_stranger_cannot_take_part(settlement: Settlement) -> None:
         lambda: settlement.attest(STRANGER, 0, b"x" * 32),
         lambda: settlement.leave(STRANGER),
         lambda: settlement.reclaim(STRANGER),
-        lambda: settlement.slash(A, STRANGER.address, 0, Said(b"x" * 32), Said(b"y" * 32)),
     ):
         with pytest.raises(Reverted, match="not a member"):
             attempt()
@@ -202,20 +207,20 @@ def test_a_stranger_cannot_take_part(settlement: Settlement) -> None:
 
 def test_no_score_without_a_quorum_and_none_but_the_attested_one(settlement: Settlement) -> None:
     opened(settlement, A, B)
-    attested(settlement, [600, 400, 0, 0], A, B)
+    attested(settlement, shares(600, 400, 0, 0), A, B)
     with pytest.raises(Reverted, match="attested already"):
-        settlement.attest(B, 0, result(ROOT, [600, 400, 0, 0]))
+        settlement.attest(B, 0, result(ROOT, shares(600, 400, 0, 0)))
     with pytest.raises(Reverted, match="fewer than the quorum"):
-        settlement.score(KEEPER, 0, ROOT, [600, 400, 0, 0])
+        settlement.score(KEEPER, 0, ROOT, shares(600, 400, 0, 0))
     with pytest.raises(Reverted, match="another result"):
-        settlement.attest(C, 0, result(ROOT, [0, 1000, 0, 0]))
-    settlement.attest(C, 0, result(ROOT, [600, 400, 0, 0]))
+        settlement.attest(C, 0, result(ROOT, shares(0, 1000, 0, 0)))
+    settlement.attest(C, 0, result(ROOT, shares(600, 400, 0, 0)))
     with pytest.raises(Reverted, match="not what was attested"):
-        settlement.score(KEEPER, 0, ROOT, [1000, 0, 0, 0])
+        settlement.score(KEEPER, 0, ROOT, shares(1000, 0, 0, 0))
     with pytest.raises(Reverted, match="not what was attested"):
-        settlement.score(KEEPER, 0, b"s" * 32, [600, 400, 0, 0])
+        settlement.score(KEEPER, 0, b"s" * 32, shares(600, 400, 0, 0))
     with pytest.raises(Reverted, match="posted already"):
-        settlement.post(KEEPER, 0, result(ROOT, [0, 1000, 0, 0]))
+        settlement.post(KEEPER, 0, result(ROOT, shares(0, 1000, 0, 0)))
 
 
 @pytest.mark.parametrize(
@@ -231,9 +236,9 @@ def test_even_a_quorum_cannot_pay_what_is_not_there_or_not_earned(
     settlement: Settlement, payouts: list[int], why: str
 ) -> None:
     opened(settlement, A, B)
-    attested(settlement, payouts, A, B, C)
+    attested(settlement, shares(*payouts), A, B, C)
     with pytest.raises(Reverted, match=why):
-        settlement.score(KEEPER, 0, ROOT, payouts)
+        settlement.score(KEEPER, 0, ROOT, shares(*payouts))
 
 
 def test_stale_rounds_take_nothing(chain: Chain, settlement: Settlement) -> None:
@@ -248,14 +253,14 @@ def test_stale_rounds_take_nothing(chain: Chain, settlement: Settlement) -> None
         settlement.open(KEEPER, 1, POT, now(settlement) + HOUR)
     with pytest.raises(Reverted, match="the deadline is to come"):
         settlement.cancel(STRANGER, 0)
-    attested(settlement, [POT, 0, 0, 0], A, B, C)
+    attested(settlement, shares(POT, 0, 0, 0), A, B, C)
     with pytest.raises(Reverted, match="posted already"):
         settlement.commit(B, 0, PART[B.address])
     later(chain, settlement, HOUR)
     for attempt in (
         lambda: settlement.commit(B, 0, PART[B.address]),
-        lambda: settlement.attest(D, 0, result(ROOT, [POT, 0, 0, 0])),
-        lambda: settlement.score(KEEPER, 0, ROOT, [POT, 0, 0, 0]),
+        lambda: settlement.attest(D, 0, result(ROOT, shares(POT, 0, 0, 0))),
+        lambda: settlement.score(KEEPER, 0, ROOT, shares(POT, 0, 0, 0)),
     ):
         with pytest.raises(Reverted, match="the round is not open"):
             attempt()
@@ -263,7 +268,25 @@ def test_stale_rounds_take_nothing(chain: Chain, settlement: Settlement) -> None
     assert settlement.balance(KEEPER.address) == POT
     with pytest.raises(Reverted, match="no such round is open"):
         settlement.cancel(STRANGER, 0)
-    opened(settlement, B, number=1)
+
+
+def test_a_cancelled_round_can_be_opened_again_and_nothing_of_it_but_commitments_stays(
+    chain: Chain, settlement: Settlement
+) -> None:
+    opened(settlement, A)
+    attested(settlement, shares(POT, 0, 0, 0), A, B, C)
+    later(chain, settlement, HOUR)
+    settlement.cancel(A, 0)
+    opened(settlement, B, pot=2 * POT)
+    with pytest.raises(Reverted, match="committed already"):
+        settlement.commit(A, 0, b"x" * 32)
+    with pytest.raises(Reverted, match="fewer than the quorum"):
+        settlement.score(KEEPER, 0, ROOT, shares(POT, 0, 0, 0))
+    attested(settlement, shares(POT, POT, 0, 0), A, B, C)
+    settlement.score(KEEPER, 0, ROOT, shares(POT, POT, 0, 0))
+    balances = [settlement.balance(each.address) for each in (KEEPER, A, B)]
+    assert balances == [POT] * 3
+    assert held(settlement) == 4 * STAKE + 3 * POT
 
 
 def test_deadlines_are_to_come_and_near(settlement: Settlement) -> None:
@@ -275,18 +298,18 @@ def test_deadlines_are_to_come_and_near(settlement: Settlement) -> None:
 
 def test_two_commitments_for_one_round_cost_the_stake_and_the_seat(settlement: Settlement) -> None:
     opened(settlement, A, B, C)
-    attested(settlement, [400, 300, 300, 0], A, B, C)
+    attested(settlement, shares(400, 300, 300, 0), A, B, C)
     one, two = (settlement.said(A, 0, word * 32) for word in (b"1", b"2"))
-    settlement.slash(STRANGER, A.address, 0, one, two)
+    settlement.slash(STRANGER, "a", 0, one, two)
     for attempt in (
-        lambda: settlement.slash(STRANGER, A.address, 0, one, two),
+        lambda: settlement.slash(STRANGER, "a", 0, one, two),
         lambda: settlement.register(A),
         lambda: settlement.leave(A),
     ):
         with pytest.raises(Reverted, match="not a member"):
             attempt()
     # Its payout of this round stays with its stake, for the next pot.
-    settlement.score(KEEPER, 0, ROOT, [400, 300, 300, 0])
+    settlement.score(KEEPER, 0, ROOT, shares(400, 300, 300, 0))
     assert settlement.balance(A.address) == 0
     opened(settlement, number=1, pot=0)
     assert settlement.round(1).pot == STAKE + 400
@@ -294,7 +317,7 @@ def test_two_commitments_for_one_round_cost_the_stake_and_the_seat(settlement: S
 
 def test_a_commitment_on_the_chain_conflicts_with_a_signed_one(settlement: Settlement) -> None:
     opened(settlement, A)
-    settlement.slash(B, A.address, 0, Said(PART[A.address]), settlement.said(A, 0, b"2" * 32))
+    settlement.slash(B, "a", 0, Said(PART[A.address]), settlement.said(A, 0, b"2" * 32))
     with pytest.raises(Reverted, match="not a member"):
         settlement.commit(A, 0, b"3" * 32)
 
@@ -302,10 +325,7 @@ def test_a_commitment_on_the_chain_conflicts_with_a_signed_one(settlement: Settl
 def test_nobody_is_slashed_for_what_does_not_conflict(chain: Chain, settlement: Settlement) -> None:
     opened(settlement, A, B)
     said = settlement.said
-    elsewhere = Settlement.deploy(
-        chain.node(), KEEPER, [A.address, B.address], STAKE, b"h" * 32
-    )  # fmt: skip
-    other = Settlement(chain.node(), elsewhere["contractAddress"])
+    other = agreed(chain.node(), {"a": A.address, "b": B.address})
     mine, cut = said(A, 0, b"1" * 32), said(A, 0, b"2" * 32)
     for first, second in (
         (mine, mine),  # the same twice
@@ -319,16 +339,16 @@ def test_nobody_is_slashed_for_what_does_not_conflict(chain: Chain, settlement: 
         (Said(bytes(32)), Said(PART[A.address])),  # none, and the one it made
     ):
         with pytest.raises(Reverted, match=r"do not conflict|is not the member's"):
-            settlement.slash(STRANGER, A.address, 0, first, second)
-    with pytest.raises(Reverted, match="is not the member's"):  # D has not committed at all
-        settlement.slash(STRANGER, D.address, 0, Said(bytes(32)), Said(b"1" * 32))
+            settlement.slash(STRANGER, "a", 0, first, second)
+    # D has made none here: that is no commitment to zero.
+    with pytest.raises(Reverted, match="the first is not the member's"):
+        settlement.slash(STRANGER, "d", 0, Said(bytes(32)), said(D, 0, b"1" * 32))
 
 
 def test_the_stake_is_exact_and_once(settlement: Settlement, chain: Chain) -> None:
     with pytest.raises(Reverted, match="the stake is here already"):
         settlement.register(A)
-    receipt = Settlement.deploy(chain.node(), KEEPER, [A.address], STAKE, b"g" * 32)
-    other = Settlement(chain.node(), receipt["contractAddress"])
+    other = agreed(chain.node(), {"a": A.address})
     for wrong in (0, STAKE - 1, STAKE + 1, 9 * ETHER):
         other.stake = wrong
         with pytest.raises(Reverted, match="the stake is another amount"):
@@ -350,7 +370,7 @@ def test_a_stake_comes_back_after_its_hold_and_can_be_lost_until_then(
     later(chain, settlement, 7 * DAY)  # the hold counts from the deadline, an hour on
     with pytest.raises(Reverted, match="the hold is not over"):
         settlement.reclaim(A)
-    settlement.slash(C, B.address, 0, *(settlement.said(B, 0, word * 32) for word in (b"1", b"2")))
+    settlement.slash(C, "b", 5, *(settlement.said(B, 5, word * 32) for word in (b"1", b"2")))
     later(chain, settlement, HOUR)
     settlement.reclaim(A)
     before = chain.web3.eth.get_balance(settlement.address)
@@ -364,10 +384,27 @@ def test_a_stake_comes_back_after_its_hold_and_can_be_lost_until_then(
 
 
 def test_members_are_somebody_once(chain: Chain) -> None:
-    node, nobody = chain.node(), "0x" + "00" * 20
-    for members, why in (([A.address] * 2, "twice"), ([nobody], "nobody"), ([], "no members")):
-        with pytest.raises(Reverted, match=why):
-            Settlement.deploy(node, KEEPER, members, STAKE, b"g" * 32)
+    twice, nobody = {"a": A.address, "b": A.address}, {"a": "0x" + "00" * 20}
+    for members in (twice, nobody):
+        with pytest.raises(Reverted, match="a member twice, or nobody"):
+            agreed(chain.node(), members)
+    with pytest.raises(InputError, match=r"'0x17' of a is no address"):
+        agreed(chain.node(), {"a": "0x17"})
+    for count in (0, 101):
+        with pytest.raises(InputError, match=f"members: {count} was given; allowed is 1 to 100"):
+            agreed(chain.node(), {str(i): A.address for i in range(count)})
+
+
+def test_another_record_or_another_member_is_told_from_what_was_agreed(
+    settlement: Settlement,
+) -> None:
+    node, address, members = settlement.node, settlement.address, dict(settlement.members)
+    Settlement(node, address, members, GENESIS)
+    swapped = members | {"a": B.address, "b": A.address}
+    renamed = {"e" if name == "a" else name: each for name, each in members.items()}
+    for others, genesis in ((members, b"another"), (swapped, GENESIS), (renamed, GENESIS)):
+        with pytest.raises(WrongChain, match="made for another record, or for other members"):
+            Settlement(node, address, others, genesis)
 
 
 def test_coins_that_nobody_asked_for_are_sent_back(chain: Chain, settlement: Settlement) -> None:

@@ -8,7 +8,7 @@ copy. An entry is judged by what stands before it alone, as it was when it was w
 import hashlib
 import hmac
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,7 @@ def verify(
     policy: Path | None = None,
     seen: str | None = None,
     against: Path | None = None,
+    anchored: Sequence[Checkpoint] | None = None,
 ) -> Audit:
     """Audit a record.
 
@@ -86,6 +87,7 @@ def verify(
             that it fits together, and not whose it is.
         seen: a signed head of the same log that the auditor kept from before.
         against: folder of another copy, such as another site's.
+        anchored: heads that its keeper has put on a chain (``ledger.chain``).
 
     Raises:
         InputError: a folder without a record, or a policy that is none.
@@ -99,6 +101,8 @@ def verify(
         checks.append(("openings", lambda record: _openings(record, folder / OPENINGS)))
     if against is not None:
         checks.append(("other copy", lambda record: _same(record, _read(against, None))))
+    if anchored is not None:
+        checks.append(("anchored heads", lambda record: _anchored(record, anchored)))
     told, findings = list[tuple[str, str]](), list[Finding]()
     own = "the auditor's own" if policy else "the record's own, whoever wrote it"
     told.append(("policy", own))
@@ -323,3 +327,19 @@ def _same(record: _Record, other: _Record) -> Iterator[Finding | str]:
             yield Finding("", place, "the other copy has another entry here: the record was forked")
             return
     yield f"the same {both} entries"
+
+
+def _anchored(record: _Record, heads: Sequence[Checkpoint]) -> Iterator[Finding | str]:
+    """Every head on the chain is one of this record."""
+    last = max((head.size for head in heads), default=0)
+    if last > len(record.entries):
+        yield Finding("", None, f"it was rolled back: {last} entries were anchored")
+    tree, roots = merkle.Growing(), dict[int, bytes]()
+    for size, entry in enumerate(record.entries[:last], 1):
+        tree.add(merkle.leaf_hash(entry))
+        roots[size] = tree.root
+    for head in heads:
+        if not hmac.compare_digest(roots.get(head.size, head.root), head.root):
+            yield Finding("", None, f"its first {head.size} entries were rewritten since")
+            return
+    yield f"{len(heads)}, the last of {last} entries" if heads else "none"

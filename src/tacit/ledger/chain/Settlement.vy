@@ -49,8 +49,8 @@ event Slashed:
 keeper: public(immutable(address))
 stake: public(immutable(uint256))
 quorum: public(immutable(uint256))
-# Leaf hash of the first entry of the members' record.
-genesis: public(immutable(bytes32))
+# SHA-256 of what the members have agreed on: their record, and the names behind the addresses.
+terms: public(immutable(bytes32))
 
 members: DynArray[address, MOST_MEMBERS]
 # Place in ``members``, from 1; 0 for a stranger, and for a member that was slashed.
@@ -67,7 +67,7 @@ surplus: public(uint256)
 
 
 @deploy
-def __init__(_members: DynArray[address, MOST_MEMBERS], _stake: uint256, _genesis: bytes32):
+def __init__(_members: DynArray[address, MOST_MEMBERS], _stake: uint256, _terms: bytes32):
     assert len(_members) > 0, "no members"
     for member: address in _members:
         assert member != empty(address) and self.places[member] == 0, "a member twice, or nobody"
@@ -76,7 +76,7 @@ def __init__(_members: DynArray[address, MOST_MEMBERS], _stake: uint256, _genesi
     keeper = msg.sender
     stake = _stake
     quorum = 2 * len(_members) // 3 + 1
-    genesis = _genesis
+    terms = _terms
 
 
 @external
@@ -217,14 +217,15 @@ def score(round: uint256, root: bytes32, payouts: DynArray[uint256, MOST_MEMBERS
 @external
 def cancel(round: uint256):
     """
-    @notice A round that came to no result until its deadline; its pot goes back to the keeper.
+    @notice A round that came to no result until its deadline; its pot goes back to the keeper. It
+            can be opened again, and what was committed stands.
     """
     deadline: uint256 = self.rounds[round].deadline
     assert deadline != 0, "no such round is open"
     assert deadline <= block.timestamp, "the deadline is to come"
     self.balances[keeper] += self.rounds[round].pot
-    self.rounds[round].pot = 0
-    self.rounds[round].deadline = 0
+    self.rounds[round] = empty(Round)
+    self.opened = round
 
 
 @external

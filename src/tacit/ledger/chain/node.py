@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from web3 import HTTPProvider, Web3
 from web3.exceptions import (
@@ -26,7 +27,7 @@ from web3.exceptions import (
 from web3.providers import BaseProvider
 from web3.types import TxReceipt
 
-from tacit.errors import TacitError, require
+from tacit.errors import InputError, TacitError, require
 
 
 class ChainError(TacitError):
@@ -176,8 +177,8 @@ class Node:
         self.require_chain()
         with self.asked():
             eth = self.web3.eth
-            tip = eth.max_priority_fee
-            price = 2 * eth.get_block("latest")["baseFeePerGas"] + tip
+            tip: int = eth.max_priority_fee
+            price: int = 2 * eth.get_block("latest")["baseFeePerGas"] + tip
             self._require_funds(account, _LEAST_GAS * min(price, self.most_price) + value)
             who = {"from": account.address, "value": value}
             gas = math.ceil(call.estimate_gas(who) * _SPARE)
@@ -275,6 +276,29 @@ class Node:
             except TransactionNotFound:
                 continue
         return None
+
+
+def new_key() -> LocalAccount:
+    """An account of a new key, from the operating system's randomness."""
+    made: LocalAccount = Account.create()
+    return made
+
+
+def account_of(key: str, where: str) -> LocalAccount:
+    """The account of a key.
+
+    Args:
+        key: 64 hex digits.
+        where: that is told if it is none; the key never is.
+
+    Raises:
+        InputError: no key.
+    """
+    try:
+        found: LocalAccount = Account.from_key(bytes.fromhex(key.strip().removeprefix("0x")))
+    except Exception:  # of any kind, and with the key in its text
+        raise InputError(f"{where} holds no key of 64 hex digits") from None
+    return found
 
 
 def _reason(error: ContractLogicError) -> str:

@@ -1,0 +1,210 @@
+"""The commands of the chain: a record anchored, compared, and left alone by a chain that fails."""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+import tacit
+from chains import Chain, account, anvil, in_process
+from small import experiment
+from tacit.cli import app
+from tacit.ledger.chain.agreed import Agreed
+from tacit.ledger.chain.anchor import Anchors
+from tacit.ledger.chain.node import Node
+from tacit.ledger.note import Checkpoint
+from tacit.ledger.recorder import kept
+
+
+def call(*words: object, **environment: str) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], env=environment)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recorded") / "record"
+    tacit.run(experiment(rounds=2), record=folder)
+    return folder
+
+
+@pytest.fixture
+def record(recorded: Path, tmp_path: Path) -> Path:
+    """A copy of its own for each test."""
+    return Path(shutil.copytree(recorded, tmp_path / "record"))
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    file = tmp_path / "key"
+    file.touch(0o600)
+    file.write_text(account("keeper").key.hex())
+    return file
+
+
+@pytest.fixture
+def chain(monkeypatch: pytest.MonkeyPatch) -> Chain:
+    """In this process, wherever a command asks for a node by its address."""
+    chain = in_process()
+    chain.fund("keeper")
+
+    def at(cls: type[Node], url: str, chain_id: int, **settings: int) -> Node:
+        assert url == "http://node"
+        return Node(chain.provider, chain_id, **settings, pause=chain.mine)
+
+    monkeypatch.setattr(Node, "at", classmethod(at))
+    monkeypatch.setenv("TACIT_CHAIN_NODE", "http://node")
+    return chain
+
+
+@pytest.fixture
+def anchored(chain: Chain, record: Path, key: Path) -> Path:
+    """A record whose head is on the chain."""
+    for words in (("deploy", record, "--chain-id", chain.id), ("anchor", record)):
+        done = call("chain", *words, "--key", key)
+        assert done.exit_code == 0, done.output
+    return record
+
+
+def test_a_head_is_anchored_and_found_again_by_who_verifies(anchored: Path, key: Path) -> None:
+    size = json.loads(call("verify", anchored, "--json").output)["size"]
+    found = json.loads(call("chain", "status", anchored, "--json").output)
+    assert [head["size"] for head in found["heads"]] == [size]
+    assert f"{size} entries  root" in call("chain", "status", anchored).output
+    done = call("verify", anchored, "--anchors", anchored / "chain.json")
+    assert done.exit_code == 0, done.output
+    assert f"1, the last of {size} entries" in done.output
+    again = call("chain", "anchor", anchored, "--key", key)
+    assert again.output == f"The head of {size} entries is anchored already.\n"
+
+
+def test_a_record_that_was_made_anew_is_not_the_anchored_one(
+    anchored: Path, tmp_path: Path, key: Path
+) -> None:
+    # Whoever keeps all keys can write another record that holds by itself.
+    anew = tmp_path / "anew"
+    tacit.run(experiment(rounds=2), record=anew)
+    (anew / "chain.json").write_text((anchored / "chain.json").read_text())
+    assert call("verify", anew).exit_code == 0
+    done = call("verify", anew, "--anchors", anew / "chain.json")
+    assert done.exit_code == 1
+    assert "FAIL  anchored heads: its first" in done.output
+    assert "entries were rewritten since" in done.output
+    refused = call("chain", "anchor", anew, "--key", key)
+    assert refused.exit_code == 2
+    assert "[TACIT-120]" in refused.output
+
+
+def test_a_record_that_was_cut_short_is_not_the_anchored_one(chain: Chain, anchored: Path) -> None:
+    agreed, origin = Agreed.read(anchored / "chain.json"), kept(anchored)[1].origin
+    longer = Checkpoint(origin, 1000, b"r" * 32)
+    Anchors(chain.node(), agreed.anchors, origin).anchor(account("keeper"), longer)
+    for _ in range(11):
+        chain.mine()
+    done = call("verify", anchored, "--anchors", anchored / "chain.json")
+    assert done.exit_code == 1
+    assert "it was rolled back: 1000 entries were anchored" in done.output
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+        if not path.name.endswith(("-shm", "-wal"))
+    }
+
+
+def test_a_dead_node_leaves_the_record_and_the_run_as_they_are(
+    record: Path, key: Path, tmp_path: Path
+) -> None:
+    (record / "chain.json").write_text(
+        json.dumps({"chain": 1, "anchors": "0x" + "11" * 20, "block": 0})
+    )
+    before, dead = contents(record), "http://127.0.0.1:9"
+    done = call("chain", "anchor", record, "--key", key, "--node", dead)
+    assert done.exit_code == 2
+    assert done.output == (
+        "tacit: the chain's node 127.0.0.1 does not answer (ConnectionError) [TACIT-121]\n"
+    )
+    assert contents(record) == before
+    result = tacit.run(experiment(rounds=2), record=record)
+    assert len(result.metrics) == 2
+    assert call("verify", record).exit_code == 0
+
+
+def test_neither_training_nor_verifying_needs_what_the_chain_needs(record: Path) -> None:
+    program = (
+        # None makes an import fail.
+        "import sys; sys.modules |= dict.fromkeys(('web3', 'eth_account', 'vyper'));"
+        "import tacit; from tacit.cli import app; app(['verify', sys.argv[1]])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, record], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_keys_are_made_private_and_no_other_is_taken(
+    chain: Chain, record: Path, tmp_path: Path
+) -> None:
+    made = call("chain", "key", tmp_path / "new")
+    assert made.output.startswith("0x")
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
+    secret = (tmp_path / "new").read_text().strip()
+    assert secret not in made.output
+    assert call("chain", "key", tmp_path / "new").exit_code == 2
+    deploy = ("chain", "deploy", record, "--chain-id", chain.id)
+    poor = call(*deploy, TACIT_CHAIN_KEY=secret)
+    assert "[TACIT-125]" in poor.output
+    assert made.output.strip() in poor.output
+    assert secret not in poor.output
+    (tmp_path / "new").chmod(0o640)
+    assert "allowed is a file of mode 600" in call(*deploy, "--key", tmp_path / "new").output
+    assert "TACIT_CHAIN_KEY is not in the environment" in call(*deploy).output
+    wrong = call(*deploy, TACIT_CHAIN_KEY=secret[:-1] + "g")
+    assert "TACIT_CHAIN_KEY holds no key of 64 hex digits" in wrong.output
+    assert secret[:20] not in wrong.output
+
+
+def test_the_agreed_chain_is_the_only_one(chain: Chain, anchored: Path, key: Path) -> None:
+    file = anchored / "chain.json"
+    again = call("chain", "deploy", anchored, "--chain-id", chain.id, "--key", key)
+    assert "names its contracts already" in again.output
+    other = call("chain", "deploy", anchored, "--chain-id", 1, "--key", key)
+    assert "chain-id: 1 was given" in other.output
+    file.write_text(file.read_text().replace(str(chain.id), "5"))
+    done = call("chain", "status", anchored)
+    assert done.exit_code == 2
+    assert "is on chain 131277322940537, and chain 5 is meant" in done.output
+    for text in ("{}", "[", '{"chain": "1", "anchors": 1, "block": 0}', "[1, 2, 3]"):
+        file.write_text(text)
+        assert "does not say which contracts these are" in call("chain", "status", anchored).output
+
+
+@pytest.fixture
+def real() -> Iterator[Chain]:
+    with anvil() as chain:
+        yield chain
+
+
+def test_a_real_node_is_anchored_to_over_its_own_protocol(
+    real: Chain, record: Path, key: Path
+) -> None:
+    real.fund("keeper")
+    at = {"TACIT_CHAIN_NODE": real.url}
+    once = ("--key", key, "--confirmations", 1)
+    for words in (("deploy", record, "--chain-id", real.id), ("anchor", record)):
+        done = call("chain", *words, *once, **at)
+        assert done.exit_code == 0, done.output
+    found = call("verify", record, "--anchors", record / "chain.json", **at)
+    assert re.search(r"anchored heads +none\n", found.output)  # twelve blocks have to lie on it
+    for _ in range(11):
+        real.mine()
+    found = call("verify", record, "--anchors", record / "chain.json", **at)
+    assert re.search(r"anchored heads +1, the last of \d+ entries\n", found.output)
+    assert found.exit_code == 0
