@@ -22,13 +22,22 @@ MEMBERS, ETHER = 20, 10**18
 ORIGIN = "tacit/0123456789abcdef"
 
 
+class InProcess(EthereumTesterProvider):
+    """py-evm, which is not asked for estimates: it would carry out each call fifteen times."""
+
+    def make_request(self, method, params):
+        if method == "eth_estimateGas":
+            return {"jsonrpc": "2.0", "id": 1, "result": 5_000_000}
+        return super().make_request(method, params)
+
+
 def word(text: str) -> bytes:
     return sha256(text.encode()).digest()
 
 
 def measured() -> dict[str, list[int]]:
     """Gas of each transaction, by what it is for."""
-    provider = EthereumTesterProvider()
+    provider = InProcess()
     node = Node(provider, 131277322940537, confirmations=1, pause=lambda: None)
     accounts = [Account.from_key(word(f"member {i}")) for i in range(MEMBERS + 1)]
     for each in accounts:

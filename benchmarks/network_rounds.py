@@ -59,7 +59,7 @@ def light(digest: str, rounds: int, update: Path, homes: list[Path]) -> None:
 
 def take_part(digest: str, update: Path, home: Path, silent: float = math.inf) -> None:
     """A node, to the run's end; from a round on it takes work, says so, and never answers."""
-    from tacit.network.blobs import Blobs
+    from tacit.network.blobs import Offer
     from tacit.network.identity import Identity
     from tacit.network.protocol import (
         Ask,
@@ -83,8 +83,7 @@ def take_part(digest: str, update: Path, home: Path, silent: float = math.inf) -
             return b""
 
         endpoint.serve_bytes("news", heard)
-        blobs = Blobs(endpoint)
-        offer = blobs.offer(update)
+        offer, inside = Offer.of(update), update.read_bytes()
 
         def ask(request: Any) -> Any:
             while True:
@@ -102,8 +101,8 @@ def take_part(digest: str, update: Path, home: Path, silent: float = math.inf) -
                     ask(Measured(digest, reply.round, 1, {"loss": 0.1}))
                 with suppress(Unreachable):
                     if reply.train:
-                        blobs.pull("coordinator", reply.state, home / "state", most=1 << 20)
-                        ask(Deliver(digest, reply.round, offer, 0.1))
+                        reply.state.require(reply.inside, "the coordinator")
+                        ask(Deliver(digest, reply.round, offer, 0.1, inside=inside))
             news.wait(PAUSE)
             news.clear()
             reply = ask(Ask(digest))

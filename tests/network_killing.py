@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -73,8 +73,17 @@ def peer_plan() -> tacit.Experiment:
     return plan(data=_data(PEERS), algorithm=tacit.Gossip(), topology=tacit.Ring())
 
 
-def _model() -> nn.Module:
+def small_plan() -> tacit.Experiment:
+    """What is small enough to travel in messages."""
+    return plan(model=_small)
+
+
+def _small() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+
+
+def _model() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 800), nn.ReLU(), nn.Linear(800, 2))
 
 
 def _data(names: tuple[str, ...]) -> tacit.data.Federation:
@@ -86,6 +95,7 @@ def _data(names: tuple[str, ...]) -> tacit.data.Federation:
 
 
 Addresses = dict[str, str]
+Plan = Callable[[], tacit.Experiment]
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,7 @@ def _server_set_up(folder: Path, at: Addresses) -> None:
         joined(hearts, folder / "keys" / site, site)
 
 
-def _server_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
+def _server_act(role: str, folder: Path, at: Addresses, plan: Plan = plan) -> dict[str, Any]:
     whole = plan()
     public, home = whole.replace(data=empty(whole.data)), folder / "keys" / role
     if role == "coordinator":
@@ -125,7 +135,7 @@ def _server_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
     return {"outcome": taken.outcome, "reason": taken.reason, "scores": taken.scores}
 
 
-def _server_kept(folder: Path) -> dict[str, Any]:
+def _server_kept(folder: Path, plan: Plan = plan) -> dict[str, Any]:
     whole = plan()
     store = Store(folder / "coordinator", whole.replace(data=empty(whole.data)).digest())
     kept = store.read()
@@ -190,6 +200,12 @@ def _transfer_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
 
 CASTS = {
     "server": Cast(("coordinator", *SITES), _server_set_up, _server_act, _server_kept),
+    "small": Cast(
+        ("coordinator", *SITES),
+        _server_set_up,
+        partial(_server_act, plan=small_plan),
+        partial(_server_kept, plan=small_plan),
+    ),
     "gossip": Cast(PEERS, _peers_set_up, _peer_act),
     "transfer": Cast(("coordinator", *SITES), _server_set_up, _transfer_act),
 }

@@ -381,7 +381,7 @@ def test_a_coordinator_that_is_killed_loses_and_counts_nothing_twice(phase, tmp_
                 assert back.wait(BOUND)
             try:
                 return bench.ask(name, request)
-            except RuntimeError:  # it was killed in the meantime
+            except (Killed, RuntimeError):  # it was killed in the meantime
                 if not killed.is_set() or bench.over:
                     raise
 

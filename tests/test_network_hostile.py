@@ -43,6 +43,7 @@ from tacit.network.protocol import (
     Wait,
 )
 from tacit.network.software import software
+from tacit.network.store import Update
 from tacit.network.transport import Unreachable
 from test_network_rounds import experiment
 from test_network_run import Bench
@@ -83,10 +84,11 @@ class Rogue(Bench):
         else:
             path.write_bytes(self.served)
 
-    def deliver(self, raw: bytes) -> None:
-        """The rogue's update, pulled and looked at."""
+    def deliver(self, raw: bytes, inside: bytes = b"") -> None:
+        """The rogue's update, pulled or in the message, and looked at."""
         self.served = raw
-        self.ask(self.name, Deliver(self.digest, 0, Offer(blake3(raw).digest(), len(raw)), 0.5))
+        offer = Offer(blake3(raw).digest(), len(raw))
+        self.ask(self.name, Deliver(self.digest, 0, offer, 0.5, inside=inside))
         until(lambda: not self.coordinator._pulling, 60)
 
     def finish(self) -> Any:
@@ -119,7 +121,7 @@ def requests(digest: str) -> st.SearchStrategy[Any]:
         st.builds(Join, ours, st.sampled_from([software(), "0.0", ""]), COUNT),
         st.builds(Ask, ours),
         st.builds(Leave, ours),
-        st.builds(Deliver, ours, ROUND, OFFER, NUMBER),
+        st.builds(Deliver, ours, ROUND, OFFER, NUMBER, COUNT, st.binary(max_size=200)),
         st.builds(Ready, ours, ROUND, NUMBER, COUNT),
         st.builds(Answer, ours, ROUND, COUNT, STAGE, BODY),
         st.builds(Measured, ours, ROUND, COUNT, SCORE),
@@ -181,11 +183,12 @@ UPDATES = {
 }
 
 
+@pytest.mark.parametrize("small", [False, True])
 @pytest.mark.parametrize("raw", UPDATES.values(), ids=UPDATES)
 def test_an_update_that_is_none_is_left_out_and_its_sender_named(
-    raw: bytes, rogue: Rogue, caplog: pytest.LogCaptureFixture
+    raw: bytes, small: bool, rogue: Rogue, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rogue.deliver(raw)
+    rogue.deliver(raw, inside=raw if small else b"")
     assert rogue.name in rogue.coordinator._declined
     assert repr(rogue.name) in caplog.text
     assert not rogue.store.accepted(0)
@@ -201,6 +204,17 @@ def test_a_good_update_is_accepted_once(rogue: Rogue) -> None:
     for round in (1, 2**31 - 1):
         other = Deliver(rogue.digest, round, Offer(bytes(32), 9), 0.1)
         assert rogue.ask(rogue.name, other) == Taken(rogue.digest, False)
+
+
+def test_a_small_update_is_accepted_once_and_is_what_was_offered(rogue: Rogue) -> None:
+    rogue.deliver(UPDATES["NaN"], inside=GOOD)
+    assert rogue.name in rogue.coordinator._declined
+    other = rogue.honest[0]
+    offer = Offer(blake3(GOOD).digest(), len(GOOD))
+    for _ in range(2):
+        told = rogue.ask(other, Deliver(rogue.digest, 0, offer, 0.5, inside=GOOD))
+        assert told == Taken(rogue.digest, True)
+    assert rogue.store.accepted(0) == {other: Update(offer.digest, 0.5, GOOD)}
 
 
 def test_offers_are_bounded_before_anything_is_pulled(rogue: Rogue) -> None:
@@ -415,11 +429,17 @@ STATES = {
 }
 
 
+@pytest.mark.parametrize("small", [False, True])
 @pytest.mark.parametrize("raw", STATES.values(), ids=STATES)
-def test_a_state_that_is_none_is_refused(raw: bytes, liar: Liar) -> None:
+def test_a_state_that_is_none_is_refused(raw: bytes, small: bool, liar: Liar) -> None:
     with pytest.raises(MessageError, match=r"coordinator|cannot be read"):
-        liar.run(liar.order(state=liar.offer(raw)))
+        liar.run(liar.order(state=liar.offer(raw), inside=raw if small else b""))
     assert not any(isinstance(each, Deliver) for each in liar.asked)
+
+
+def test_another_state_than_is_offered_is_refused(liar: Liar) -> None:
+    with pytest.raises(MessageError, match="coordinator sent something else"):
+        liar.run(liar.order(inside=STATES["NaN"]))
 
 
 def test_a_state_that_is_too_large_is_not_pulled(liar: Liar) -> None:
@@ -475,7 +495,17 @@ def replies(liar: Liar) -> st.SearchStrategy[Any]:
     nodes = st.lists(COUNT, max_size=6).map(tuple)
     return st.one_of(
         st.builds(Wait, ours, st.text(max_size=50)),
-        st.builds(Train, ours, ROUND, rows, offer, st.booleans(), st.booleans()),
+        st.builds(
+            Train,
+            ours,
+            ROUND,
+            rows,
+            offer,
+            st.booleans(),
+            st.booleans(),
+            COUNT,
+            st.binary(max_size=200),
+        ),
         st.builds(Enter, ours, ROUND, COUNT, st.integers(0, 15), nodes),
         st.builds(Go, ours, ROUND, COUNT, STAGE, BODY),
         st.builds(Taken, ours, st.booleans()),

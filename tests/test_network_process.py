@@ -117,6 +117,19 @@ POINTS = {
     "a": dict(list(PEER.items())[::2]),
     "b": dict(list(PEER.items())[1::2]),
 }
+# Where updates travel in messages.
+SMALL = {
+    "coordinator": {
+        "a small update has come": ("coordinator:Coordinator._take", "before", 1),
+        "a small update is written and nobody told": ("store:Store.accept", "after", 1),
+        "the last small update is written": ("store:Store.accept", "after", 2),
+        "the round of small updates is closed": ("store:Store.advance", "after", 1),
+    },
+    "north": {
+        "its small update is not sent": ("site:SiteRun._deliver", "before", 1),
+        "its small update is sent": ("site:SiteRun._deliver", "after", 1),
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +159,14 @@ def model() -> list[float]:
 
 
 @pytest.fixture(scope="module")
+def small_model() -> list[float]:
+    """Of the same rounds in one process."""
+    plan = network_killing.small_plan()
+    vector: list[float] = plan.layout.vector(tacit.run(plan).model).tolist()
+    return vector
+
+
+@pytest.fixture(scope="module")
 def models() -> list[list[float]]:
     """The peers', of the same rounds in one process."""
     plan = network_killing.peer_plan()
@@ -155,12 +176,12 @@ def models() -> list[list[float]]:
     return [network_killing.flat(module.state_dict()) for module in modules]
 
 
-def cases(cast: str) -> list[Any]:
-    roles = [role for role in network_killing.CASTS[cast].roles if role in POINTS]
+def cases(cast: str, points: dict[str, dict[str, tuple[str, str, int]]] = POINTS) -> list[Any]:
+    roles = [role for role in network_killing.CASTS[cast].roles if role in points]
     return [
         pytest.param(role, kill, id=f"{role}: {phase}")
         for role in roles
-        for phase, kill in POINTS[role].items()
+        for phase, kill in points[role].items()
     ]
 
 
@@ -192,6 +213,21 @@ def test_a_killed_process_changes_nothing(
     told = play(case("server", role, kill, tmp_path))
     all_finished(told, "server")
     assert told["model"] == pytest.approx(model, abs=1e-6)
+    rows = told["coordinator"]["rows"]
+    assert [(row["round"], row["cohort"]) for row in rows] == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize(("role", "kill"), cases("small", SMALL))
+def test_a_killed_process_changes_nothing_where_updates_are_small(
+    role: str,
+    kill: tuple[str, str, int],
+    play: Callable[[Case], Case],
+    small_model: list[float],
+    tmp_path: Path,
+) -> None:
+    told = play(case("small", role, kill, tmp_path))
+    all_finished(told, "small")
+    assert told["model"] == pytest.approx(small_model, abs=1e-6)
     rows = told["coordinator"]["rows"]
     assert [(row["round"], row["cohort"]) for row in rows] == [(1, 2), (2, 2)]
 

@@ -18,7 +18,7 @@ from network_parties import until
 from tacit.errors import CheckpointError, InputError
 from tacit.network import schema
 from tacit.network.blobs import Offer
-from tacit.network.store import Store
+from tacit.network.store import Store, Update
 from test_network_rounds import experiment
 from test_network_run import Bench
 
@@ -76,25 +76,29 @@ def version(url: str, change: str | None = None) -> str:
 def fill(store: Store) -> None:
     store.join("north", 2**33)
     store.begin(STATE, b"m" * 32)
-    store.accept(0, "north", b"u" * 32, 0.25)
+    store.accept(0, "north", Update(b"u" * 32, 0.25))
 
 
 def test_what_was_written_is_there_after_a_restart(make: Make) -> None:
     first = make()
     fill(first)
-    first.accept(0, "north", b"v" * 32, 0.5)  # a second one
+    first.accept(0, "north", Update(b"v" * 32, 0.5))  # a second one
     first.join("north", 7)  # other rows
     first.begin(NEXT, b"n" * 32)
-    first.accept(0, "south", b"w" * 32, None)
+    first.accept(0, "south", Update(b"w" * 32, None, b"all of it"))
     first.spend(0, 1.5, 1e-5)
     first.spend(0, 9.0, 1e-5)  # again, after it was killed
     again = make()
     assert again.read() == first.read()
     assert again.read().state == STATE
     assert again.sites() == {"north": 2**33}
-    assert again.accepted(0) == {"north": (b"u" * 32, 0.25), "south": (b"w" * 32, None)}
+    assert again.accepted(0) == {
+        "north": Update(b"u" * 32, 0.25),
+        "south": Update(b"w" * 32, None, b"all of it"),
+    }
     assert again.spent() == [(1.5, 1e-5)]
     again.advance(0, NEXT, b"n" * 32, {"round": 1, "left_out": ["south"]})
+    assert again.accepted(0)["south"] == Update(b"w" * 32, None)  # of no use any more
     again.describe(0, {"round": 1, "loss": 0.1})
     again.end("finished", "all rounds are done")
     kept = make().read()
@@ -120,6 +124,7 @@ def test_a_store_of_the_first_version_is_upgraded(make: Make, url: str) -> None:
     first = [schema.runs, schema.sites, schema.updates, schema.metrics]
     schema.facts.create_all(engine, tables=first)
     with engine.begin() as database:
+        database.execute(sa.text("ALTER TABLE updates DROP COLUMN inside"))
         database.execute(
             schema.runs.insert().values(
                 experiment=EXPERIMENT, round=4, state=b"s" * 32, state_size=3, memory=b"m" * 32
@@ -129,7 +134,7 @@ def test_a_store_of_the_first_version_is_upgraded(make: Make, url: str) -> None:
     store = make()
     assert store.read().round == 4
     store.spend(4, 1.0, 1e-5)
-    assert version(url) == "0003"
+    assert version(url) == "0004"
     make()
 
 
@@ -139,7 +144,7 @@ def test_a_store_of_a_later_version_is_refused(make: Make, url: str) -> None:
     with pytest.raises(InputError, match=r"later version of tacit.*9999.*install"):
         make()
     assert version(url) == "9999"
-    version(url, change="0003")
+    version(url, change="0004")
     assert make().sites() == {"north": 2**33}
 
 
@@ -180,13 +185,13 @@ def test_updates_that_come_together_are_all_kept(make: Make) -> None:
 
     def accept(k: int) -> None:
         together.wait(60)
-        store.accept(0, f"site-{k % 6}", bytes([k]) * 32, None)  # two come twice
+        store.accept(0, f"site-{k % 6}", Update(bytes([k]) * 32, None))  # two come twice
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(accept, range(8)))
     kept = make().accepted(0)
     assert kept.keys() == {f"site-{k}" for k in range(6)}
-    assert all(digest[0] % 6 == int(site[-1]) for site, (digest, _) in kept.items())
+    assert all(digest[0] % 6 == int(site[-1]) for site, (digest, *_) in kept.items())
 
 
 def test_all_learn_that_their_updates_could_not_be_written(
@@ -203,9 +208,9 @@ def test_all_learn_that_their_updates_could_not_be_written(
 
     monkeypatch.setattr(store, "_transaction", full)
     with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(store.accept, 0, "a", b"a" * 32, None)
+        first = pool.submit(store.accept, 0, "a", Update(b"a" * 32, None))
         assert writing.wait(60)
-        others = [pool.submit(store.accept, 0, name, b"b" * 32, None) for name in "bcd"]
+        others = [pool.submit(store.accept, 0, name, Update(b"b" * 32, None)) for name in "bcd"]
         until(lambda: len(store._batch.updates) == 3)
         go.set()
         for each in (first, *others):

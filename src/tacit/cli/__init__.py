@@ -186,6 +186,10 @@ def run(
     record: Annotated[
         Path | None, typer.Option(help="Folder for a signed record of the run; see verify.")
     ] = None,
+    openings: Annotated[
+        Path | None,
+        typer.Option(help="File for what a server's masked sums are computed again from."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Carry out the experiment that FILE defines.
@@ -212,7 +216,7 @@ def run(
 
                 result = carry_out(
                     experiment, engine=engine.value, folder=kept.path, resume=resume,
-                    on_round=measured, ledger=ledger, record=record,
+                    on_round=measured, ledger=ledger, record=record, openings=openings,
                 )  # fmt: skip
         except KeyboardInterrupt:
             _say_how_to_go_on(kept.rounds_done(), experiment.rounds)

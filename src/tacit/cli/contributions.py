@@ -1,6 +1,7 @@
 """``tacit contributions``: what each site's data were worth to the others, and to itself."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,6 +29,12 @@ def contributions(
             " 20, one gradient for more; or cgsv, to find free riders and liars."
         ),
     ] = Method.auto,
+    record: Annotated[
+        Path | None, typer.Option(help="Folder of the run's signed record, to add the scores to.")
+    ] = None,
+    pot: Annotated[
+        int | None, typer.Option(help="Whole units that the record pays out by the scores.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """What did each site contribute, and what does it gain over training alone?
@@ -45,7 +52,9 @@ def contributions(
     with stdout_kept_clean(as_json):
         experiment = experiment_of(file, settings, tables)
         with progress(["together", "alone"], experiment.rounds, quiet=as_json) as on_round:
-            found = score(experiment, chosen() if chosen else None, on_round=on_round)
+            found = score(
+                experiment, chosen() if chosen else None, record=record, pot=pot, on_round=on_round
+            )
     rows, name = found.rows(), type(found.method).__name__
     if as_json:
         print_json({"method": name, "weakness": found.method.weakness, "nodes": rows})

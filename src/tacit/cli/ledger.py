@@ -32,6 +32,10 @@ def verify(
     seen: Annotated[
         Path | None, typer.Option(help="File with a signed head that was kept from before.")
     ] = None,
+    openings: Annotated[
+        Path | None,
+        typer.Option(help="File of the run's openings: its masked sums are computed again."),
+    ] = None,
     anchors: Annotated[
         Path | None,
         typer.Option(
@@ -52,7 +56,7 @@ def verify(
     if seen is not None:
         kept = seen.read_text()
     found = audit(
-        record, policy=policy, seen=kept, against=against,
+        record, policy=policy, seen=kept, against=against, openings=openings,
         anchored=_anchored(record, anchors) if anchors else None,
     )  # fmt: skip
     if as_json:

@@ -114,6 +114,7 @@ def run(
     workers: int | None = None,
     ledger: str | Path | None = None,
     record: str | Path | None = None,
+    openings: str | Path | None = None,
 ) -> Result:
     """Carry an experiment out.
 
@@ -129,6 +130,8 @@ def run(
             begins, on the account of the data set's name. A round that is carried out again draws
             the same noise, and is paid once.
         record: folder of the run's signed record (``tacit.ledger``), for ``tacit verify``.
+        openings: file for what the server's sums of masked vectors are computed again from, by
+            ``tacit verify --openings``; it opens nobody's update.
 
     Raises:
         InputError: a plan that cannot work, or a ledger that does not allow the next round.
@@ -154,7 +157,7 @@ def run(
             "ledger: it was given, but the experiment has no noise to account for; add"
             " GaussianNoise, DPSGD or RandomisedResponse to its protection"
         )
-    with Session(experiment, engine, workers, ledger, record) as session:
+    with Session(experiment, engine, workers, ledger, record, openings) as session:
         if found:
             session.restore(found)
         digest = experiment.digest() if path else ""
@@ -179,14 +182,18 @@ class Session:
         workers: int | None,
         ledger: str | Path | None = None,
         record: str | Path | None = None,
+        openings: str | Path | None = None,
     ) -> None:
         self.experiment = experiment
+        if openings is not None and record is None:
+            raise InputError("openings: a file was given without a record; give record as well")
         if record is not None and experiment.arrivals is not None:
             raise InputError(
                 "record: it was given, but records are of rounds in step so far; leave it out, or"
                 " use FedAvg() or Gossip() as the algorithm"
             )
-        self.recorder = recorder(experiment, Path(record)) if record is not None else None
+        masked = Path(openings) if openings is not None else None
+        self.recorder = recorder(experiment, Path(record), masked) if record is not None else None
         self.ledger = PrivacyBudget(Path(ledger)) if ledger is not None else None
         data, layout = experiment.data, experiment.layout
         template = experiment.template

@@ -1,8 +1,9 @@
 """The audit of a record by somebody who trusts nobody who wrote it.
 
 In this order: whose signatures count, the head's signatures, what the auditor saw before, the tree,
-every entry's signatures by the members of its time, the rounds, the openings, and another site's
-copy. An entry is judged by what stands before it alone, as it was when it was written.
+every entry's signatures by the members of its time, the rounds, the openings, the sums of masked
+vectors, scores and payouts, incidents, and another site's copy. An entry is judged by what stands
+before it alone, as it was when it was written.
 """
 
 import hashlib
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tacit.errors import MessageError, TacitError
-from tacit.ledger import merkle, records
+from tacit.ledger import incident, merkle, records, scores
+from tacit.ledger import openings as sums
 from tacit.ledger.log import Log
 from tacit.ledger.note import Checkpoint, split
 from tacit.ledger.policy import Policy, quorum
@@ -77,6 +79,7 @@ def verify(
     policy: Path | None = None,
     seen: str | None = None,
     against: Path | None = None,
+    openings: Path | None = None,
     anchored: Sequence[Checkpoint] | None = None,
 ) -> Audit:
     """Audit a record.
@@ -87,6 +90,7 @@ def verify(
             that it fits together, and not whose it is.
         seen: a signed head of the same log that the auditor kept from before.
         against: folder of another copy, such as another site's.
+        openings: file of masked vectors, whose sums are computed again.
         anchored: heads that its keeper has put on a chain (``ledger.chain``).
 
     Raises:
@@ -99,6 +103,10 @@ def verify(
     checks += [("entries", _entries), ("rounds", _rounds)]
     if (folder / OPENINGS).exists():
         checks.append(("openings", lambda record: _openings(record, folder / OPENINGS)))
+    if openings is not None:
+        checks.append(("masked sums", lambda r: _found(sums.audit(openings, r.statements, r.keys))))
+    checks.append(("scores", lambda r: _found(scores.audit(folder, r.statements))))
+    checks.append(("incidents", lambda r: _found(incident.audit(r.statements, r.keys))))
     if against is not None:
         checks.append(("other copy", lambda record: _same(record, _read(against, None))))
     if anchored is not None:
@@ -111,7 +119,8 @@ def verify(
         wrong = [each for each in found if isinstance(each, Finding)]
         words = [each for each in found if isinstance(each, str)]
         findings += [Finding(name, each.entry, each.what) for each in wrong]
-        told.append((name, f"{len(wrong)} findings" if wrong else "; ".join(words) or "good"))
+        if found:
+            told.append((name, f"{len(wrong)} findings" if wrong else "; ".join(words)))
     record.log.close()
     try:
         head = Checkpoint.from_text(split(record.note)[0])
@@ -225,8 +234,17 @@ def _require_signers(
 ) -> None:
     """Raise MessageError where not those have signed who must."""
     match statement.kind:
-        case "genesis" | "round-open" | "aggregate" | "evaluation":
+        case "genesis" | "round-open" | "aggregate":
             needed = {keeper}
+        case "evaluation" | "incident":
+            needed = set()
+            _require_members(by, members, 1)
+        case "score":
+            needed = set()
+            _require_members(by, members, 2)
+        case "settlement":
+            needed = set()
+            _require_members(by, members, quorum(len(members)))
         case "contribution":
             needed = {statement.says["site"]}
         case "membership":
@@ -238,6 +256,11 @@ def _require_signers(
             raise AssertionError(f"{statement.kind} has a shape and no signer")
     if missing := needed - set(by):
         raise MessageError(f"{', '.join(sorted(missing))} has not signed it")
+
+
+def _require_members(by: list[str], members: Mapping[str, bytes], least: int) -> None:
+    if len(members.keys() & set(by)) < least:
+        raise MessageError(f"it takes {least} of {len(members)} members to sign it")
 
 
 def _rounds(record: _Record) -> Iterator[Finding | str]:
@@ -314,6 +337,12 @@ def _openings(record: _Record, path: Path) -> Iterator[Finding | str]:
                 yield Finding("", place, f"{site} committed to something else than it opened")
             opened += 1
     yield f"{opened} commitments opened"
+
+
+def _found(audit: Iterator[tuple[int, str] | str]) -> Iterator[Finding | str]:
+    """What an audit found that knows entries alone."""
+    for found in audit:
+        yield found if isinstance(found, str) else Finding("", *found)
 
 
 def _same(record: _Record, other: _Record) -> Iterator[Finding | str]:

@@ -137,8 +137,7 @@ class AsyncCoordinator(Coordinator):
             return Wait(self.digest, f"nothing to do for {site} at step {kept.round}")
         if train:
             self._training[site] = kept.state
-        again = self._delivered(site, kept.round)
-        return Train(self.digest, kept.round, self._all_rows(), kept.state, measure, train, again)
+        return self._train(kept, measure, train, self._delivered(site, kept.round))
 
     def _turn(self, site: str) -> bool:
         """Whether it may train now: those who have waited longest come first."""
@@ -154,7 +153,7 @@ class AsyncCoordinator(Coordinator):
     def _delivered(self, site: str, round: int) -> int:
         return sum(arrival.site == site and arrival.round == round for arrival in self._arrived)
 
-    def _deliver(self, site: str, request: Deliver) -> Reply:
+    def _deliver(self, site: str, request: Deliver) -> Reply | None:
         kept, key = self._kept, (site, request.round, request.again)
         before = self._delivered(site, request.round)
         if request.again < before:
@@ -194,19 +193,23 @@ class AsyncCoordinator(Coordinator):
         kept = self._kept
         return kept is not None and kept.outcome is None and site not in self._declined
 
-    def _accept(self, site: str, request: Deliver, path: Path) -> None:
+    def _accept(self, site: str, request: Deliver, sent: Path | bytes) -> bool:
         digest = request.update.digest
         arrival = Arrival(site, request.round, request.again, digest, real(request.loss))
         with self._changed:
             self._training.pop(site, None)
             if len(self._arrived) >= self._most or site in self._declined:
-                return
+                return False
             if self._next - request.round > self.algorithm.max_staleness:
-                return  # while it was pulled; the site is told when it asks
-            path.replace(self.store.tensors.path(digest))
+                return False  # while it was pulled; the site is told when it asks
+            if isinstance(sent, Path):
+                sent.replace(self.store.tensors.path(digest))
+            else:
+                self.store.tensors.keep(sent)
             self.store.arrive(len(self._arrived), arrival)
             self._arrived.append(arrival)
             self._accepted(site, request)
+            return True
 
     def _decline(self, site: str, request: Decline) -> Reply:
         self._training.pop(site, None)

@@ -47,6 +47,15 @@ class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: Digest
     size: Annotated[int, msgspec.Meta(ge=0, lt=2**48)]
 
+    def require(self, whole: bytes, sender: str) -> None:
+        """Refuse, in the name of their sender, other bytes than these.
+
+        Raises:
+            MessageError: they are something else than was offered.
+        """
+        if len(whole) != self.size or blake3(whole).digest() != self.digest:
+            raise MessageError(f"{sender} sent something else than what it offered")
+
     @classmethod
     def of(cls, path: Path) -> "Offer":
         """Of a file as it is, which is read in pieces."""

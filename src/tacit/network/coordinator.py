@@ -20,6 +20,7 @@ from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
 from tacit.network.policy import NO_LIMITS, Limits, enforce
 from tacit.network.protocol import (
+    INSIDE,
     MOST_ROWS,
     Answer,
     Ask,
@@ -42,10 +43,9 @@ from tacit.network.protocol import (
 from tacit.network.rounds import Server, check
 from tacit.network.software import software
 from tacit.network.stages import kind_of
-from tacit.network.store import Kept, Store
+from tacit.network.store import Kept, Store, Update
 from tacit.network.sums import CoordinatorSum, KeyOf, Parcels, directory, session_of
 from tacit.network.tensors import HEADER, unwritable
-from tacit.network.wire import Wire
 from tacit.protection import SecureSum
 from tacit.protection.codec import SumError
 from tacit.protection.secagg.session import Aborted
@@ -123,8 +123,8 @@ class Coordinator:
         self._away: dict[str, float] = dict.fromkeys(self.names, time.monotonic() + _RETURN)
         self._kept: Kept | None = None
         self._cohort: tuple[str, ...] = ()
-        # Digest and training loss; no digest where sites keep their updates for secure sums.
-        self._updates: dict[str, tuple[bytes | None, float | None]] = {}
+        self._updates: dict[str, Update] = {}
+        self._inside = b""  # of the state that the round begins with
         self._secure: SecureSum | None = None
         self._sum: CoordinatorSum | None = None
         self._sessions = 0
@@ -170,7 +170,8 @@ class Coordinator:
                     self._news()
                     return Taken(self.digest, True)
                 case Deliver():
-                    return self._deliver(site, request)
+                    if (reply := self._deliver(site, request)) is not None:
+                        return reply
                 case Ready():
                     return self._ready(site, request)
                 case Answer():
@@ -179,6 +180,9 @@ class Coordinator:
                     return self._measured(site, request)
                 case Decline():
                     return self._decline(site, request)
+        # A small update, for which there is nothing but the disk to wait for.
+        used = self._take(site, request)
+        return Taken(self.digest, used, self._declined.get(site, "")[:2000])
 
     def here(self, site: str, there: bool) -> None:
         """A site came or went."""
@@ -247,7 +251,11 @@ class Coordinator:
         measure = self._measures(kept.round) and site not in self._scores
         if not (wanted or measure) or site in self._pulling:
             return Wait(self.digest, f"round {kept.round + 1} goes on without {site}")
-        return Train(self.digest, kept.round, self._all_rows(), kept.state, measure, wanted)
+        return self._train(kept, measure, wanted)
+
+    def _train(self, kept: Kept, measure: bool, train: bool, again: int = 0) -> Train:
+        rows, state = self._all_rows(), kept.state
+        return Train(self.digest, kept.round, rows, state, measure, train, again, self._inside)
 
     def _all_rows(self) -> tuple[int, ...]:
         """Of every site, in order; 0 for one that has not joined."""
@@ -279,7 +287,7 @@ class Coordinator:
         if used and not self._secure:
             raise MessageError(f"{site!r} keeps its update; this run has no secure sums")
         if used:
-            self._updates[site] = (None, real(request.loss))
+            self._updates[site] = Update(None, real(request.loss))
             self._sessions = max(self._sessions, request.session)
             self._news()
         return Taken(self.digest, used)
@@ -322,7 +330,8 @@ class Coordinator:
                     sum.take(self.names.index(site), stage, message)
                 self._news()
 
-    def _deliver(self, site: str, request: Deliver) -> Reply:
+    def _deliver(self, site: str, request: Deliver) -> Reply | None:
+        """The reply; None where the update is here, and is to be taken."""
         if not self._open_to(site, request.round):
             return Taken(self.digest, False)
         if self._secure:
@@ -337,16 +346,21 @@ class Coordinator:
             )
         if site not in self._pulling:
             self._pulling.add(site)
-            self._pool.submit(self._take, site, request, self.server.wire)
+            if request.inside:
+                return None
+            self._pool.submit(self._take, site, request)
         return Wait(self.digest, "your update is being pulled")
 
-    def _take(self, site: str, request: Deliver, wire: Wire) -> None:
-        """Pull an update, look at it, and keep it."""
+    def _take(self, site: str, request: Deliver) -> bool:
+        """Pull an update, look at it, and keep it; whether the round takes it."""
         about = {"site": site, "round": request.round + 1}
+        assert self.server is not None
         try:
-            path = self._receive(site, request.update)
-            wire.examine(site, path, request.round)
-            self._accept(site, request, path)
+            if request.inside:
+                request.update.require(request.inside, repr(site))
+            sent = request.inside or self._receive(site, request.update)
+            self.server.wire.examine(site, sent, request.round)
+            return self._accept(site, request, sent)
         except MessageError as error:
             _log.warning("left out of round %d: %s", request.round + 1, error, extra=about)
             with self._changed:
@@ -361,23 +375,30 @@ class Coordinator:
                 if self._failed[site] >= _PULLS:
                     _log.warning("left out of round %d: %s", request.round + 1, site, extra=about)
                     self._declined[site] = f"its update did not arrive ({error})"
+        except Exception:  # which would vanish with its thread
+            _log.exception("%s's update could not be taken", site, extra=about)
+            with self._changed:
+                self._declined[site] = "the coordinator failed; its log says why"
         finally:
             with self._changed:
                 self._pulling.discard(site)
                 self._news()
+        return False
 
-    def _accept(self, site: str, request: Deliver, path: Path) -> None:
+    def _accept(self, site: str, request: Deliver, sent: Path | bytes) -> bool:
         """Keep an update that is here and in order, if the round still takes it."""
-        digest, loss = request.update.digest, real(request.loss)
+        update = Update(request.update.digest, real(request.loss), request.inside)
         with self._changed:
             if not self._open_to(site, request.round):
-                return
-            path.replace(self.store.tensors.path(digest))
-        self.store.accept(request.round, site, digest, loss)  # waits for the disk
+                return False
+            if isinstance(sent, Path):
+                sent.replace(self.store.tensors.path(request.update.digest))
+        self.store.accept(request.round, site, update)  # waits for the disk
         with self._changed:
-            if self._open_to(site, request.round):
-                self._updates[site] = (digest, loss)
+            if open_ := self._open_to(site, request.round):
+                self._updates[site] = update
                 self._accepted(site, request)
+            return open_
 
     def _accepted(self, site: str, request: Deliver) -> None:
         self.accepted += 1
@@ -503,7 +524,8 @@ class Coordinator:
 
     def _needed(self, kept: Kept) -> set[bytes]:
         """Digests of the tensors that a round goes on from."""
-        needed = {digest for digest, _ in self.store.accepted(kept.round).values()}
+        accepted = self.store.accepted(kept.round).values()
+        needed = {update.digest for update in accepted if update.digest}
         needed |= {kept.state.digest, kept.memory}
         if self._kept is not None:  # of which somebody may not have all yet
             needed.add(self._kept.state.digest)
@@ -516,11 +538,13 @@ class Coordinator:
         self.server.remember(tensors.get(kept.state.digest), tensors.get(kept.memory))
         with self._changed:  # else one that comes just now is taken for one that is not needed
             self.store.tensors.retain(self._needed(kept))
-        self.offer(self.store.tensors.path(kept.state.digest))
+        state = self.store.tensors.path(kept.state.digest)
+        self.offer(state)
         with self._changed:
+            self._inside = state.read_bytes() if kept.state.size <= INSIDE else b""
             self._kept, self._declined, self._scores = kept, {}, {}
             self._failed.clear()
-            self._updates, self._sessions = dict(self.store.accepted(kept.round)), 0
+            self._updates, self._sessions = self.store.accepted(kept.round), 0
             plan = self.experiment.plan
             assert isinstance(plan, Star)
             last = kept.round == self.experiment.rounds
@@ -563,7 +587,7 @@ class Coordinator:
             nodes = self._close(kept, updates)
         self._report(kept.round, scores)
         counted = [self.names[node] for node in nodes]
-        found = {name: updates[name][1] for name in counted if name in updates}
+        found = {name: updates[name].loss for name in counted if name in updates}
         losses = {name: loss for name, loss in found.items() if loss is not None}
         rows = sum(self._rows[name] for name in losses)
         row: Row = {
@@ -595,14 +619,18 @@ class Coordinator:
         self.on_round(row)
         return now
 
-    def _close(self, kept: Kept, updates: Mapping[str, tuple[bytes | None, float | None]]) -> Ints:
+    def _close(self, kept: Kept, updates: Mapping[str, Update]) -> Ints:
         """Take the round's step with the updates that came; whose."""
         assert self.server is not None
         nodes = np.array([i for i, name in enumerate(self.names) if name in updates], np.int64)
         wire, path = self.server.wire, self.store.tensors.path
-        digests = {i: updates[self.names[i]][0] for i in nodes.tolist()}
+        sent = [
+            (node, update.inside or path(update.digest))
+            for node in nodes.tolist()
+            if (update := updates[self.names[node]]).digest
+        ]
         arrived = [
-            [wire.reader(path(d), exchange, i, kept.round) for i, d in digests.items() if d]
+            [wire.reader(what, exchange, node, kept.round) for node, what in sent]
             for exchange in range(len(wire.sizes))
         ]
         self.server.close(kept.round, nodes, arrived)

@@ -27,6 +27,9 @@ Stage = Literal[
 ]  # fmt: skip
 # What is larger travels in chunks.
 SMALL = 48 * 1024
+# What an offer is of, where a message has room for it beside the rows of many sites.
+INSIDE = 16 * 1024
+Inside = Annotated[bytes, msgspec.Meta(max_length=INSIDE)]
 Body = Annotated[bytes, msgspec.Meta(max_length=SMALL)] | Offer
 Scores = Annotated[
     dict[Annotated[str, msgspec.Meta(max_length=32)], float], msgspec.Meta(max_length=16)
@@ -60,19 +63,21 @@ class Leave(Part, frozen=True):
 
 
 class Deliver(Part, frozen=True):
-    """A site's update is ready to be pulled.
+    """A site's update is ready.
 
     Attributes:
         round: in asynchronous runs, of the model that the site trained from.
         update: safetensors with the steps of each exchange, "0", "1", ...
         loss: mean training loss.
         again: in asynchronous runs, how often the site had delivered from this model before.
+        inside: the update itself, if it is small; else it is pulled.
     """
 
     round: Round
     update: Offer
     loss: float
     again: Count = 0
+    inside: Inside = b""
 
 
 class Ready(Part, frozen=True):
@@ -142,6 +147,7 @@ class Train(Part, frozen=True):
         measure: whether to measure the model first.
         train: whether to train and deliver; else this is for the scores alone.
         again: as in ``Deliver``.
+        inside: the state itself, if it is small; else it is pulled.
     """
 
     round: Round
@@ -150,6 +156,7 @@ class Train(Part, frozen=True):
     measure: bool
     train: bool
     again: Count = 0
+    inside: Inside = b""
 
 
 class Enter(Part, frozen=True):

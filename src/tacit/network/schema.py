@@ -35,6 +35,7 @@ updates = sa.Table(
     sa.Column("site", sa.String(63), primary_key=True),
     sa.Column("digest", sa.LargeBinary(32), nullable=False),
     sa.Column("loss", sa.Float),
+    sa.Column("inside", sa.LargeBinary),
 )  # fmt: skip
 arrivals = sa.Table(
     "arrivals", facts,

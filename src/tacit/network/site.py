@@ -21,6 +21,7 @@ from tacit.network.disclosure import Disclosure, disclosed
 from tacit.network.identity import write
 from tacit.network.labels import answered
 from tacit.network.protocol import (
+    INSIDE,
     MOST_ROWS,
     Answer,
     Ask,
@@ -42,7 +43,7 @@ from tacit.network.rounds import Part, Site, own_entries, pay, shapes
 from tacit.network.software import software
 from tacit.network.stages import Vector, kind_of
 from tacit.network.sums import KeyOf, Parcels, SiteSum, directory, session_of
-from tacit.network.tensors import HEADER, Tensors, finite
+from tacit.network.tensors import HEADER, Tensors, finite, parsed
 from tacit.network.transport import Unreachable
 from tacit.protection.budget import PrivacyBudget
 from tacit.protection.secagg.node import Signer
@@ -186,14 +187,14 @@ class SiteRun:
         state: State | None = None
         if order.measure:
             if self._measured is None or self._measured.round != order.round:
-                state = self._shared(order.state)
+                state = self._shared(order.state, order.inside)
                 self._measured = Measured(self.digest, order.round, *site.measure(state))
             self.ask(self._measured)  # again where the coordinator was killed, and forgot
         if not order.train:
             self.wake(PAUSE)
             return
         try:
-            notes = self.update(order, lambda: state or self._shared(order.state))
+            notes = self.update(order, lambda: state or self._shared(order.state, order.inside))
         except (CheckpointError, MessageError, Unreachable, OSError):
             raise  # for its own operator, who can mend it
         except (DivergenceError, InputError) as error:
@@ -215,10 +216,14 @@ class SiteRun:
         self.wake(PAUSE)
 
     def _deliver(self, notes: Notes) -> Reply:
-        """Offer the update, once more where it did not arrive."""
-        self.offer(self.tensors.path(notes.update.digest))
+        """Send or offer the update, once more where it did not arrive."""
+        path, inside = self.tensors.path(notes.update.digest), b""
+        if notes.update.size <= INSIDE:
+            inside = path.read_bytes()
+        else:
+            self.offer(path)
         loss = float("nan") if notes.loss is None else notes.loss
-        return self.ask(Deliver(self.digest, notes.round, notes.update, loss, notes.again))
+        return self.ask(Deliver(self.digest, notes.round, notes.update, loss, notes.again, inside))
 
     def update(self, order: Train, state: Callable[[], State]) -> Notes:
         """Its part of a round: trained once, and paid for once, however often it is asked for.
@@ -397,21 +402,28 @@ class SiteRun:
                 self.site.restore(self.tensors.get(self.notes.own.digest))
         return self.site
 
-    def _shared(self, offer: Offer) -> State:
+    def _shared(self, offer: Offer, inside: bytes = b"") -> State:
         if offer.size > (most := self._most):
             raise MessageError(f"the coordinator offers {offer.size} bytes; {most} is the most")
-        path = self.tensors.path(offer.digest)
-        if not path.exists():
-            self.pull(offer, path)
-        try:
-            state = self.tensors.get(offer.digest)
-        finally:
-            self.tensors.drop(offer.digest)
+        if inside:
+            offer.require(inside, "the coordinator")
+            state = parsed(inside)
+        else:
+            state = self._pulled(offer)
         if {name: (t.shape, t.dtype) for name, t in state.items()} != self._shapes:
             raise MessageError("the coordinator sent another state than the algorithm has")
         if not all(finite(tensor) for tensor in state.values()):
             raise MessageError("the coordinator sent a model that holds NaN or infinity")
         return state
+
+    def _pulled(self, offer: Offer) -> State:
+        path = self.tensors.path(offer.digest)
+        if not path.exists():
+            self.pull(offer, path)
+        try:
+            return self.tensors.get(offer.digest)
+        finally:
+            self.tensors.drop(offer.digest)
 
     def _read_notes(self) -> Notes | None:
         try:

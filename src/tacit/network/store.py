@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -22,7 +23,7 @@ from tacit.network.tensors import Tensors, unwritable
 class _Batch:
     """Updates that are written together: digest and loss by round and site."""
 
-    updates: dict[tuple[int, str], tuple[bytes, float | None]] = field(default_factory=dict)
+    updates: "dict[tuple[int, str], Update]" = field(default_factory=dict)
     error: Exception | None = None
 
 
@@ -42,6 +43,20 @@ class Kept:
     memory: bytes
     outcome: str | None
     reason: str | None
+
+
+class Update(NamedTuple):
+    """A site's update in a round.
+
+    Attributes:
+        digest: None where the site keeps it for a secure sum.
+        loss: mean training loss.
+        inside: all of it, if it is small; else it lies in a file.
+    """
+
+    digest: bytes | None
+    loss: float | None
+    inside: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -131,14 +146,14 @@ class Store:
         with self._transaction() as database:
             return {row.site: row.rows for row in database.execute(self._of(sites))}
 
-    def accept(self, round: int, site: str, digest: bytes, loss: float | None) -> None:
+    def accept(self, round: int, site: str, update: Update) -> None:
         """An update whose bytes are here; a second one of the round is without effect.
 
         A disk writes many as fast as one: those that come while it writes wait, and go together.
         """
         with self._lock:
             batch = self._batch
-            batch.updates.setdefault((round, site), (digest, loss))
+            batch.updates.setdefault((round, site), update)
         with self._writing:
             with self._lock:
                 first = batch is self._batch
@@ -154,9 +169,8 @@ class Store:
 
     def _write(self, batch: "_Batch") -> None:
         rows = [
-            {"experiment": self.experiment, "round": round, "site": site}
-            | {"digest": digest, "loss": loss}
-            for (round, site), (digest, loss) in batch.updates.items()
+            {"experiment": self.experiment, "round": round, "site": site} | update._asdict()
+            for (round, site), update in batch.updates.items()
         ]
         try:
             with self._transaction() as database:
@@ -166,11 +180,14 @@ class Store:
                 with suppress(sa.exc.IntegrityError), self._transaction() as database:
                     database.execute(updates.insert().values(row))
 
-    def accepted(self, round: int) -> dict[str, tuple[bytes, float | None]]:
-        """Digest and loss of each site's update in a round."""
+    def accepted(self, round: int) -> dict[str, Update]:
+        """Each site's update in a round."""
         wanted = self._of(updates).where(updates.c.round == round)
         with self._transaction() as database:
-            return {row.site: (row.digest, row.loss) for row in database.execute(wanted)}
+            return {
+                row.site: Update(row.digest, row.loss, row.inside or b"")
+                for row in database.execute(wanted)
+            }
 
     def arrive(self, number: int, arrival: Arrival) -> None:
         """An update of an asynchronous run whose bytes are here, after so many others."""
@@ -216,6 +233,11 @@ class Store:
             )
             database.execute(
                 metrics.insert().values(experiment=self.experiment, round=round, row=dict(row))
+            )
+            database.execute(
+                updates.update()
+                .where(updates.c.experiment == self.experiment, updates.c.round == round)
+                .values(inside=None)
             )
 
     def describe(self, round: int, row: Mapping[str, object]) -> None:

@@ -2,11 +2,12 @@
 
 import os
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
 from tacit.errors import CheckpointError, MessageError
@@ -31,6 +32,24 @@ def unwritable(folder: Path, error: Exception) -> CheckpointError:
         f"{folder}: it cannot be written ({error}); make room and start again: the run goes on"
         " from its last round"
     )
+
+
+def parsed(raw: bytes) -> dict[str, Tensor]:
+    """The tensors of a file's bytes.
+
+    Raises:
+        MessageError: they are no tensors.
+    """
+    with _readable("a message"):
+        return load(raw)
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise MessageError(f"{what} cannot be read ({error})") from None
 
 
 class Tensors:
@@ -80,10 +99,8 @@ class Tensors:
         Raises:
             MessageError: its bytes are no tensors.
         """
-        try:
+        with _readable(digest.hex()[:12]):
             return load_file(self.path(digest))
-        except (SafetensorError, ValueError, KeyError) as error:
-            raise MessageError(f"{digest.hex()[:12]} cannot be read ({error})") from None
 
     def retain(self, digests: Collection[bytes]) -> None:
         """Forget all files but these, and those that are still being received."""

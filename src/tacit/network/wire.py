@@ -1,11 +1,14 @@
 """How a site's update travels: as float32, or in fewer bytes."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load
 from torch import Tensor
 
 from tacit.aggregation.rule import Round
@@ -13,6 +16,9 @@ from tacit.engine.uplink import FLOAT_BYTES, Received
 from tacit.errors import MessageError
 from tacit.experiment import Experiment
 from tacit.network.tensors import PIECE, finite
+
+# Safetensors: a file, or its bytes where they are few.
+Sent = Path | bytes
 
 
 class Wire:
@@ -82,7 +88,7 @@ class Wire:
             return uplink.decompress(sent.numpy().tobytes(), node)
         return torch.zeros(self.experiment.layout.size).index_copy(0, uplink.coordinates, sent)
 
-    def reader(self, path: Path, exchange: int, node: int, round: int) -> Callable[[slice], Tensor]:
+    def reader(self, sent: Sent, exchange: int, node: int, round: int) -> Callable[[slice], Tensor]:
         """Reads parts of what a node sent in an exchange, one after the other.
 
         What was compressed is in memory from the first part to the last.
@@ -91,11 +97,11 @@ class Wire:
 
         def read(at: slice) -> Tensor:
             nonlocal whole
-            with safe_open(path, "pt") as file:
+            with _parts(sent) as parts:
                 if self.experiment.compression is None:
-                    return file.get_slice(str(exchange))[at]
+                    return parts[str(exchange)][at]
                 if whole is None:
-                    whole = self.unpack(file.get_tensor(str(exchange)), node, round)
+                    whole = self.unpack(parts[str(exchange)][:], node, round)
             part = whole[at]
             if at.stop == len(whole):
                 whole = None
@@ -103,30 +109,29 @@ class Wire:
 
         return read
 
-    def examine(self, site: str, path: Path, round: int) -> None:
+    def examine(self, site: str, sent: Sent, round: int) -> None:
         """Refuse, in the name of its sender, an update that is not what it should be.
 
         Raises:
             MessageError: other tensors than are sent, or of wrong content.
         """
-        node, dtype = self.experiment.data.names.index(site), "U8" if self.packed else "F32"
+        node = self.experiment.data.names.index(site)
         try:
-            with safe_open(path, "pt") as file:
-                names = sorted(file.keys(), key=int)
-                if names != [str(i) for i in range(len(self.sizes))]:
+            with _parts(sent) as parts:
+                if parts.keys() != {str(i) for i in range(len(self.sizes))}:
                     raise MessageError(f"{site!r} sent an update with other parts than agreed on")
-                for name, size in zip(names, self.sizes, strict=True):
-                    part = file.get_slice(name)
-                    if part.get_shape() != [size] or part.get_dtype() != dtype:
+                for exchange, size in enumerate(self.sizes):
+                    part = parts[str(exchange)]
+                    if _shape(part) != [size] or part[:0].dtype != self.dtype:
                         raise MessageError(
-                            f"{site!r} sent {part.get_dtype()} {part.get_shape()}; {dtype} [{size}]"
-                            " was agreed on"
+                            f"{site!r} sent another part {exchange} than {self.dtype} [{size}],"
+                            " which was agreed on"
                         )
                     pieces: Iterable[Tensor]
                     if self.experiment.compression is None:
                         pieces = (part[at : at + PIECE] for at in range(0, size, PIECE))
                     else:
-                        pieces = [self._read(site, file.get_tensor(name), node, round)]
+                        pieces = [self._read(site, part[:], node, round)]
                     if not all(finite(piece) for piece in pieces):
                         raise MessageError(f"{site!r} sent an update that holds NaN or infinity")
         except (SafetensorError, ValueError) as error:
@@ -137,3 +142,17 @@ class Wire:
             return self.unpack(sent, node, round)
         except MessageError as error:
             raise MessageError(f"{site!r} sent a compressed update, but {error}") from None
+
+
+@contextmanager
+def _parts(sent: Sent) -> Iterator[dict[str, Any]]:
+    """What can be cut into slices, by name; of a file, no more is read than is cut."""
+    if isinstance(sent, bytes):
+        yield load(sent)
+    else:
+        with safe_open(sent, "pt") as file:
+            yield {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+
+
+def _shape(part: Any) -> list[int]:
+    return list(part.shape) if isinstance(part, Tensor) else part.get_shape()
