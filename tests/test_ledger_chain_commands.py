@@ -4,9 +4,11 @@ import hashlib
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,11 +19,13 @@ import tacit
 from chains import Chain, account, anvil, in_process
 from small import experiment
 from tacit.cli import app
+from tacit.engine.scoring import contributions
 from tacit.ledger.chain.agreed import Agreed
 from tacit.ledger.chain.anchor import Anchors
 from tacit.ledger.chain.node import Node
 from tacit.ledger.note import Checkpoint
 from tacit.ledger.recorder import kept
+from tacit.ledger.statement import Envelope
 
 
 def call(*words: object, **environment: str) -> Result:
@@ -184,6 +188,94 @@ def test_the_agreed_chain_is_the_only_one(chain: Chain, anchored: Path, key: Pat
     for text in ("{}", "[", '{"chain": "1", "anchors": 1, "block": 0}', "[1, 2, 3]"):
         file.write_text(text)
         assert "does not say which contracts these are" in call("chain", "status", anchored).output
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A record that ends with a settlement."""
+    folder = tmp_path_factory.mktemp("scored") / "record"
+    contributions(experiment(rounds=1), record=folder, pot=10**18)
+    return folder
+
+
+def test_a_settlement_of_the_record_is_paid_step_by_step(
+    chain: Chain, scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = Path(shutil.copytree(scored, tmp_path / "record"))
+    says = [Envelope.from_bytes(entry).statement for entry in kept(record)[1]][-1].says
+    owed = {name: int(amount) for name, amount in says["payouts"].items()}
+    sites = dict(zip(sorted(owed), chain.fund(*sorted(owed)), strict=True))
+    members = tmp_path / "members.json"
+    members.write_text(json.dumps({name: each.address for name, each in sites.items()}))
+
+    def settle(step: str, name: str, *words: object) -> str:
+        key = account(name).key.hex()
+        once = ("--confirmations", 1)
+        return call("chain", "settle", step, record, *words, *once, TACIT_CHAIN_KEY=key).output
+
+    deploy = ("chain", "deploy", record, "--chain-id", chain.id, "--members", members)
+    done = call(*deploy, "--stake", 5, TACIT_CHAIN_KEY=account("keeper").key.hex())
+    assert done.exit_code == 0, done.output
+    first, *others = sites
+    for name in sites:
+        assert "Done: register" in settle("register", name)
+    assert "no round was opened yet" in settle("commit", first)
+    assert "Done: open" in settle("open", "keeper", "--pot", 10**18)
+    for name in sites:
+        assert "Done: commit" in settle("commit", name)
+    assert "is none of the members' addresses" in settle("commit", "keeper")
+    assert "only the keeper posts" in settle("post", first)
+    assert "Done: post" in settle("post", "keeper")
+    assert "fewer than the quorum" in settle("score", "keeper")
+    for name in others:
+        assert "Done: attest" in settle("attest", name)
+    assert "Done: score" in settle("score", first)
+    found = json.loads(call("chain", "status", record, "--json", "--confirmations", 1).output)
+    told = {name: int(amount) for name, amount in found["settlement"]["balances"].items()}
+    assert told == owed
+    assert sum(owed.values()) == 10**18
+    for name, each in sites.items():
+        before = chain.web3.eth.get_balance(each.address)
+        said = settle("withdraw", name)
+        if owed[name]:
+            spent = int(re.search(r"([\d,]+) gas", said)[1].replace(",", ""))  # type: ignore[index]
+            gained = chain.web3.eth.get_balance(each.address) - before
+            assert gained > owed[name] - spent * 10**10  # at less than 10 gwei
+        else:
+            assert "nothing is owed" in said
+    assert "holds 1 settlements, and round 1" in settle_next(settle)
+
+
+def settle_next(settle: Callable[..., str]) -> str:
+    assert "Done: open" in settle("open", "keeper", "--hours", 1)
+    return settle("post", "keeper")
+
+
+def test_a_member_attests_what_its_own_record_says_and_nothing_else(
+    chain: Chain, scored: Path, tmp_path: Path
+) -> None:
+    keepers, site = (Path(shutil.copytree(scored, tmp_path / who)) for who in ("keeper", "site"))
+    names = ["a", "b"]
+    (site / "members.json").write_text(
+        json.dumps(
+            {name: each.address for name, each in zip(names, chain.fund(*names), strict=True)}
+        )
+    )
+    key = {"TACIT_CHAIN_KEY": account("keeper").key.hex()}
+    deploy = ("--chain-id", chain.id, "--members", site / "members.json")
+    assert call("chain", "deploy", keepers, *deploy, **key).exit_code == 0
+    said = json.loads((keepers / "chain.json").read_text())
+    said["members"] |= {"a": said["members"]["b"], "b": said["members"]["a"]}
+    (site / "chain.json").write_text(json.dumps(said))
+    refused = call("chain", "settle", "register", site, **key)
+    assert "made for another record, or for other members [TACIT-122]" in refused.output
+    (site / "chain.json").write_text((keepers / "chain.json").read_text())
+    with closing(sqlite3.connect(site / "log.db")) as db, db:
+        db.execute("UPDATE entries SET entry = zeroblob(9) WHERE place = 3")
+    call("chain", "settle", "open", keepers, **key)
+    refused = call("chain", "settle", "attest", site, **key)
+    assert refused.exit_code == 2
+    assert "record: it does not hold (entry 3" in refused.output
 
 
 @pytest.fixture

@@ -161,8 +161,11 @@ def settle(
     at = _node(node, agreed.chain, confirmations, most_price)
     contract = _settlement(at, agreed, log)
     number = contract.opened() - (step != Step.open)
+    whenever = (Step.register, Step.withdraw, Step.leave, Step.reclaim)
+    if number < 0 and step not in whenever:
+        raise InputError(f"step: {step.value} was given, and no round was opened yet")
     match step:
-        case Step.register | Step.withdraw | Step.leave | Step.reclaim:
+        case _ if step in whenever:
             receipt = getattr(contract, step.value)(account)
         case Step.open:
             receipt = contract.open(account, number, pot, contract.time() + 3600 * hours)
