@@ -1,6 +1,8 @@
 """Heads on a chain, in process and on a node: what counts, and what a node can do wrong."""
 
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -237,3 +239,41 @@ def test_an_address_that_holds_a_customers_key_is_not_told() -> None:
     with pytest.raises(NodeDown) as told:
         node.require_chain()
     assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "said"),
+    [
+        (401, b"", NodeDown, r"does not answer \(status 401\)"),
+        (200, b"<html>sign in here</html>", ChainError, "says: "),
+        (200, b'{"jsonrpc": "2.0", "id": 0, "result": "0x5"}', WrongChain, "is on chain 5"),
+        (200, b'{"jsonrpc": "2.0", "id": 0, "error": {"code": -32005, "message": "slow down"}}',
+         ChainError, "slow down"),
+        (200, b"[]", ChainError, "says: "),
+        (200, b'{"jsonrpc": "2.0", "id": 0, "result": "five"}', ChainError, "says: "),
+    ],
+)  # fmt: skip
+def test_whatever_a_node_says_is_one_sentence(
+    status: int, body: bytes, kind: type[ChainError], said: str
+) -> None:
+    class Odd(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Odd) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            with pytest.raises(kind, match=said) as told:
+                Node.at(f"http://127.0.0.1:{server.server_port}", 1).require_chain()
+            assert type(told.value) is kind
+        finally:
+            server.shutdown()
+            thread.join()

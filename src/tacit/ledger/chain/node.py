@@ -16,7 +16,6 @@ from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from web3 import HTTPProvider, Web3
 from web3.exceptions import (
-    BadResponseFormat,
     CannotHandleRequest,
     ContractLogicError,
     ProviderConnectionError,
@@ -24,6 +23,7 @@ from web3.exceptions import (
     Web3Exception,
     Web3RPCError,
 )
+from web3.middleware import ExtraDataToPOAMiddleware
 from web3.providers import BaseProvider
 from web3.types import TxReceipt
 
@@ -114,6 +114,8 @@ class Node:
         self.web3, self.chain_id = Web3(provider), chain_id
         self.confirmations, self.most_price = confirmations, most_price
         self.looks, self.raises, self.pause = looks, raises, pause
+        # Blocks of a consortium's chain carry their signers.
+        self.web3.middleware_onion.inject(ExtraDataToPOAMiddleware, layer=0)
         # An address may hold the key of a provider's customer: the host alone is ever told.
         url = getattr(provider, "endpoint_uri", None)
         self.host = urlsplit(str(url)).hostname if url else "in this process"
@@ -178,7 +180,7 @@ class Node:
         with self.asked():
             eth = self.web3.eth
             tip: int = eth.max_priority_fee
-            price: int = 2 * eth.get_block("latest")["baseFeePerGas"] + tip
+            price: int = 2 * self._base_fee() + tip
             self._require_funds(account, _LEAST_GAS * min(price, self.most_price) + value)
             who = {"from": account.address, "value": value}
             gas = math.ceil(call.estimate_gas(who) * _SPARE)
@@ -214,13 +216,20 @@ class Node:
         try:
             yield
         except (requests.RequestException, ProviderConnectionError, CannotHandleRequest) as error:
-            raise NodeDown(
-                f"the chain's node {self.host} does not answer ({type(error).__name__})"
-            ) from None
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            why = f"status {status}" if status else type(error).__name__
+            raise NodeDown(f"the chain's node {self.host} does not answer ({why})") from None
         except ContractLogicError as error:
             raise Reverted(f"the contract refuses: {_reason(error)}") from None
-        except (BadResponseFormat, Web3Exception) as error:
+        except (Web3Exception, ValueError) as error:  # ValueError: no JSON
             raise ChainError(f"the chain's node {self.host} says: {error!s:.200}") from None
+
+    def _base_fee(self) -> int:
+        """Wei that a block takes for a unit of gas (EIP-1559)."""
+        fee = self.web3.eth.get_block("latest").get("baseFeePerGas")
+        if fee is None:
+            raise ChainError(f"chain {self.chain_id} has no base fee: it is too old for this")
+        return fee
 
     def _require_funds(self, account: LocalAccount, most: int) -> None:
         balance = self.web3.eth.get_balance(account.address)
