@@ -78,7 +78,7 @@ def test_another_chain_is_told_before_anything_is_signed(chain: Chain) -> None:
     (keeper,) = chain.fund("keeper")
     before = chain.web3.eth.get_transaction_count(keeper.address)
     with pytest.raises(WrongChain, match=f"is on chain {chain.id}, and chain 1 is meant"):
-        Anchors.deploy(Node(chain.provider, 1), keeper, ORIGIN)
+        Anchors.deploy(Node(chain.provider, 1, looks=1, raises=0), keeper, ORIGIN)
     assert chain.web3.eth.get_transaction_count(keeper.address) == before
 
 
