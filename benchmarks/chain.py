@@ -89,7 +89,7 @@ STEPS = ("open", "commit", "post", "attest", "score", "withdraw")
 
 def table(gas: dict[str, Sequence[int]]) -> str:
     """Markdown: a line for each step, and for the whole."""
-    rows = [("what", "by whom", "times", "gas of one", "gas in all")]
+    rows = [("what", "by whom", "times", "gas of the dearest", "gas in all")]
     rows.append(("---", "---", "---:", "---:", "---:"))
     who = {
         "deploy Anchor": "keeper", "anchor, the first": "keeper", "anchor": "keeper",

@@ -228,17 +228,25 @@ def test_no_score_without_a_quorum_and_none_but_the_attested_one(settlement: Set
     [
         ([POT, 1, 0, 0], "more than the pot"),
         ([POT, 2**256 - 1, 0, 0], "the contract refuses"),  # the sum wraps round
-        ([500, 0, 0, 1], "paid without a part"),
         ([500, 500], "one payout for each member"),
     ],
 )
-def test_even_a_quorum_cannot_pay_what_is_not_there_or_not_earned(
+def test_even_a_quorum_cannot_pay_what_is_not_there(
     settlement: Settlement, payouts: list[int], why: str
 ) -> None:
     opened(settlement, A, B)
     attested(settlement, shares(*payouts), A, B, C)
     with pytest.raises(Reverted, match=why):
         settlement.score(KEEPER, 0, ROOT, shares(*payouts))
+
+
+def test_who_has_not_committed_is_not_paid_and_holds_up_nobody(settlement: Settlement) -> None:
+    opened(settlement, A)
+    attested(settlement, shares(600, 0, 0, 400), A, B, C)
+    settlement.score(KEEPER, 0, ROOT, shares(600, 0, 0, 400))
+    assert [settlement.balance(each.address) for each in (A, D)] == [600, 0]
+    opened(settlement, number=1, pot=0)
+    assert settlement.round(1).pot == 400
 
 
 def test_stale_rounds_take_nothing(chain: Chain, settlement: Settlement) -> None:

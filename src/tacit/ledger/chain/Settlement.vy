@@ -183,7 +183,7 @@ def attest(round: uint256, result: bytes32):
 @external
 def score(round: uint256, root: bytes32, payouts: DynArray[uint256, MOST_MEMBERS]):
     """
-    @notice Credit what a quorum has attested. Anyone may call it.
+    @notice Credit what a quorum has attested to those who committed. Anyone may call it.
     @param root Of the record that the payouts were reckoned from.
     @param payouts One for each member, in their order.
     """
@@ -198,10 +198,11 @@ def score(round: uint256, root: bytes32, payouts: DynArray[uint256, MOST_MEMBERS
     staked: uint256 = self.staked
     for payout: uint256 in payouts:
         if payout > 0:
-            member: address = self.members[place]
-            assert self.commitments[round][member] != empty(bytes32), "paid without a part"
             total += payout
-            if staked & (1 << place) != 0:  # it was not slashed since
+            member: address = self.members[place]
+            # Not one that was slashed since, nor one that could hold up all by committing to nothing.
+            earned: bool = self.commitments[round][member] != empty(bytes32)
+            if earned and staked & (1 << place) != 0:
                 paid += payout
                 self.balances[member] += payout
         place += 1
