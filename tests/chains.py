@@ -5,9 +5,11 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,27 +82,30 @@ def in_process() -> Chain:
 
 
 @contextmanager
-def anvil(*options: str) -> Iterator[Chain]:
+def anvil() -> Iterator[Chain]:
     """A node's process; the test is skipped where there is none to start."""
     program = os.environ.get("TACIT_ANVIL") or shutil.which("anvil")
     if not program:
         pytest.skip("there is no anvil: name it in TACIT_ANVIL, or have it on the PATH")
-    with tempfile.TemporaryDirectory() as home:
+    with tempfile.TemporaryDirectory() as home, open(f"{home}/said", "w+") as said:
         process = subprocess.Popen(
             [program, "--host", "127.0.0.1", "--port", "0", "--chain-id", "31337",
-             "--hardfork", "prague", *options],
-            stdout=subprocess.PIPE, text=True, env={"HOME": home, "PATH": os.environ["PATH"]},
+             "--hardfork", "prague"],
+            stdout=said, stderr=subprocess.STDOUT, env={"HOME": home, "PATH": os.environ["PATH"]},
         )  # fmt: skip
         try:
-            assert process.stdout is not None
-            found = None
-            for line in process.stdout:  # ends where the process does
-                if found := re.search(r"Listening on (127\.0\.0\.1:\d+)", line):
-                    break
-            assert found, "anvil does not start"
-            url = f"http://{found[1]}"
+            url = f"http://{_listening(process, Path(said.name))}"
             yield Chain(HTTPProvider(url, exception_retry_configuration=None), url)
         finally:
             process.kill()
             process.wait()
-            process.stdout.close()  # type: ignore[union-attr]
+
+
+def _listening(process: "subprocess.Popen[bytes]", said: Path) -> str:
+    """Where a node listens, once it does."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until and process.poll() is None:
+        if found := re.search(r"Listening on (127\.0\.0\.1:\d+)\n", said.read_text()):
+            return found[1]
+        time.sleep(0.02)
+    pytest.fail(f"anvil does not start: {said.read_text()}")

@@ -5,6 +5,7 @@ The file ``chain.json``, which lies with the record; and what of the record is s
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from tacit.ledger.log import Log
 from tacit.ledger.statement import Envelope, Statement
 
 FILE = "chain.json"
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,10 @@ class Agreed:
         """
         try:
             found = cls(**json.loads(path.read_text()))
-            fits = (
-                isinstance(found.chain, int) and isinstance(found.block, int)
-                and isinstance(found.anchors, str) and isinstance(found.settlement, str)
-                and all(isinstance(each, str) for each in found.members.values())
-            )  # fmt: skip
+            addresses = [found.anchors, *found.members.values()]
+            addresses += [found.settlement] if found.settlement else []
+            fits = all(_ADDRESS.fullmatch(each) for each in addresses)
+            fits = fits and isinstance(found.chain, int) and isinstance(found.block, int)
         except (OSError, ValueError, TypeError, AttributeError):
             fits = False
         if not fits:

@@ -186,10 +186,10 @@ class Node:
             gas = math.ceil(call.estimate_gas(who) * _SPARE)
             # Not the next after those that wait: one that is stuck would hold up all after it.
             nonce = eth.get_transaction_count(account.address, "latest")
+            self._require_funds(account, gas * min(price, self.most_price) + value)
             sent: list[Any] = []
             for _ in range(self.raises + 1):
                 price, tip = min(price, self.most_price), min(tip, self.most_price)
-                self._require_funds(account, gas * price + value)
                 fees = {"maxFeePerGas": price, "maxPriorityFeePerGas": tip}
                 terms = {"chainId": self.chain_id, "gas": gas, "nonce": nonce}
                 made = call.build_transaction(who | fees | terms)
