@@ -96,6 +96,16 @@ def test_who_cannot_pay_is_told_so_before_anything_is_sent(chain: Chain) -> None
         Anchors.deploy(chain.node(), account("poor"), ORIGIN)
 
 
+def test_who_can_pay_a_little_is_told_what_it_takes_before_anything_is_sent(
+    node_process: Chain,
+) -> None:
+    some, rich = account("some"), node_process.web3.eth.accounts[0]
+    node_process.web3.eth.send_transaction({"from": rich, "to": some.address, "value": 10**14})
+    with pytest.raises(Unfunded, match=r"has 0\.0001 and may have to pay 0\.00"):
+        Anchors.deploy(node_process.node(), some, ORIGIN)
+    assert node_process.web3.eth.get_transaction_count(some.address) == 0
+
+
 def test_what_is_not_deep_enough_does_not_count(chain: Chain) -> None:
     first = chain.web3.eth.block_number
     anchors, keeper = deployed(chain, chain.node()), account("keeper")
