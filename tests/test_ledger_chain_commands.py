@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import tacit
 from chains import Chain, account, anvil, in_process
-from small import experiment
+from small import experiment, federation
 from tacit.cli import app
 from tacit.engine.scoring import contributions
 from tacit.ledger.chain.agreed import Agreed
@@ -193,9 +193,10 @@ def test_the_agreed_chain_is_the_only_one(chain: Chain, anchored: Path, key: Pat
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A record that ends with a settlement."""
+    """A record of four sites, whose quorum is three, that ends with a settlement."""
     folder = tmp_path_factory.mktemp("scored") / "record"
-    contributions(experiment(rounds=1), record=folder, pot=10**18)
+    plan = experiment(rounds=1, data=federation((20, 7, 9, 30)))
+    contributions(plan, record=folder, pot=10**18)
     return folder
 
 
