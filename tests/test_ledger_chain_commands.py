@@ -20,12 +20,14 @@ from chains import Chain, account, anvil, in_process
 from small import experiment, federation
 from tacit.cli import app
 from tacit.engine.scoring import contributions
-from tacit.ledger.chain.agreed import Agreed
+from tacit.ledger import records
+from tacit.ledger.chain.agreed import Agreed, part, payouts
 from tacit.ledger.chain.anchor import Anchors
 from tacit.ledger.chain.node import Node
+from tacit.ledger.log import Log
 from tacit.ledger.note import Checkpoint
 from tacit.ledger.recorder import kept
-from tacit.ledger.statement import Envelope
+from tacit.ledger.statement import Envelope, signed
 
 
 def call(*words: object, **environment: str) -> Result:
@@ -251,6 +253,25 @@ def test_a_settlement_of_the_record_is_paid_step_by_step(
 def settle_next(settle: Callable[..., str]) -> str:
     assert "Done: open" in settle("open", "keeper", "--hours", 1)
     return settle("post", "keeper")
+
+
+def test_a_round_of_the_chain_is_about_what_came_since_the_settlement_before(
+    tmp_path: Path,
+) -> None:
+    def sent(site: str, word: bytes) -> bytes:
+        return signed(records.contribution(0, site, bytes(32), word * 32, 10, ""), {})
+
+    paid = [signed(records.settlement(bytes(32), 0, pot, {"a": pot}), {}) for pot in (5, 2**60)]
+    log = Log(tmp_path / "log.db", "tacit/0")
+    log.append([sent("a", b"1"), sent("b", b"2"), sent("a", b"3"), paid[0]])
+    log.append([sent("a", b"4"), paid[1]])
+    assert part(log, "a", 0) == hashlib.sha256(b"1" * 32 + b"3" * 32).digest()
+    assert part(log, "a", 1) == hashlib.sha256(b"4" * 32).digest()
+    with pytest.raises(tacit.InputError, match="'b' has no contribution in the record for round 1"):
+        part(log, "b", 1)
+    assert payouts(log, 0) == (log.head(4).root, {"a": 5})
+    assert payouts(log, 1) == (log.head(6).root, {"a": 2**60})
+    log.close()
 
 
 def test_a_member_attests_what_its_own_record_says_and_nothing_else(
