@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tacit.cli import data, federation, ledger, node
+from tacit.cli import chain, data, federation, ledger, node
 from tacit.cli.arena import arena
 from tacit.cli.arguments import File, Settings, Tables, experiment_of
 from tacit.cli.audit import audit
@@ -59,6 +59,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(chain.app, name="chain", help="Anchor a record on an EVM chain, and pay by it.")
 app.add_typer(data.app, name="data", help="List, describe and fetch the data sets known by name.")
 app.add_typer(federation.app, name="federation", help="Say who belongs to a federation.")
 app.add_typer(node.app, name="node", help="Take part in a federation as a site.")

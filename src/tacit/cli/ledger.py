@@ -1,5 +1,6 @@
 """``tacit verify`` and ``tacit ledger``: the signed record of a run, checked and read."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ from tacit.errors import InputError, MessageError
 
 if TYPE_CHECKING:
     from tacit.ledger.log import Log
+    from tacit.ledger.note import Checkpoint
 
 Record = Annotated[Path, typer.Argument(metavar="RECORD", help="Folder of the record.")]
 Entry = Annotated[int, typer.Argument(metavar="ENTRY", help="Place of the entry, from 0.")]
@@ -37,6 +39,13 @@ def verify(
         Path | None,
         typer.Option(help="File of the run's openings: its masked sums are computed again."),
     ] = None,
+    anchors: Annotated[
+        Path | None,
+        typer.Option(
+            help="chain.json of a contract that keeps the record's heads; the address of a node"
+            " of its chain is in TACIT_CHAIN_NODE."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check the record of a run, without trusting anyone who wrote it.
@@ -50,8 +59,9 @@ def verify(
     if seen is not None:
         kept = seen.read_text()
     found = audit(
-        record, policy=policy, seen=kept, against=against, openings=openings, release=release
-    )
+        record, policy=policy, seen=kept, against=against, openings=openings, release=release,
+        anchored=_anchored(record, anchors) if anchors else None,
+    )  # fmt: skip
     if as_json:
         print_json(
             {
@@ -124,6 +134,21 @@ def proof(record: Record, entry: Entry) -> None:
 def head(record: Record) -> None:
     """Print the record's signed head; keep it for tacit verify --seen."""
     typer.echo(_log(record).note() or "", nl=False)
+
+
+def _anchored(record: Path, file: Path) -> "list[Checkpoint]":
+    """The heads of a record's log that count on a chain."""
+    from tacit.ledger.chain.agreed import Agreed
+    from tacit.ledger.chain.anchor import Anchors
+    from tacit.ledger.chain.node import Node
+    from tacit.ledger.note import Checkpoint
+
+    if "TACIT_CHAIN_NODE" not in os.environ:
+        raise InputError("--anchors: TACIT_CHAIN_NODE does not name a node of the chain")
+    agreed, origin = Agreed.read(file), _log(record).origin
+    node = Node.at(os.environ["TACIT_CHAIN_NODE"], agreed.chain)
+    heads = Anchors(node, agreed.anchors, origin).heads(agreed.block)
+    return [Checkpoint(origin, head.size, head.root) for head in heads]
 
 
 def _log(record: Path) -> "Log":

@@ -9,7 +9,7 @@ entry is judged by what stands before it alone, as it was when it was written.
 import hashlib
 import hmac
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ def verify(
     against: Path | None = None,
     openings: Path | None = None,
     release: Path | None = None,
+    anchored: Sequence[Checkpoint] | None = None,
 ) -> Audit:
     """Audit a record.
 
@@ -93,6 +94,7 @@ def verify(
         against: folder of another copy, or of the head that a site cosigned last.
         openings: file of masked vectors, whose sums are computed again.
         release: folder that ``tacit release`` wrote.
+        anchored: heads that its keeper has put on a chain (``ledger.chain``).
 
     Raises:
         InputError: a folder without a record, or a policy that is none.
@@ -114,6 +116,8 @@ def verify(
         checks.append(("other head", lambda record: _witnessed(record, against / HEAD)))
     elif against is not None:
         checks.append(("other copy", lambda record: _same(record, _read(against, None))))
+    if anchored is not None:
+        checks.append(("anchored heads", lambda record: _anchored(record, anchored)))
     told, findings = list[tuple[str, str]](), list[Finding]()
     own = "the auditor's own" if policy else "the record's own, whoever wrote it"
     told.append(("policy", own))
@@ -383,3 +387,19 @@ def _same(record: _Record, other: _Record) -> Iterator[Finding | str]:
             yield Finding("", place, "the other copy has another entry here: the record was forked")
             return
     yield f"the same {both} entries"
+
+
+def _anchored(record: _Record, heads: Sequence[Checkpoint]) -> Iterator[Finding | str]:
+    """Every head on the chain is one of this record."""
+    last = max((head.size for head in heads), default=0)
+    if last > len(record.entries):
+        yield Finding("", None, f"it was rolled back: {last} entries were anchored")
+    tree, roots = merkle.Growing(), dict[int, bytes]()
+    for size, entry in enumerate(record.entries[:last], 1):
+        tree.add(merkle.leaf_hash(entry))
+        roots[size] = tree.root
+    for head in heads:
+        if not hmac.compare_digest(roots.get(head.size, head.root), head.root):
+            yield Finding("", None, f"its first {head.size} entries were rewritten since")
+            return
+    yield f"{len(heads)}, the last of {last} entries" if heads else "none"
