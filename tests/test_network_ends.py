@@ -16,6 +16,7 @@ from tacit.errors import CheckpointError, InputError
 from tacit.network import processes, site
 from tacit.network.authority import Authority
 from tacit.network.coordinator import Coordinator
+from tacit.network.messages import Refused
 from tacit.network.store import Store
 from test_network_rounds import alone, experiment
 from test_network_run import told_nothing
@@ -69,13 +70,13 @@ def test_a_site_of_another_version_ends_with_the_reason(
 ) -> None:
     monkeypatch.setattr(site, "software", lambda: "0.0.1")
     hall.start()
-    with pytest.raises(InputError, match=r"runs tacit 0\.0\.1.*install the same version"):
+    with pytest.raises(Refused, match=r"runs tacit 0\.0\.1.*install the same version"):
         hall.take_part()
 
 
 def test_a_site_with_other_code_ends_with_the_reason(hall: Hall) -> None:
     hall.start()
-    with pytest.raises(InputError, match="give both the same file and settings"):
+    with pytest.raises(Refused, match="give both the same file and settings"):
         hall.take_part(loss=nn.functional.multi_margin_loss)
 
 
@@ -84,7 +85,7 @@ def test_a_site_with_other_rows_than_it_joined_with_ends_with_the_reason(hall: H
     before.join(hall.name, 9)
     before.close()
     hall.start()
-    with pytest.raises(InputError, match="joined with 9 rows and now has 18"):
+    with pytest.raises(Refused, match="joined with 9 rows and now has 18"):
         hall.take_part()
 
 

@@ -183,7 +183,7 @@ def test_what_was_learned_is_added_to_the_mean(tmp_path):
     assert one.row["partner"] == other.name
 
 
-class Killed(Exception):
+class Killed(BaseException):
     pass
 
 

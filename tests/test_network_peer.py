@@ -164,7 +164,7 @@ def test_a_peer_that_is_gone_is_left_out_and_its_weight_is_the_own_model_s(tmp_p
     assert torch.allclose(models[last], trained[[0, 3, 4]].mean(0), atol=1e-5)
 
 
-class Killed(Exception):
+class Killed(BaseException):
     pass
 
 
@@ -341,6 +341,20 @@ def test_a_peer_whom_all_refuse_fails_with_their_reason(changed, reason, tmp_pat
     ended = other.run()
     assert ended.outcome == "failed"
     assert reason in ended.reason
+
+
+def test_an_error_of_the_experiments_own_code_ends_a_peer_in_a_sentence(tmp_path, caplog):
+    def broken(*_):
+        raise ZeroDivisionError("of the experiment")
+
+    crowd = Crowd(plan_of(), tmp_path)
+    name, *_ = crowd.plan.data.names
+    crowd.join(crowd.peer(name))
+    crowd.peers[name].peer.carry_out = broken
+    ended = crowd.peers[name].run()
+    assert ended.outcome == "failed"
+    assert ended.reason == "training failed: ZeroDivisionError('of the experiment')"
+    assert "Traceback" in caplog.text
 
 
 ROGUES = {

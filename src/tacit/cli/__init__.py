@@ -41,7 +41,7 @@ class _Guarded(TyperGroup):
         except TacitError as error:
             if ctx.params["debug"]:
                 raise
-            typer.echo(f"tacit: {error} [{type(error).code}]", err=True)
+            typer.echo(f"tacit: {error} [{error.code}]", err=True)
             raise typer.Exit(2) from None
         except OSError as error:
             if ctx.params["debug"]:

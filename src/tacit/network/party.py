@@ -156,7 +156,13 @@ class Party(ABC):
 
     def run(self) -> Ended:
         """Carry out the rounds that are left."""
-        self.ended = self._run()
+        try:
+            self.ended = self._run()
+        except (TacitError, OSError):
+            raise  # for the operator, who can mend it
+        except Exception as error:  # of the experiment's own code
+            _log.exception("training failed")
+            self.ended = Ended("failed", f"training failed: {error!r}")
         return self.ended
 
     @abstractmethod

@@ -202,7 +202,7 @@ def take_part(
         metrics: address, ``host:port``, of figures and of a health check.
 
     Raises:
-        InputError: the coordinator refuses this experiment or this site.
+        Refused: the coordinator takes no part of this experiment, or of this site.
         Unreachable: there was no coordinator for so long; started again, the site goes on.
         MessageError: the coordinator does not keep to the experiment.
         Forked, Unrecorded: nor to the run's record, which this site witnesses.
@@ -245,8 +245,6 @@ def take_part(
                         raise
                     on_wait(str(error))
                     news.wait(_AGAIN)
-                except Refused as error:
-                    raise InputError(str(error)) from None
 
         def wake(seconds: float) -> None:
             news.wait(seconds)

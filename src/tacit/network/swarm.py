@@ -557,7 +557,9 @@ class SwarmRun:
             with self._changed:
                 if round == self.notes.round:
                     self._parts[member] = Trained(None, None)
-        except (TacitError, OSError) as error:
+        except OSError as error:
+            self._broken = unwritable(self.folder, error)
+        except TacitError as error:
             _log.info("%s's update did not arrive: %s", member, error)
             time.sleep(_PAUSE)
         finally:
