@@ -33,6 +33,7 @@ from tacit.network import processes
 from tacit.network import recording as network_recording
 from tacit.network.authority import Authority
 from tacit.network.coordinator import Coordinator
+from tacit.network.messages import Refused
 from tacit.network.recording import Recording
 from tacit.network.rounds import Site
 from tacit.network.site import Notes, SiteRun
@@ -572,7 +573,7 @@ def test_a_site_signs_for_itself_and_for_the_round(
     ward.lies({"4": liar})
     told = ward.carry_out()
     assert {end.outcome for name, end in told.items() if name != "4"} == {"finished"}
-    assert isinstance(told["4"], InputError)
+    assert isinstance(told["4"], Refused)
     assert said in str(told["4"])
     assert verify(ward.record).findings == ()  # with the cosignatures of four of five
     kinds = [each.kind for each in statements(ward.record)]
