@@ -1,5 +1,6 @@
 """Records of networked runs, over real sockets: honest ones hold, and every crime is named."""
 
+import hashlib
 import json
 import shutil
 import sqlite3
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -31,6 +33,7 @@ from tacit.network import processes
 from tacit.network import recording as network_recording
 from tacit.network.authority import Authority
 from tacit.network.coordinator import Coordinator
+from tacit.network.messages import Refused
 from tacit.network.recording import Recording
 from tacit.network.rounds import Site
 from tacit.network.site import Notes, SiteRun
@@ -355,6 +358,20 @@ class Unopened(Recording):
         super().go_on(round, model, last, over or round == 1)
 
 
+class Unlogged(Unopened):
+    """The second round's beginning is signed and shown, and not in the record."""
+
+    def go_on(self, round: int, model: Path, *given: Any) -> None:
+        super().go_on(round, model, *given)
+        base = hashlib.sha256(model.read_bytes()).digest()
+        said = records.round_open(round, 0, self._task, base, self.log.head())
+        self.shown = self._signed(said)
+
+    def _extension(self, site: str, request: Any) -> Any:
+        reply = super()._extension(site, request)
+        return msgspec.structs.replace(reply, entry=self.shown) if self._closed == 1 else reply
+
+
 class Silent(Recording):
     """In the second round nobody is asked to cosign anything."""
 
@@ -394,6 +411,7 @@ class WrongEnd(Recording):
         (RolledBack, Forked, "1 entries are left of 2"),
         slow(Edited, Forked, "its first 9 entries are not those that were cosigned"),
         (Unopened, Unrecorded, "asks for round 2, whose beginning is not in its record"),
+        (Unlogged, Unrecorded, "names the beginning of a round that is not in its record"),
         slow(Silent, Unrecorded, "asks for round 2, whose beginning is not in its record"),
         slow(Swapped, Unrecorded, "sent another model than its record names"),
         slow(WrongEnd, Unrecorded, "sent another model than its record names"),
@@ -459,10 +477,20 @@ def test_what_sites_cannot_see_an_auditor_does(
     assert all(said in str(finding) for finding in found)
 
 
+class Pretending(Omitting):
+    """As a receipt it shows the place of another entry."""
+
+    def contributed(self, site: str, round: int, entry: bytes) -> None:
+        super().contributed(site, round, entry)
+        if (site, round) == ("2", 0):
+            self._places.setdefault(0, {})["2"] = 0
+
+
+@pytest.mark.parametrize("crime", [Pretending, slow(Omitting)])
 def test_a_site_names_the_coordinator_that_withholds_its_receipt(
-    ward: Ward, caplog: pytest.LogCaptureFixture
+    crime: type[Recording], ward: Ward, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ward.commits(Omitting)
+    ward.commits(crime)
     ward.carry_out()
     said = [each.message for each in caplog.records if "leaves out what" in each.message]
     assert said == ["coordinator's record leaves out what this site sent in round 1"]
@@ -478,6 +506,16 @@ def test_a_record_that_was_cut_short_does_not_hold_against_a_site(ward: Ward) ->
     assert alone.findings == ()
     (wrong,) = ward.against("0").findings
     assert str(wrong) == "it was rolled back: 15 entries were there before"
+
+
+def test_a_genesis_that_a_founder_has_not_signed(ward: Ward) -> None:
+    ward.carry_out()
+    found = Envelope.from_bytes(entries(ward.record)[0])
+    less = {name: raw for name, raw in found.signatures.items() if name != "3"}
+    with sqlite3.connect(ward.record / LOG) as db:
+        entry = bytes(Envelope(found.payload, less))
+        db.execute("UPDATE entries SET entry = ? WHERE place = 0", (entry,))
+    assert "entry 0: 3 has not signed it" in map(str, verify(ward.record).findings)
 
 
 # A hostile site
@@ -535,7 +573,7 @@ def test_a_site_signs_for_itself_and_for_the_round(
     ward.lies({"4": liar})
     told = ward.carry_out()
     assert {end.outcome for name, end in told.items() if name != "4"} == {"finished"}
-    assert isinstance(told["4"], InputError)
+    assert isinstance(told["4"], Refused)
     assert said in str(told["4"])
     assert verify(ward.record).findings == ()  # with the cosignatures of four of five
     kinds = [each.kind for each in statements(ward.record)]
