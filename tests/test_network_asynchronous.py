@@ -226,7 +226,7 @@ class Running:
 
     def __exit__(self, *_):
         if not self.kept.done():
-            self.bench.coordinator._break(InputError("stopped"))
+            self.bench.coordinator.attendance.end(InputError("stopped"))
             self.kept.exception(BOUND)
         self.pool.shutdown()
 
@@ -344,7 +344,7 @@ def test_a_coordinator_that_is_killed_loses_and_counts_nothing_twice(phase, tmp_
         killed.set()
         for part, name in ((store, "arrive"), (store, "advance"), (store.tensors, "retain")):
             setattr(part, name, dead)
-        first._break(InputError("killed"))
+        first.attendance.end(InputError("killed"))
         raise Killed
 
     def dead(*_):
@@ -363,7 +363,7 @@ def test_a_coordinator_that_is_killed_loses_and_counts_nothing_twice(phase, tmp_
     if phase == "arrive":  # an update is accepted, and its site does not hear of it
         store.arrive = after(store.arrive, 5)
     elif phase == "take":  # the buffer is full, and no step taken
-        first._report_late = after(first._report_late, 2)
+        first.scores.report = after(first.scores.report, 2)
     elif phase == "advance":  # the step is kept, and nobody told
         store.advance = after(store.advance, 2)
     else:
@@ -392,7 +392,7 @@ def test_a_coordinator_that_is_killed_loses_and_counts_nothing_twice(phase, tmp_
     with bench.sites(*sites):
         run()
         # A pull that is on its way may still end: then it was accepted, and is in the store.
-        first._pool.shutdown(wait=True)
+        first.intake._pool.shutdown(wait=True)
         before = store.arrivals()
         assert len(before) >= 4
         store.close()
@@ -432,7 +432,7 @@ def test_a_site_stops_when_what_was_paid_for_is_spent(tmp_path):
     bench = AsyncBench(plan, tmp_path)
     first, *others = plan.data.names
     with Running(bench) as running, bench.sites(bench.site(first)):
-        until(lambda: first in bench.coordinator._declined, BOUND)
+        until(lambda: first in bench.coordinator.intake.declined, BOUND)
         assert len(bench.store.arrivals()) == most
         assert not running.kept.done()
         with bench.sites(*map(bench.site, others)):

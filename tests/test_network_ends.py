@@ -60,7 +60,7 @@ def hall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hall]:
     made = Hall(tmp_path, monkeypatch)
     yield made
     until(lambda: bool(made.made))
-    made.made[0]._break(CheckpointError("the test is over"))
+    made.made[0].attendance.end(CheckpointError("the test is over"))
     with suppress(CheckpointError):
         made.running.result(60)
 

@@ -101,7 +101,7 @@ class Rogue(Bench):
         self.served = raw
         offer = Offer(blake3(raw).digest(), len(raw))
         self.ask(self.name, Deliver(self.digest, 0, offer, 0.5, inside=inside))
-        until(lambda: not self.coordinator._pulling, 60)
+        until(lambda: not self.coordinator.intake.pulling, 60)
 
     def finish(self) -> Any:
         """The others carry the run out; how it ended."""
@@ -115,7 +115,7 @@ class Rogue(Bench):
 
     def stop(self) -> None:
         """Nothing of it is left running."""
-        self.coordinator._break(CheckpointError("the test is over"))
+        self.coordinator.attendance.end(CheckpointError("the test is over"))
         self.coordinator.stop()
         self.running.shutdown(wait=True)
 
@@ -156,8 +156,14 @@ def test_no_message_of_a_site_stops_the_others(rogue: Rogue) -> None:
     def storm(request: Any, sender: str) -> None:
         with suppress(MessageError, msgspec.ValidationError):
             rogue.ask(sender, request)
-        held = rogue.coordinator
-        for kept in (held._updates, held._scores, held._declined, held._pulling, held._rows):
+        held, intake = rogue.coordinator, rogue.coordinator.intake
+        for kept in (
+            intake.updates,
+            intake.declined,
+            intake.pulling,
+            held._rows,
+            *held.scores.tables.values(),
+        ):
             assert set(kept) <= set(rogue.plan.data.names)
 
     storm()
@@ -205,7 +211,7 @@ def test_an_update_that_is_none_is_left_out_and_its_sender_named(
     raw: bytes, small: bool, rogue: Rogue, caplog: pytest.LogCaptureFixture
 ) -> None:
     rogue.deliver(raw, inside=raw if small else b"")
-    assert rogue.name in rogue.coordinator._declined
+    assert rogue.name in rogue.coordinator.intake.declined
     assert repr(rogue.name) in caplog.text
     assert not rogue.store.accepted(0)
     assert isinstance(rogue.ask(rogue.name, Ask(rogue.digest)), Wait)
@@ -224,7 +230,7 @@ def test_a_good_update_is_accepted_once(rogue: Rogue) -> None:
 
 def test_a_small_update_is_accepted_once_and_is_what_was_offered(rogue: Rogue) -> None:
     rogue.deliver(UPDATES["NaN"], inside=GOOD)
-    assert rogue.name in rogue.coordinator._declined
+    assert rogue.name in rogue.coordinator.intake.declined
     other = rogue.honest[0]
     offer = Offer(blake3(GOOD).digest(), len(GOOD))
     for _ in range(2):
@@ -236,7 +242,7 @@ def test_a_small_update_is_accepted_once_and_is_what_was_offered(rogue: Rogue) -
 def test_offers_are_bounded_before_anything_is_pulled(rogue: Rogue) -> None:
     with pytest.raises(MessageError, match=rogue.name):
         rogue.ask(rogue.name, Deliver(rogue.digest, 0, Offer(bytes(32), 2**40), 0.1))
-    assert not rogue.coordinator._pulling
+    assert not rogue.coordinator.intake.pulling
 
 
 def test_an_offer_of_the_state_itself_does_not_remove_it(rogue: Rogue) -> None:
@@ -250,24 +256,24 @@ def test_an_offer_of_the_state_itself_does_not_remove_it(rogue: Rogue) -> None:
 def test_who_offers_and_sends_nothing_is_left_out(rogue: Rogue) -> None:
     rogue.served = Unreachable("no chunk came")
     for attempt in range(3):
-        assert rogue.name not in rogue.coordinator._declined, attempt
+        assert rogue.name not in rogue.coordinator.intake.declined, attempt
         rogue.ask(rogue.name, Deliver(rogue.digest, 0, Offer(bytes(32), 9), 0.1))
-        until(lambda: not rogue.coordinator._pulling, 60)
-    assert rogue.name in rogue.coordinator._declined
+        until(lambda: not rogue.coordinator.intake.pulling, 60)
+    assert rogue.name in rogue.coordinator.intake.declined
 
 
 def test_many_messages_take_no_room(rogue: Rogue) -> None:
     slow = threading.Event()
-    rogue.coordinator.pull = lambda *_: slow.wait(60)
+    rogue.coordinator.intake.pull = lambda *_: slow.wait(60)
     try:
         for i in range(5000):
             offer = Offer(i.to_bytes(32, "big"), 9)
             rogue.ask(rogue.name, Deliver(rogue.digest, 0, offer, 0.1))
-        assert rogue.coordinator._pulling == {rogue.name}
-        assert rogue.coordinator._pool._work_queue.qsize() == 0
+        assert rogue.coordinator.intake.pulling == {rogue.name}
+        assert rogue.coordinator.intake._pool._work_queue.qsize() == 0
     finally:
         slow.set()
-        until(lambda: not rogue.coordinator._pulling, 60)
+        until(lambda: not rogue.coordinator.intake.pulling, 60)
 
 
 def test_what_was_begun_and_left_takes_the_room_of_one_update(rogue: Rogue) -> None:
@@ -277,11 +283,11 @@ def test_what_was_begun_and_left_takes_the_room_of_one_update(rogue: Rogue) -> N
         path.with_name(f".{path.name}.{offer.digest.hex()[:16]}").write_bytes(b"half")
         raise Unreachable("no chunk came")
 
-    rogue.coordinator.pull = half
+    rogue.coordinator.intake.pull = half
     before = len(list(folder.iterdir()))
     for i in range(20):
         with suppress(TacitError):
-            rogue.coordinator._receive(rogue.name, Offer(i.to_bytes(32, "big"), 9))
+            rogue.coordinator.intake.receive(rogue.name, Offer(i.to_bytes(32, "big"), 9))
     assert len(list(folder.iterdir())) == before + 1
 
 

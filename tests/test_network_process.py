@@ -51,7 +51,7 @@ COORDINATOR = {
     "the round is closed": ("store:Store.advance", "after", 1),
     "between rounds": ("coordinator:Coordinator._open", "before", 2),
     "the second order is given": ("coordinator:Coordinator._open", "after", 2),
-    "a model is measured": ("coordinator:Coordinator._measured", "before", 1),
+    "a model is measured": ("scores:Scores.take", "before", 1),
     "an update of the second round is accepted": ("store:Store.accept", "after", 3),
     "the scores are described": ("store:Store.describe", "after", 1),
     "the second round is being closed": ("rounds:Server.close", "after", 2),
@@ -147,7 +147,7 @@ POINTS = {
 # Where updates travel in messages.
 SMALL = {
     "coordinator": {
-        "a small update has come": ("coordinator:Coordinator._take", "before", 1),
+        "a small update has come": ("intake:Intake.take", "before", 1),
         "a small update is written and nobody told": ("store:Store.accept", "after", 1),
         "the last small update is written": ("store:Store.accept", "after", 2),
         "the round of small updates is closed": ("store:Store.advance", "after", 1),

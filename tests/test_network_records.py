@@ -130,11 +130,11 @@ class Ward:
             except Exception as error:
                 told[name] = error
                 coordinator = self.made[-1]
-                coordinator.grace = 0.0
+                coordinator.attendance.grace = 0.0
                 coordinator._left.add(name)
                 refused = sum(isinstance(end, TacitError) for end in told.values())
                 if refused == 3 or not isinstance(error, TacitError):
-                    coordinator._break(CheckpointError("the operator ends it"))
+                    coordinator.attendance.end(CheckpointError("the operator ends it"))
 
         with ThreadPoolExecutor(len(NAMES)) as pool:
             parts = [pool.submit(take_part, name) for name in NAMES]

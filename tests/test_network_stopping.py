@@ -52,7 +52,7 @@ def play() -> Iterator[Play]:
 TERM, INT = int(signal.SIGTERM), int(signal.SIGINT)
 SERVER = {
     "coordinator: before the run": ("coordinator", "coordinator:Coordinator._begin", 1),
-    "coordinator: waiting for updates": ("coordinator", "coordinator:Coordinator._gather", 2),
+    "coordinator: waiting for updates": ("coordinator", "intake:Intake.gather", 2),
     "coordinator: a pull is under way": ("coordinator", "blobs:Blobs._fill", 5),
     "coordinator: closing a round": ("coordinator", "rounds:Server.close", 2),
     "node: pulling the model": ("b", "site:SiteRun._shared", 2),

@@ -149,7 +149,7 @@ class Blinking(Masked):
         if name in NAMES[3:]:
             coordinator = self.coordinator
             coordinator.here(name, False)
-            until(lambda: (sum := coordinator._sum) is None or sum.number > 0)
+            until(lambda: (sum := coordinator.summing.sum) is None or sum.number > 0)
             with coordinator._changed:  # both are back at once
                 for both in NAMES[3:]:
                     coordinator.here(both, True)
@@ -178,8 +178,13 @@ def test_with_fewer_than_the_threshold_the_run_ends_and_says_why(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         run = pool.submit(bench.all)
         until(lambda: len(bench.store.metrics()) == 1)
-        until(lambda: len(bench.coordinator._away) == 2 and bench.coordinator._sum is None)
-        bench.coordinator.patience = 1
+        until(
+            lambda: (
+                len(bench.coordinator.attendance.away) == 2
+                and bench.coordinator.summing.sum is None
+            )
+        )
+        bench.coordinator.attendance.patience = 1
         kept = run.result()
     assert kept.outcome == "failed"
     assert kept.round == 1  # no step was taken
@@ -195,7 +200,7 @@ def test_a_coordinator_that_is_killed_before_the_sum_is_open_begins_it_anew(stag
     killed = []
 
     def tell(site):
-        sum = bench.coordinator._sum
+        sum = bench.coordinator.summing.sum
         if sum and (sum.session.round, sum.stage) == (1, stage) and not killed:
             killed.append(site)
             raise Killed

@@ -219,7 +219,7 @@ def rogue(tmp_path):
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
 def test_a_message_that_is_none_is_left_out_and_its_sender_named(lie, rogue, caplog):
     rogue.deliver(lie)
-    assert rogue.name in rogue.coordinator._declined
+    assert rogue.name in rogue.coordinator.intake.declined
     assert repr(rogue.name) in caplog.text
     assert not rogue.store.accepted(0)
 
@@ -227,6 +227,6 @@ def test_a_message_that_is_none_is_left_out_and_its_sender_named(lie, rogue, cap
 def test_a_message_is_taken_and_nothing_larger_is_pulled(rogue):
     with pytest.raises(MessageError, match=rogue.name):  # of 44 float32 and more
         rogue.ask(rogue.name, Deliver(rogue.digest, 0, Offer(bytes(32), HEADER + 20), 0.1))
-    assert not rogue.coordinator._pulling
+    assert not rogue.coordinator.intake.pulling
     rogue.deliver(saved(PLACES + VALUES))
     assert set(rogue.store.accepted(0)) == {rogue.name}

@@ -7,8 +7,7 @@ joins late begins with the newest model.
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,10 @@ from tacit.engine.exchange import StarExchange
 from tacit.engine.pace import OwnPace
 from tacit.errors import DivergenceError, InputError, MessageError
 from tacit.network.blobs import Offer
-from tacit.network.coordinator import Coordinator, Row, real
+from tacit.network.coordinator import Coordinator, Row
 from tacit.network.protocol import Decline, Deliver, Reply, Taken, Train, Wait
 from tacit.network.rounds import Part, Sending, Server, Site
+from tacit.network.scores import real
 from tacit.network.site import PAUSE, Notes, SiteRun
 from tacit.network.store import Arrival, Kept
 from tacit.network.tensors import finite
@@ -116,9 +116,7 @@ class AsyncCoordinator(Coordinator):
         self._training: dict[str, Offer] = {}
         self._queue: dict[str, None] = {}
         self._dropped: set[tuple[str, int, int]] = set()
-        # Scores of models that rounds began with, and of how many sites they were reported.
-        self._late: dict[int, dict[str, tuple[int, dict[str, float]]]] = {}
-        self._reported: Counter[int] = Counter()
+        self.scores.late = True
 
     def _absent(self) -> list[str]:
         return [] if self._rows else super()._absent()
@@ -129,10 +127,14 @@ class AsyncCoordinator(Coordinator):
         kept = self._kept
         if kept is None or kept.outcome is not None or site not in self._rows:
             return super()._order(site)
-        if site in self._pulling:
+        if site in self.intake.pulling:
             return Wait(self.digest, "your update is being pulled")
-        train = len(self._arrived) < self._most and site not in self._declined and self._turn(site)
-        measure = self._measures(kept.round) and site not in self._scores
+        train = (
+            len(self._arrived) < self._most
+            and site not in self.intake.declined
+            and self._turn(site)
+        )
+        measure = self.scores.wanted(site, kept.round)
         if not (train or measure):
             return Wait(self.digest, f"nothing to do for {site} at step {kept.round}")
         if train:
@@ -141,10 +143,10 @@ class AsyncCoordinator(Coordinator):
 
     def _turn(self, site: str) -> bool:
         """Whether it may train now: those who have waited longest come first."""
-        busy = {name for name in self._training if name != site and not self._gone(name)}
+        busy = {name for name in self._training if name != site and not self.attendance.gone(name)}
         free = (self.algorithm.concurrency or len(self.names)) - len(busy)
         self._queue.setdefault(site)
-        waiting = [name for name in self._queue if not self._gone(name)]
+        waiting = [name for name in self._queue if not self.attendance.gone(name)]
         if site not in waiting[: max(0, free)]:
             return False
         del self._queue[site]
@@ -170,13 +172,13 @@ class AsyncCoordinator(Coordinator):
                 site,
                 f"the update is {stale} steps old; {self.algorithm.max_staleness} is the most",
             )
-        if site in self._declined:
-            return self._refuse(site, self._declined[site])
+        if site in self.intake.declined:
+            return self._refuse(site, self.intake.declined[site])
         return super()._deliver(site, request)
 
     def _refuse(self, site: str, reason: str) -> Reply:
         self._training.pop(site, None)
-        self.refused += 1
+        self.intake.refused += 1
         _log.warning("%s's update is not taken: %s", site, reason, extra={"site": site})
         return Taken(self.digest, False, reason[:2000])
 
@@ -191,14 +193,14 @@ class AsyncCoordinator(Coordinator):
 
     def _open_to(self, site: str, round: int) -> bool:
         kept = self._kept
-        return kept is not None and kept.outcome is None and site not in self._declined
+        return kept is not None and kept.outcome is None and site not in self.intake.declined
 
     def _accept(self, site: str, request: Deliver, sent: Path | bytes) -> bool:
         digest = request.update.digest
         arrival = Arrival(site, request.round, request.again, digest, real(request.loss))
         with self._changed:
             self._training.pop(site, None)
-            if len(self._arrived) >= self._most or site in self._declined:
+            if len(self._arrived) >= self._most or site in self.intake.declined:
                 return False
             if self._next - request.round > self.algorithm.max_staleness:
                 return False  # while it was pulled; the site is told when it asks
@@ -232,8 +234,6 @@ class AsyncCoordinator(Coordinator):
             taken = self._arrived[first : first + self.algorithm.buffer]
             dropped = len(self._dropped)
             self._dropped.clear()
-            if self._measures(kept.round):
-                self._late[kept.round] = self._scores
         staleness = [kept.round - arrival.round for arrival in taken]
         nodes, path = [self.names.index(a.site) for a in taken], self.store.tensors.path
         sent = [
@@ -242,7 +242,7 @@ class AsyncCoordinator(Coordinator):
         ]
         steps = torch.stack([read(slice(None)) for read in sent])
         take_step(server, kept.round, nodes, staleness, steps)
-        self._report_late()
+        self.scores.report()
         losses = {a.site: a.loss for a in taken if a.loss is not None}
         rows = sum(self._rows[name] for name in losses)
         row: Row = {
@@ -251,7 +251,7 @@ class AsyncCoordinator(Coordinator):
             "train_loss": sum(self._rows[n] * loss for n, loss in losses.items()) / max(rows, 1),
             "staleness": sum(staleness) / len(staleness),
             "dropped": dropped,
-            "seconds": time.monotonic() - self._opened,
+            "seconds": time.monotonic() - self.intake.opened,
         }
         return self._advance(kept, row)
 
@@ -260,43 +260,17 @@ class AsyncCoordinator(Coordinator):
         full = (round + 1) * self.algorithm.buffer
         with self._changed:
             while len(self._arrived) < full:
-                self._changed.wait(min(self.patience, 1.0))
-                if self._broken:
-                    raise self._broken
+                self.attendance.wait(min(self.attendance.patience, 1.0))
                 came = f"{len(self._arrived)} of {full} updates came, and"
-                if self._declined.keys() >= set(self.names):
-                    why = "; ".join(f"{name}: {said}" for name, said in self._declined.items())
-                    return f"{came} all sites declined: {why}"
-                if time.monotonic() - self._progress > self.patience:
-                    return f"{came} nothing was heard for {self.patience:g} seconds of any site"
+                if self.intake.declined.keys() >= set(self.names):
+                    return f"{came} all sites declined: {self.intake.reasons()}"
+                if self.attendance.silent():
+                    patience = self.attendance.patience
+                    return f"{came} nothing was heard for {patience:g} seconds of any site"
         return ""
 
-    def _open_scores(self, round: int) -> dict[str, tuple[int, dict[str, float]]] | None:
-        return self._late[round] if round in self._late else super()._open_scores(round)
-
-    def _report_late(self) -> None:
-        """Scores of a model come while later steps are taken."""
-        with self._changed:
-            late = {round: dict(scores) for round, scores in self._late.items()}
-        for round, scores in late.items():
-            if len(scores) > self._reported[round]:
-                self._report(round, scores)
-                self._reported[round] = len(scores)
-
-    def _report(self, round: int, scores: Mapping[str, tuple[int, dict[str, float]]]) -> None:
-        super()._report(round, scores)
-        if scores:
-            row = self.store.metrics()[round - 1]
-            self.store.describe(round - 1, row | {"measured": len(scores)})
-
-    def _all_measured(self) -> bool:
-        """As ``Coordinator`` has it, but for sites that still train: they are not waited for."""
-        known = self._scores.keys() | self._away.keys() | self._declined.keys()
-        return known | self._training.keys() >= set(self.names)
-
-    def _finish(self, kept: Kept) -> Kept:
-        self._report_late()
-        return super()._finish(kept)
+    def _excused(self) -> set[str]:
+        return super()._excused() | self._training.keys()  # they are not waited for
 
 
 class AsyncSiteRun(SiteRun):

@@ -48,7 +48,7 @@ def of_coordinator(run: Coordinator, blobs: Blobs) -> Status:
     kept = run.store.read()
     round, outcome = (kept.round, kept.outcome) if kept else (0, None)
     return Status(
-        round, run.experiment.rounds, run.connected, run.accepted, run.refused,
+        round, run.experiment.rounds, run.connected, run.intake.accepted, run.intake.refused,
         outcome=outcome or "running", trouble=run.trouble, **_last(run.row, blobs),
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """How a site's update travels: as float32, or in fewer bytes."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,15 @@ class Wire:
             return part
 
         return read
+
+    def readers(
+        self, sent: Sequence[tuple[int, Sent]], round: int
+    ) -> list[list[Callable[[slice], Tensor]]]:
+        """For each exchange, a reader of what each of some nodes sent."""
+        return [
+            [self.reader(what, exchange, node, round) for node, what in sent]
+            for exchange in range(len(self.sizes))
+        ]
 
     def examine(self, site: str, sent: Sent, round: int) -> None:
         """Refuse, in the name of its sender, an update that is not what it should be.
