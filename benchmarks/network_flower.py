@@ -160,7 +160,8 @@ def flower(nodes: int, rounds: int, commands: Path, folder: Path) -> float:
     ends = [line for line in said.splitlines() if line.startswith("ENDS ")]
     if not ends:
         sys.exit(
-            f"Flower's run did not finish; its last lines:\n{said[-1500:]}\nits SuperLink's:\n{told[-1500:]}"
+            f"Flower's run did not finish; its last lines:\n{said[-1500:]}\n"
+            f"its SuperLink's:\n{told[-1500:]}"
         )
     _, *after = json.loads(ends[0].removeprefix("ENDS "))
     return statistics.median(1e3 * (b - a) for a, b in itertools.pairwise(after))
