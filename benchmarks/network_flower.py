@@ -100,11 +100,17 @@ def family() -> Iterator[None]:
     try:
         yield
     finally:
+        # A second signal would leave the rest running.
+        ends = {
+            each: signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGTERM)
+        }
         mine = Path(f"/proc/self/task/{os.getpid()}/children")
         while children := mine.read_text().split():
             for pid in map(int, children):
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
+        for each, handler in ends.items():
+            signal.signal(each, handler)
 
 
 def ports(count: int) -> list[int]:
