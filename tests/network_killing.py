@@ -35,6 +35,9 @@ import tacit
 from network_links import Links, enter
 from network_parties import free_port, joined, until
 from network_watching import forked, watch
+from tacit.ledger.recorder import POLICY, kept
+from tacit.ledger.statement import Envelope
+from tacit.ledger.verify import verify
 from tacit.network import authority, certificates, identity, joining, peer, processes
 from tacit.network.authority import Authority
 from tacit.network.blobs import TOPIC, Blobs, Offer
@@ -121,15 +124,17 @@ def _server_set_up(folder: Path, at: Addresses) -> None:
         joined(hearts, folder / "keys" / site, site)
 
 
-def _server_act(role: str, folder: Path, at: Addresses, plan: Plan = plan) -> dict[str, Any]:
+def _server_act(
+    role: str, folder: Path, at: Addresses, plan: Plan = plan, record: Path | None = None
+) -> dict[str, Any]:
     whole = plan()
     public, home = whole.replace(data=empty(whole.data)), folder / "keys" / role
     if role == "coordinator":
-        kept, rows = coordinate(
+        ended, rows = coordinate(
             public, home, folder / role, listen=[at[role]], quorum=len(SITES), grace=_BOUND,
-            patience=_BOUND,
+            patience=_BOUND, record=record,
         )  # fmt: skip
-        return {"outcome": kept.outcome, "reason": kept.reason, "rows": rows}
+        return {"outcome": ended.outcome, "reason": ended.reason, "rows": rows}
     data = alone(whole.data, SITES.index(role))
     taken = take_part(public, data, home, folder / role, connect=[at["coordinator"]])
     return {"outcome": taken.outcome, "reason": taken.reason, "scores": taken.scores}
@@ -138,12 +143,30 @@ def _server_act(role: str, folder: Path, at: Addresses, plan: Plan = plan) -> di
 def _server_kept(folder: Path, plan: Plan = plan) -> dict[str, Any]:
     whole = plan()
     store = Store(folder / "coordinator", whole.replace(data=empty(whole.data)).digest())
-    kept = store.read()
+    run = store.read()
     store.close()
-    if kept is None:
+    if run is None:
         return {}
-    state = store.tensors.get(kept.state.digest)
+    state = store.tensors.get(run.state.digest)
     return {name: state[name].tolist() for name in ("model", "control")}
+
+
+def _recorded_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
+    return _server_act(role, folder, at, record=folder / "record")
+
+
+def _recorded_kept(folder: Path) -> dict[str, Any]:
+    """What an auditor finds, with the policy and the head of each site, and what is in the log."""
+    told = _server_kept(folder)
+    found: list[str] = []
+    for site in SITES:
+        part = folder / site / processes.RECORD
+        audit = verify(folder / "record", policy=part / POLICY, against=part)
+        found += map(str, audit.findings)
+    _, log = kept(folder / "record")
+    kinds = [Envelope.from_bytes(entry).statement.kind for entry in log]
+    log.close()
+    return told | {"findings": found, "kinds": kinds}
 
 
 def _peers_set_up(folder: Path, at: Addresses) -> None:
@@ -200,6 +223,7 @@ def _transfer_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
 
 CASTS = {
     "server": Cast(("coordinator", *SITES), _server_set_up, _server_act, _server_kept),
+    "recorded": Cast(("coordinator", *SITES), _server_set_up, _recorded_act, _recorded_kept),
     "small": Cast(
         ("coordinator", *SITES),
         _server_set_up,

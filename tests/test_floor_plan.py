@@ -14,7 +14,7 @@ FLOORS = [
     "errors", "randomness", "data", "models", "layout", "training", "protection", "compression",
     "topology", "aggregation", "algorithms", "attacks", "description", "checks", "experiment",
     "parties", "explain", "ledger", "engine", "network", "auditing", "verdict", "compare", "demo",
-    "robustness", "report", "_public", "__init__", "settings", "cli",
+    "robustness", "report", "release", "_public", "__init__", "settings", "cli",
 ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from tacit.ledger.contribution import (
     FirstOrder,
     Round,
     Shapley,
-    payouts,
+    millionths,
     suited,
 )
 
@@ -132,14 +132,5 @@ def test_the_method_for_so_many() -> None:
         TMC(orders=0)
 
 
-@given(st.lists(st.floats(-1, 1), min_size=1, max_size=8), st.integers(0, 10**6))
-def test_payouts_are_whole_and_add_up(scores: list[float], total: int) -> None:
-    paid = payouts(np.array(scores), total)
-    assert (paid >= 0).all()
-    assert paid.sum() == (total if max(scores) > 0 else 0)
-    assert all(p == 0 for p, s in zip(paid, scores, strict=True) if s <= 0)
-
-
-def test_payouts_by_hand() -> None:
-    # 10 by thirds: 3.33 each, the first remainder takes the one that is left. Nobody owes.
-    assert payouts(np.array([1.0, 1.0, 1.0, -5.0]), 10).tolist() == [4, 3, 3, 0]
+def test_scores_in_whole_numbers() -> None:
+    assert millionths(np.array([0.25, -1e-6, 4e-7, -1e12])) == [250_000, -1, 0, -(2**52)]

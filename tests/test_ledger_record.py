@@ -4,6 +4,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -73,7 +74,7 @@ def key(folder: Path, use: str, name: str) -> Ed25519PrivateKey:
 
 
 def entries(folder: Path) -> list[bytes]:
-    with sqlite3.connect(folder / LOG) as db:
+    with closing(sqlite3.connect(folder / LOG)) as db:
         return [row[0] for row in db.execute("SELECT entry FROM entries ORDER BY place")]
 
 
@@ -82,7 +83,7 @@ def rewrite(folder: Path, new: list[bytes], witnesses: int = 4) -> str:
     policy = Policy.from_text((folder / POLICY).read_text())
     (log_key,) = policy.logs
     for path in (*folder.glob(f"{LOG}*"), *folder.glob("openings.db*")):
-        path.unlink()
+        path.unlink(missing_ok=True)  # SQLite removes its own, when whoever reads ends
     log = Log(folder / LOG, log_key.name)
     log.append(new)
     head = log.head()

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import torch
 from blake3 import blake3
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
@@ -29,15 +30,24 @@ from tacit.network.messages import Message
 from tacit.network.protocol import (
     Answer,
     Ask,
+    Cosign,
+    Cosigned,
     Decline,
     Deliver,
     Done,
     Enter,
+    Extend,
+    Extension,
+    Found,
+    Founded,
     Go,
+    Introduce,
+    Introduced,
     Join,
     Leave,
     Measured,
     Ready,
+    Receipt,
     Taken,
     Train,
     Wait,
@@ -45,9 +55,11 @@ from tacit.network.protocol import (
 from tacit.network.software import software
 from tacit.network.store import Update
 from tacit.network.transport import Unreachable
+from tacit.network.witnessing import Witnessing
 from test_network_rounds import experiment
 from test_network_run import Bench
 
+KEY = Ed25519PrivateKey.generate()
 FEW = settings(
     max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
@@ -126,6 +138,10 @@ def requests(digest: str) -> st.SearchStrategy[Any]:
         st.builds(Answer, ours, ROUND, COUNT, STAGE, BODY),
         st.builds(Measured, ours, ROUND, COUNT, SCORE),
         st.builds(Decline, ours, ROUND, st.text(max_size=40), st.text(max_size=200)),
+        st.builds(Introduced, ours, st.text(max_size=200)),
+        st.builds(Founded, ours, st.binary(min_size=64, max_size=64)),
+        st.builds(Extend, ours, COUNT, st.none() | ROUND),
+        st.builds(Cosigned, ours, COUNT, st.text(max_size=200)),
     )
 
 
@@ -360,6 +376,10 @@ class Liar:
         self.replies: list[Any] = []
         self.pulled = 0
         self.site = self.bench.site(self.name)
+        self.site.record = Witnessing(
+            folder / "record", self.digest, 3, self.name, KEY, "coordinator",
+            lambda _: KEY.public_key(), self.ask,
+        )  # fmt: skip
         self.site.ask, self.site.pull, self.site.wake = self.ask, self.pull, lambda _: None
         self.states: dict[bytes, bytes] = {}
         start = self.bench.plan.algorithm.init(self.bench.plan.start(), 5, self.bench.plan.layout)
@@ -379,7 +399,7 @@ class Liar:
     def ask(self, request: Any) -> Any:
         self.asked.append(request)
         assert len(self.asked) < 1000
-        if not isinstance(request, Join | Ask):
+        if not isinstance(request, Join | Ask | Extend):
             return Taken(self.digest, True)
         return self.replies.pop(0) if self.replies else Done(self.digest, "failed", "", None, ())
 
@@ -509,7 +529,14 @@ def replies(liar: Liar) -> st.SearchStrategy[Any]:
         st.builds(Enter, ours, ROUND, COUNT, st.integers(0, 15), nodes),
         st.builds(Go, ours, ROUND, COUNT, STAGE, BODY),
         st.builds(Taken, ours, st.booleans()),
-    )
+        st.builds(Introduce, ours),
+        st.builds(Found, ours, st.text(max_size=50), st.binary(max_size=50)),
+        st.builds(Cosign, ours),
+        st.builds(
+            Extension, ours, st.text(max_size=50), st.just(()), st.binary(max_size=50),
+            st.builds(Receipt, COUNT, st.just(())), st.none(),
+        ),
+    )  # fmt: skip
 
 
 def test_no_reply_of_a_coordinator_stops_a_site_but_in_a_sentence(tmp_path: Path) -> None:

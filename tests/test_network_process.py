@@ -110,6 +110,33 @@ PEER = {
     "its model is not saved": ("processes:_saved", "before", 1),
     "before it stays": ("peer:PeerRun.stay", "before", 1),
 }
+# Of a run that leaves a record: its entries are the genesis, then in each round its beginning, two
+# contributions, and its end.
+RECORDED = {
+    "coordinator": {
+        "all have signed, and nothing is written": ("recording:write", "before", 1),
+        "the record is founded": ("recording:Log.append", "after", 1),
+        "the first round is not in the record": ("recording:Log.append", "before", 2),
+        "the first round is in the record": ("recording:Log.append", "after", 2),
+        "a head is cosigned once": ("recording:Recording._take", "after", 1),
+        "a contribution is not in the record": ("recording:Log.append", "before", 3),
+        "a contribution is in the record, its update is not": ("store:Store.accept", "before", 1),
+        "all contributions are in the record": ("recording:Log.append", "after", 4),
+        "the first round's end is not in the record": ("recording:Log.append", "before", 5),
+        "the first round's end is in the record": ("recording:Log.append", "after", 5),
+        "the last round's end is in the record": ("recording:Log.append", "after", 9),
+        "the last head is cosigned once": ("recording:Recording._take", "after", 5),
+    },
+    "north": {
+        "its witness key is made": ("witnessing:sign_key", "after", 1),
+        "it has signed the beginning": ("witnessing:write", "after", 1),
+        "it has cosigned and told nobody": ("witnessing:Witness.cosign", "after", 1),
+        "it has signed a contribution and told nobody": ("witnessing:signed", "after", 1),
+        "it has not looked for its receipt": ("witnessing:Witnessing._receipt", "before", 1),
+        "it has its receipt": ("witnessing:Witnessing._receipt", "after", 1),
+        "it has cosigned the end": ("witnessing:Witness.cosign", "after", 3),
+    },
+}
 # By turns the peer to which all others connect, and another.
 POINTS = {
     "coordinator": COORDINATOR,
@@ -230,6 +257,29 @@ def test_a_killed_process_changes_nothing_where_updates_are_small(
     assert told["model"] == pytest.approx(small_model, abs=1e-6)
     rows = told["coordinator"]["rows"]
     assert [(row["round"], row["cohort"]) for row in rows] == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("role", "kill"),
+    [
+        pytest.param(role, kill, id=f"{role}: {phase}")
+        for role, kills in RECORDED.items()
+        for phase, kill in kills.items()
+    ],
+)
+def test_a_killed_process_leaves_the_record_whole(
+    role: str,
+    kill: tuple[str, str, int],
+    play: Callable[[Case], Case],
+    model: list[float],
+    tmp_path: Path,
+) -> None:
+    told = play(case("recorded", role, kill, tmp_path))
+    all_finished(told, "recorded")
+    assert told["findings"] == []
+    one = ["round-open", "contribution", "contribution", "aggregate"]
+    assert told["kinds"] == ["genesis", *one, *one]
+    assert told["model"] == pytest.approx(model, abs=1e-6)
 
 
 @pytest.mark.parametrize(("role", "kill"), cases("gossip"))

@@ -13,7 +13,9 @@ from torch import nn
 
 import tacit
 from tacit.compare import Comparison, compare
+from tacit.engine.scoring import contributions
 from tacit.explain import explain
+from tacit.ledger.contribution import CGSV
 from tacit.report import arena as arena_page
 from tacit.report import page, plots, verdicts, write
 from tacit.robustness.scores import MEASURES, Arena
@@ -313,3 +315,30 @@ def test_colours_go_from_guessing_to_perfect_and_can_be_read() -> None:
     assert arena_page._style(0.5, 0.5) == "background:#d55e00;color:#000"
     assert arena_page._style(0.75, 0.5) == "background:#f7f3ea;color:#000"
     assert arena_page._style(1.0, 0.5) == "background:#0072b2;color:#fff"
+
+
+def test_who_contributed_what_and_what_the_method_does_not_see() -> None:
+    plan = experiment((*HOSTILE, "liar"), attack=tacit.attacks.SignFlip(nodes=("liar",)))
+    for method in (None, CGSV()):
+        scored = contributions(plan, method)
+        shown = Page(page.page(scored, explain(plan)))
+        text = " ".join(shown.text.split())
+        assert "script" not in shown.tags
+        assert "who contributed what?" in text
+        assert scored.method.weakness in text
+        assert "A low score is no proof of a fault" in text
+        assert "liar malicious" in text
+        for row in scored.rows():
+            assert f"{row['score']:+.3f}".replace("-", "\u2212") in text
+            assert row["node"] in shown.text
+    assert "inside of it nobody can tell" not in text
+
+
+def test_groups_that_contributed() -> None:
+    plan = experiment(
+        tuple(f"site {i}" for i in range(24)), topology=Hierarchical(groups=8), rounds=1,
+        protection=[tacit.SecureAggregation(threshold=3)],
+    )  # fmt: skip
+    text = " ".join(Page(page.page(contributions(plan), explain(plan))).text.split())
+    assert "inside of it nobody can tell who earned them" in text
+    assert "Of 24 nodes, those with the highest and the lowest scores." in text

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 import tacit
 from tacit.attacks import FreeRider, SignFlip
 from tacit.cli import app
-from tacit.engine.scoring import contributions
+from tacit.engine.perceptron import linear_layers
+from tacit.engine.scoring import _Scoring, contributions
 from tacit.errors import InputError
 from tacit.ledger.contribution import CGSV, FirstOrder, Shapley
 
@@ -123,9 +124,46 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     done = CliRunner().invoke(app, ["contributions", "experiment.py"])
     assert done.exit_code == 0, done.output
-    assert " ".join(done.stdout.split()).endswith(Shapley.weakness)
+    assert Shapley.weakness in " ".join(done.stdout.split())
+    report = Path("runs/experiment/contributions.html")
+    assert done.stdout.endswith(f"Report: {report}\n")
+    assert "who contributed what?" in report.read_text()
     assert "gain" in done.stdout
     words = ["contributions", "experiment.py", "--method", "cgsv", "--json"]
     found = json.loads(CliRunner().invoke(app, words).stdout)
     assert found["method"] == "CGSV"
     assert len(found["nodes"]) == 3
+
+
+@pytest.mark.parametrize("sizes", [(30, 2), (30, 8, 2), (30, 8, 5, 2)])
+def test_perceptrons_are_tried_as_other_models_are(sizes: tuple[int, ...]) -> None:
+    with _Scoring(experiment(model=lambda: tacit.models.mlp(*sizes)), None) as session:
+        assert session.layers
+        base = session.experiment.start()
+        steps = torch.randn(5, len(base), generator=torch.Generator().manual_seed(1))
+        steps[4] = -base  # its model is zero, and of equal outputs the first is the word
+        share = torch.cat([torch.eye(5), torch.full((1, 5), 0.2), torch.zeros(1, 5)])
+        found = session.hits(base, steps, share)
+        assert found is not None
+        # A row that is as good as undecided may fall to either side.
+        assert np.abs(found - session._utility(base + share @ steps)).max() < 0.02
+        zero = float((session.evaluator.test.y == 0).double().mean())
+        assert found[4] == pytest.approx(zero, abs=1e-6)
+        steps[0, 0] = torch.inf  # nobody else's coalitions suffer
+        assert session.hits(base, steps, share) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "layers"),
+    [
+        (nn.Sequential(nn.Linear(30, 4), nn.ReLU(), nn.Linear(4, 2)), ["0", "2"]),
+        (nn.Sequential(nn.Flatten(), nn.Linear(30, 2)), ["1"]),
+        (nn.Sequential(nn.Linear(30, 4), nn.Tanh(), nn.Linear(4, 2)), []),
+        (nn.Sequential(nn.Linear(30, 2, bias=False)), []),
+        (nn.Sequential(nn.Linear(30, 2), nn.ReLU()), []),
+        (nn.Sequential(nn.Flatten()), []),
+        (nn.Linear(30, 2), []),
+    ],
+)
+def test_what_a_perceptron_is(model: nn.Module, layers: list[str]) -> None:
+    assert linear_layers(model) == layers

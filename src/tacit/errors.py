@@ -10,6 +10,7 @@ TacitError
 ├── MessageError       received bytes that are no message, or a request that is refused
 ├── Refused            another member's refusal of a request (``network.messages``)
 ├── Unreachable        a member that does not answer (``network.transport``)
+├── ChainError         a chain's node, and what it says of a transaction (``ledger.chain.node``)
 └── DivergenceError    a local loss that is no longer finite; ``.node`` and ``.round`` say where
 """
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tacit.cli import data, federation, ledger, node
+from tacit.cli import chain, data, federation, ledger, node
 from tacit.cli.arena import arena
 from tacit.cli.arguments import File, Settings, Tables, experiment_of
 from tacit.cli.audit import audit
@@ -18,6 +18,8 @@ from tacit.cli.doctor import doctor
 from tacit.cli.network import coordinator, peer, swarm
 from tacit.cli.output import Json, print_json, stdout_kept_clean
 from tacit.cli.relay import relay
+from tacit.cli.release import release
+from tacit.cli.retrain import retrain
 from tacit.errors import TacitError
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(chain.app, name="chain", help="Anchor a record on an EVM chain, and pay by it.")
 app.add_typer(data.app, name="data", help="List, describe and fetch the data sets known by name.")
 app.add_typer(federation.app, name="federation", help="Say who belongs to a federation.")
 app.add_typer(node.app, name="node", help="Take part in a federation as a site.")
@@ -68,6 +71,8 @@ app.command()(coordinator)
 app.command()(doctor)
 app.command()(peer)
 app.command()(relay)
+app.command()(release)
+app.command()(retrain)
 app.command()(swarm)
 app.command()(ledger.verify)
 
@@ -185,6 +190,14 @@ def run(
     record: Annotated[
         Path | None, typer.Option(help="Folder for a signed record of the run; see verify.")
     ] = None,
+    openings: Annotated[
+        Path | None,
+        typer.Option(help="File for what a server's masked sums are computed again from."),
+    ] = None,
+    keep_every: Annotated[
+        int | None,
+        typer.Option(help="Let the checkpoint of every so many rounds stay; see retrain."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Carry out the experiment that FILE defines.
@@ -211,7 +224,8 @@ def run(
 
                 result = carry_out(
                     experiment, engine=engine.value, folder=kept.path, resume=resume,
-                    on_round=measured, ledger=ledger, record=record,
+                    on_round=measured, ledger=ledger, record=record, openings=openings,
+                    keep_every=keep_every,
                 )  # fmt: skip
         except KeyboardInterrupt:
             _say_how_to_go_on(kept.rounds_done(), experiment.rounds)

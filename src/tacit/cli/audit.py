@@ -38,7 +38,7 @@ def audit(
 
             found = try_out(experiment, canaries=canaries, on_round=measured)
     if as_json:
-        print_json(found.to_dict())
+        print_json({"experiment": experiment.digest()} | found.to_dict())
     else:
         say(found.to_text())
     if found.failed:

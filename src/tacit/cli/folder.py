@@ -5,14 +5,16 @@ shared model, or the mean of the nodes' models) and, last of all, metrics.json.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tacit.cli.output import to_json
+from tacit.data.contract import Contract
 from tacit.engine.run import Result
 from tacit.errors import InputError
 from tacit.explain import explain
+from tacit.ledger.release import MODEL, ORDER
 from tacit.report import write
 
 
@@ -48,7 +50,7 @@ class Folder:
 
     def reopen(self) -> None:
         """Mark the run as unfinished: what an earlier one left here is not its result."""
-        for name in ("metrics.json", "model.safetensors", "report.html"):
+        for name in ("metrics.json", MODEL, "report.html"):
             (self.path / name).unlink(missing_ok=True)
 
     def finish(self, result: Result) -> dict[str, Any]:
@@ -57,7 +59,8 @@ class Folder:
 
         write(self.path / "report.html", result, explain(result.experiment))
         state = {name: tensor.clone() for name, tensor in result.model.state_dict().items()}
-        (self.path / "model.safetensors").write_bytes(save(state))
+        order = {ORDER: json.dumps([entry.name for entry in result.experiment.layout.entries])}
+        (self.path / MODEL).write_bytes(save(state, order))
         found = summary(result) | {"folder": str(self.path)}
         (self.path / "metrics.json").write_text(to_json(found) + "\n")
         return found
@@ -67,9 +70,21 @@ def summary(result: Result) -> dict[str, Any]:
     """A result as plain values."""
     return {
         "experiment": result.experiment.description(),
+        "digest": result.experiment.digest(),
+        "contract": asdict(result.experiment.contract or Contract.of(result.experiment.data)),
+        "privacy": _privacy(result),
         "engine": result.engine,
         "seconds": result.seconds,
         "baseline": result.baseline,
         "rounds": list(result.metrics),
         "nodes": result.nodes,
     }
+
+
+def _privacy(result: Result) -> dict[str, Any] | None:
+    """What the run has spent, and of whose; None where nothing is promised."""
+    guard = result.experiment.guard
+    if guard is None or not (guard.budget or guard.labels):
+        return None
+    delta = guard.budget.delta if guard.budget else 0.0
+    return {"epsilon": guard.epsilon(len(result.metrics)), "delta": delta, "unit": guard.unit}

@@ -1,5 +1,6 @@
 """``tacit verify`` and ``tacit ledger``: the signed record of a run, checked and read."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ from tacit.errors import InputError, MessageError
 
 if TYPE_CHECKING:
     from tacit.ledger.log import Log
+    from tacit.ledger.note import Checkpoint
 
 Record = Annotated[Path, typer.Argument(metavar="RECORD", help="Folder of the record.")]
 Entry = Annotated[int, typer.Argument(metavar="ENTRY", help="Place of the entry, from 0.")]
@@ -21,7 +23,10 @@ app = typer.Typer(no_args_is_help=True)
 def verify(
     record: Record,
     against: Annotated[
-        Path | None, typer.Option(help="Folder of another copy, such as another site's.")
+        Path | None, typer.Option(help="Folder of another copy, or of a site's part.")
+    ] = None,
+    release: Annotated[
+        Path | None, typer.Option(help="Folder that tacit release wrote, to be held to the record.")
     ] = None,
     policy: Annotated[
         Path | None,
@@ -29,6 +34,17 @@ def verify(
     ] = None,
     seen: Annotated[
         Path | None, typer.Option(help="File with a signed head that was kept from before.")
+    ] = None,
+    openings: Annotated[
+        Path | None,
+        typer.Option(help="File of the run's openings: its masked sums are computed again."),
+    ] = None,
+    anchors: Annotated[
+        Path | None,
+        typer.Option(
+            help="chain.json of a contract that keeps the record's heads; the address of a node"
+            " of its chain is in TACIT_CHAIN_NODE."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -42,7 +58,10 @@ def verify(
     kept = None
     if seen is not None:
         kept = seen.read_text()
-    found = audit(record, policy=policy, seen=kept, against=against)
+    found = audit(
+        record, policy=policy, seen=kept, against=against, openings=openings, release=release,
+        anchored=_anchored(record, anchors) if anchors else None,
+    )  # fmt: skip
     if as_json:
         print_json(
             {
@@ -90,7 +109,7 @@ def export(
 
     What only the parties know, their keys and openings, is left out.
     """
-    from tacit.ledger.recorder import LOG, POLICY
+    from tacit.ledger.recorder import HEAD, LOG, POLICY
 
     log = _log(record)
     if out.exists():
@@ -99,7 +118,7 @@ def export(
     for place, entry in enumerate(log):
         (out / f"{place:06d}.dsse.json").write_bytes(entry)
     (out / POLICY).write_text((record / POLICY).read_text())
-    (out / "head.txt").write_text(log.note() or "")
+    (out / HEAD).write_text(log.note() or "")
     typer.echo(f"{len(log)} entries of {record / LOG} are in {out}.")
 
 
@@ -115,6 +134,21 @@ def proof(record: Record, entry: Entry) -> None:
 def head(record: Record) -> None:
     """Print the record's signed head; keep it for tacit verify --seen."""
     typer.echo(_log(record).note() or "", nl=False)
+
+
+def _anchored(record: Path, file: Path) -> "list[Checkpoint]":
+    """The heads of a record's log that count on a chain."""
+    from tacit.ledger.chain.agreed import Agreed
+    from tacit.ledger.chain.anchor import Anchors
+    from tacit.ledger.chain.node import Node
+    from tacit.ledger.note import Checkpoint
+
+    if "TACIT_CHAIN_NODE" not in os.environ:
+        raise InputError("--anchors: TACIT_CHAIN_NODE does not name a node of the chain")
+    agreed, origin = Agreed.read(file), _log(record).origin
+    node = Node.at(os.environ["TACIT_CHAIN_NODE"], agreed.chain)
+    heads = Anchors(node, agreed.anchors, origin).heads(agreed.block)
+    return [Checkpoint(origin, head.size, head.root) for head in heads]
 
 
 def _log(record: Path) -> "Log":

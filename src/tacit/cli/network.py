@@ -72,6 +72,10 @@ def coordinator(
             envvar="TACIT_DATABASE", help="URL of the store; by default SQLite in the run's folder."
         ),
     ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run's signed record, which the sites witness."),
+    ] = None,
     quorum: Annotated[
         int | None,
         typer.Option(help="Fewest updates that close a round; by default half of the cohort."),
@@ -110,7 +114,7 @@ def coordinator(
         kept, rows = coordinate(
             experiment, home, folder or Path("runs") / file.stem,
             listen=listen, database=database, insecure=insecure, metrics=metrics, quorum=quorum,
-            deadline=deadline, patience=patience,
+            deadline=deadline, patience=patience, record=record,
             on_round=lambda row: on_round(file.stem, row),
         )  # fmt: skip
     if as_json:

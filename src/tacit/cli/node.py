@@ -107,3 +107,54 @@ def join(
     else:
         typer.echo(f"Joined {identity.federation!r} as {identity.name!r}; keys: {identity.folder}.")
         typer.echo(f"What may run here: {identity.folder / POLICY}; so far, nothing.")
+
+
+@app.command()
+def forget(
+    where: Annotated[
+        Path,
+        typer.Argument(
+            metavar="WHERE", help="Folder of a run at this site, or of a record made by tacit run."
+        ),
+    ],
+    site: Annotated[
+        str | None, typer.Option(help="Whose nonces, in a record that holds all sites'.")
+    ] = None,
+    home: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the site's keys; by default the only one under ~/.tacit."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Destroy what this site keeps of its part in a run, and tell what stays.
+
+    That is the nonces of its commitments, without which they say nothing for ever; the updates that
+    it kept to go on from; and its approval. The record stays as it is, and verifies. The site takes
+    no part in this run any more. What others have learned from it is not undone: see tacit retrain.
+    """
+    from tacit.ledger.erasure import forget as forget_nonces
+    from tacit.ledger.recorder import LOG
+
+    if not yes and not typer.confirm(f"Destroy what {where} keeps for ever?", err=True):
+        typer.echo("Nothing was destroyed.", err=True)
+        raise typer.Exit(1)
+    if (where / LOG).exists():
+        name, count = forget_nonces(where, site)
+        done = [f"{count} nonces of {name}"] if count else []
+        stays = ["the record, which verifies", "the openings of the others"]
+    else:
+        from tacit.network.forgetting import forget as forget_part
+
+        done = forget_part(where, home or site_home(site))
+        stays = [
+            "the model that the site went home with",
+            "the last head of the record that it cosigned, its keys, and what its privacy ledger"
+            " says was spent",
+            "what the others have received",
+        ]
+    if as_json:
+        print_json({"destroyed": done, "stays": stays})
+        return
+    typer.echo(f"Destroyed: {'; '.join(done) or 'nothing, it was before'}.")
+    typer.echo(f"Stays: {'; '.join(stays)}.")

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tacit.data.names import unknown
 from tacit.errors import InputError
 
 Task = Literal["classification", "regression", "sequence"]
@@ -137,6 +138,23 @@ class Federation:
             train=replace(self.train, x=change(self.train.x)),
             test=replace(self.test, x=change(self.test.x)),
         )
+
+    def without(self, name: str) -> "Federation":
+        """The federation of the other nodes.
+
+        Raises:
+            InputError: no such node, or no other one.
+        """
+        if name not in self.names:
+            raise unknown("site", name, self.names)
+        left = [i for i, other in enumerate(self.names) if other != name]
+        if not left:
+            raise InputError(f"site: {name!r} is the only one")
+        train, test = (
+            split if split.nodes == 1 else Split.pack([split.node(i) for i in left])
+            for split in (self.train, self.test)
+        )
+        return replace(self, train=train, test=test, names=tuple(self.names[i] for i in left))
 
     def label_counts(self) -> NDArray[np.int64]:
         """(n, classes) how many training rows of each label every node holds.

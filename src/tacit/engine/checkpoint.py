@@ -19,6 +19,13 @@ from torch import Tensor
 from tacit.errors import CheckpointError
 
 _NAME = "checkpoint.json"
+# Folder of those that stay, by their round.
+KEPT = "kept"
+
+
+def kept_at(folder: Path, round: int) -> Path:
+    """Where the checkpoint after so many rounds stays."""
+    return folder / KEPT / f"{round:06d}"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tacit.aggregation.rule import Round
 from tacit.data.federation import Federation, Split
-from tacit.engine.secure_sum import Binding, Heard, secure_sum
+from tacit.engine.secure_sum import Binding, Heard, Opened, secure_sum
 from tacit.protection import (
     AdaptiveClip,
     LaplaceNoise,
@@ -70,6 +70,7 @@ class Protector:
         sent: bytes that the last secure sum took.
         listener: is told what nodes send, or hide, in secure sums; for the run's record.
         on_sum: is told whose secure sum was opened, and (d,) the mean that it gives.
+        on_unmasked: is told how a sum of masked vectors was opened; for the run's openings.
     """
 
     guard: Guard
@@ -82,6 +83,7 @@ class Protector:
     counted: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     listener: Heard | None = None
     on_sum: Callable[[Ints, Tensor], None] | None = None
+    on_unmasked: Callable[[Opened], None] | None = None
 
     @property
     def norm(self) -> float:
@@ -300,6 +302,8 @@ class Protector:
                 self.listener(node, vector)
         self.counted = np.append(self.counted, np.array(opened.nodes, np.int64))
         self.sent += opened.bytes
+        if self.on_unmasked and opened.behind is not None:
+            self.on_unmasked(opened)
         if opened.total is None:
             return None
         return _decoded(codec, opened.total, len(opened.nodes))

@@ -7,43 +7,78 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.engine.exchange import GraphExchange, StarExchange
+from tacit.engine.secure_sum import Opened
+from tacit.errors import InputError
 from tacit.experiment import Experiment
+from tacit.protection import SecureAggregation
 
 if TYPE_CHECKING:
     from tacit.ledger.recorder import Recorder
 
 
-def recorder(experiment: Experiment, folder: Path) -> "Recorder":
-    """Who writes an experiment's record."""
+def recorder(experiment: Experiment, folder: Path, masked: Path | None = None) -> "Recorder":
+    """Who writes an experiment's record.
+
+    Args:
+        masked: file for the openings of masked vectors.
+
+    Raises:
+        InputError: openings of a plan without masks; or of one whose peers each open a sum: their
+            neighbourhoods overlap, and who has all of their sums has every model.
+    """
     from tacit.ledger.recorder import Recorder
 
+    guard = experiment.guard
+    masks = guard is not None and isinstance(guard.secure, SecureAggregation)
+    if masked is not None and not (masks and guard and not guard.setting.peers):
+        raise InputError(
+            f"openings: {masked} was given; they are of masked vectors that a server sums, as with"
+            " SecureAggregation() under FedAvg()"
+        )
+    return Recorder(
+        folder, bytes.fromhex(experiment.digest()), experiment.data.names,
+        experiment.data.train.sizes.tolist(), rules(experiment), claim(experiment), masked,
+    )  # fmt: skip
+
+
+def rules(experiment: Experiment) -> dict[str, str]:
+    """What a record's genesis says of an experiment."""
     parts = {
         "algorithm": experiment.algorithm,
         "aggregation": experiment.aggregation,
         "topology": experiment.plan,
         "protection": list(experiment.protection),
     }
-    guards = [type(part).__name__ for part in experiment.protection]
-    return Recorder(
-        folder, bytes.fromhex(experiment.digest()), experiment.data.names,
-        experiment.data.train.sizes.tolist(), {name: repr(part) for name, part in parts.items()},
-        ", ".join(guards) or "none",
-    )  # fmt: skip
+    return {name: repr(part) for name, part in parts.items()}
+
+
+def claim(experiment: Experiment) -> str:
+    """What protects an update, in words."""
+    return ", ".join(type(part).__name__ for part in experiment.protection) or "none"
 
 
 def listen(recorder: "Recorder", exchange: StarExchange | GraphExchange | None) -> None:
-    """Have a round's exchange tell what the nodes send.
+    """Have a round's exchange tell what the nodes send, beside whoever listens already.
 
     In a graph a liar is recorded with its own model, since it may send each neighbour another lie.
     """
 
+    before = exchange.listener if exchange is not None else None
+
     def heard(node: int, sent: NDArray[np.generic]) -> None:
+        if before is not None:
+            before(node, sent)
         recorder.heard(node, sent.tobytes())
+
+    def unmasked(opened: Opened) -> None:
+        assert opened.behind is not None
+        recorder.summed(opened.behind, opened.masks)
 
     if exchange is not None:
         exchange.listener = heard
         if exchange.protector is not None:
             exchange.protector.listener = heard
+            exchange.protector.on_unmasked = unmasked
 
 
 def excluded(exchange: StarExchange | GraphExchange | None) -> dict[int, str]:

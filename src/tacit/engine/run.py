@@ -3,6 +3,7 @@
 import math
 import multiprocessing
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from tacit.algorithms.base import Metrics, State
 from tacit.attacks.poison import poisoned, probes
 from tacit.data.federation import Federation, Split
 from tacit.engine.adversary import Adversary
-from tacit.engine.checkpoint import Checkpoint
+from tacit.engine.checkpoint import KEPT, Checkpoint, kept_at
 from tacit.engine.exchange import FLOAT_BYTES, GraphExchange, StarExchange, Verdict
 from tacit.engine.local import LocalTrain, Trainer
 from tacit.engine.pace import OwnPace
@@ -28,7 +29,7 @@ from tacit.engine.protect import Protector, noise_seed, randomised
 from tacit.engine.recording import excluded, listen, recorder
 from tacit.engine.uplink import PublicCopies, Uplink
 from tacit.engine.workers import Workers
-from tacit.errors import InputError
+from tacit.errors import InputError, require_whole
 from tacit.experiment import Experiment
 from tacit.protection.budget import PrivacyBudget
 from tacit.randomness import generator
@@ -44,7 +45,7 @@ Row = dict[str, Any]
 # What a metric counts as where a model's outputs are no numbers; AUC and R2 stay undefined.
 _DIVERGED = {"accuracy": 0.0, "f1": 0.0, "loss": math.inf, "mae": math.inf}
 # Names in a checkpoint beside the algorithm's own.
-_MEMORY, _VERDICTS = "aggregation.", "verdicts"
+MEMORY, VERDICTS = "aggregation.", "verdicts"
 
 # The eigenvalues of a mixing matrix of this size take a fraction of a second.
 _MOST_NODES_FOR_A_GAP = 1024
@@ -114,6 +115,8 @@ def run(
     workers: int | None = None,
     ledger: str | Path | None = None,
     record: str | Path | None = None,
+    openings: str | Path | None = None,
+    keep_every: int | None = None,
 ) -> Result:
     """Carry an experiment out.
 
@@ -129,6 +132,10 @@ def run(
             begins, on the account of the data set's name. A round that is carried out again draws
             the same noise, and is paid once.
         record: folder of the run's signed record (``tacit.ledger``), for ``tacit verify``.
+        openings: file for what the server's sums of masked vectors are computed again from, by
+            ``tacit verify --openings``; it opens nobody's update.
+        keep_every: rounds from one checkpoint that stays to the next; None: only the last stays.
+            A site's influence is removed from the last one before it took part.
 
     Raises:
         InputError: a plan that cannot work, or a ledger that does not allow the next round.
@@ -139,6 +146,7 @@ def run(
         raise InputError(f"engine: {engine!r} was given; allowed is auto, batched or sequential")
     if resume and folder is None:
         raise InputError("resume: True was given without a folder; give the folder of the run")
+    require_whole(1, "keep_every", keep_every, none=True)
     experiment.check()
     if not len(experiment.data.train.y):
         raise InputError(
@@ -147,6 +155,8 @@ def run(
         )
     path = Path(folder) if folder is not None else None
     found = Checkpoint.read(path, experiment.digest()) if path and resume else None
+    if path and not found:  # what stayed there is of a run that this one replaces
+        shutil.rmtree(path / KEPT, ignore_errors=True)
     if found and engine == "auto":
         engine = found.engine  # type: ignore[assignment]
     if ledger is not None and not (experiment.guard and experiment.guard.plans):
@@ -154,16 +164,19 @@ def run(
             "ledger: it was given, but the experiment has no noise to account for; add"
             " GaussianNoise, DPSGD or RandomisedResponse to its protection"
         )
-    with Session(experiment, engine, workers, ledger, record) as session:
+    with Session(experiment, engine, workers, ledger, record, openings) as session:
         if found:
             session.restore(found)
         digest = experiment.digest() if path else ""
         for row in session.rounds():
             if path:
-                Checkpoint(
-                    digest, len(session.metrics), session.choice.engine, session.metrics,
-                    session.tensors(),
-                ).write(path)  # fmt: skip
+                done = len(session.metrics)
+                checkpoint = Checkpoint(
+                    digest, done, session.choice.engine, session.metrics, session.tensors()
+                )
+                if keep_every and done % keep_every == 0:
+                    checkpoint.write(kept_at(path, done))
+                checkpoint.write(path)
             if on_round:
                 on_round(row)
         return session.result()
@@ -179,14 +192,18 @@ class Session:
         workers: int | None,
         ledger: str | Path | None = None,
         record: str | Path | None = None,
+        openings: str | Path | None = None,
     ) -> None:
         self.experiment = experiment
+        if openings is not None and record is None:
+            raise InputError("openings: a file was given without a record; give record as well")
         if record is not None and experiment.arrivals is not None:
             raise InputError(
                 "record: it was given, but records are of rounds in step so far; leave it out, or"
                 " use FedAvg() or Gossip() as the algorithm"
             )
-        self.recorder = recorder(experiment, Path(record)) if record is not None else None
+        masked = Path(openings) if openings is not None else None
+        self.recorder = recorder(experiment, Path(record), masked) if record is not None else None
         self.ledger = PrivacyBudget(Path(ledger)) if ledger is not None else None
         data, layout = experiment.data, experiment.layout
         template = experiment.template
@@ -261,19 +278,19 @@ class Session:
 
     def tensors(self) -> State:
         """Everything that the next round depends on: the algorithm's, the rule's, the verdicts."""
-        kept = {_MEMORY + name: tensor for name, tensor in self.memory.items()}
+        kept = {MEMORY + name: tensor for name, tensor in self.memory.items()}
         if self.verdicts:
-            kept[_VERDICTS] = torch.stack(self.verdicts)
+            kept[VERDICTS] = torch.stack(self.verdicts)
         return self.state | kept
 
     def restore(self, found: Checkpoint) -> None:
         """Go on from what ``tensors`` gave."""
         self.metrics = MetricRows(found.metrics)
         state = dict(found.state)
-        if _VERDICTS in state:
-            self.verdicts = list(state.pop(_VERDICTS))
-        for name in [name for name in state if name.startswith(_MEMORY)]:
-            self.memory[name.removeprefix(_MEMORY)] = state.pop(name)
+        if VERDICTS in state:
+            self.verdicts = list(state.pop(VERDICTS))
+        for name in [name for name in state if name.startswith(MEMORY)]:
+            self.memory[name.removeprefix(MEMORY)] = state.pop(name)
         self.state = state
 
     def rounds(self) -> Iterator[Row]:

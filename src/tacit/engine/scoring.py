@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,21 @@ from tacit.algorithms import Alone
 from tacit.engine.exchange import StarExchange
 from tacit.engine.local import LocalTrain
 from tacit.engine.pace import OwnPace
+from tacit.engine.perceptron import hits, linear_layers
 from tacit.engine.run import Result, Row, Session, run
-from tacit.errors import InputError
+from tacit.errors import InputError, require, require_whole
 from tacit.experiment import Experiment
-from tacit.ledger.contribution import Contribution, Floats, Round, payouts, suited
+from tacit.ledger.contribution import (
+    MILLION,
+    Coalition,
+    Contribution,
+    Floats,
+    Round,
+    millionths,
+    suited,
+)
+from tacit.ledger.scores import Game, seed
+from tacit.ledger.settlement import payouts
 from tacit.protection import HomomorphicEncryption
 from tacit.topology import Hierarchical
 from tacit.training.plan import Ints
@@ -25,7 +37,7 @@ from tacit.training.plan import Ints
 # Rows times models of one forward pass.
 _BLOCK = 2**13
 # What a model that has overflowed is worth, where the utility is minus a loss.
-_WORST = -1e12
+_WORST = -1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +65,8 @@ class Scored:
 
     def rows(self) -> list[Row]:
         """One per node: score, share in percent of what was scored above zero, gain over alone."""
-        if self.groups is None:
-            percent = payouts(self.scores, 100)
-        else:
-            _, first, of = np.unique(self.groups, return_index=True, return_inverse=True)
-            percent = payouts(self.scores[first], 100)[of]
+        of = range(len(self.scores)) if self.groups is None else self.groups.tolist()
+        percent = payouts(dict(zip(of, millionths(self.scores), strict=True)), 100)
         better = -1 if self.metric == "loss" else 1
         found = []
         for i, (together, alone) in enumerate(
@@ -66,7 +75,7 @@ class Scored:
             row: Row = {"node": together["node"], "rows": together["rows"]}
             if self.groups is not None:
                 row["group"] = int(self.groups[i])
-            row |= {"score": float(self.scores[i]), "percent": int(percent[i])}
+            row |= {"score": float(self.scores[i]), "percent": percent[of[i]]}
             row |= {"alone": alone[self.metric], "together": together[self.metric]}
             row["gain"] = better * (together[self.metric] - alone[self.metric])
             found.append(row)
@@ -77,6 +86,8 @@ def contributions(
     experiment: Experiment,
     method: Contribution | None = None,
     *,
+    record: str | Path | None = None,
+    pot: int | None = None,
     on_round: Callable[[str, Row], None] = lambda *_: None,
 ) -> Scored:
     """Carry an experiment out, score what each node sent in every round, and train each alone.
@@ -87,16 +98,26 @@ def contributions(
     Args:
         method: by default exact Shapley values up to 10 nodes or groups in a round, a sample of
             them up to 20, and one gradient for more.
+        record: folder of the run's signed record, to which the scores are added; one that the run
+            has left before goes on.
+        pot: whole units that the record pays out by the scores.
         on_round: called with "together" or "alone", and the metrics of each round.
 
     Raises:
-        InputError: a plan in which nobody sees what could be scored.
+        InputError: a plan in which nobody sees what could be scored, or a pot without a record.
     """
     _require_scorable(experiment)
-    with _Scoring(experiment, method) as session:
+    if pot is not None:
+        require(record is not None, "pot", pot, "none without a record, which pays it out")
+        require_whole(0, "pot", pot)
+    with _Scoring(experiment, method, record) as session:
         for row in session.rounds():
             on_round("together", row)
         result = session.result()
+        if session.recorder:
+            session.recorder.scored(
+                session.method, session.players, session.games, session.scores[session.first], pot
+            )
     by_oneself = experiment.replace(
         algorithm=Alone(), topology=None, aggregation=Mean(), attack=None, protection=(),
         compression=None,
@@ -133,19 +154,38 @@ def _require_scorable(experiment: Experiment) -> None:
         )
 
 
+class _Tried(Round):
+    """A round whose coalitions are tried by the run that it is of."""
+
+    session: "_Scoring"
+
+    def worth(self, coalitions: list[Coalition]) -> list[float]:
+        hits = self.session.hits(self.base, self.steps, self.shares(coalitions))
+        return super().worth(coalitions) if hits is None else hits.tolist()
+
+
 class _Scoring(Session):
     """A run that scores what its server reads."""
 
-    def __init__(self, experiment: Experiment, method: Contribution | None) -> None:
-        super().__init__(experiment, "auto", None)
+    def __init__(
+        self, experiment: Experiment, method: Contribution | None, record: str | Path | None = None
+    ) -> None:
+        super().__init__(experiment, "auto", None, record=record)
         plan, n = experiment.plan, experiment.data.nodes
         guard = experiment.guard
         masked = guard is not None and guard.secure is not None
         self.groups = plan.group_of(n) if masked and isinstance(plan, Hierarchical) else None
-        players = n if self.groups is None else int(self.groups.max()) + 1
+        of = np.arange(n) if self.groups is None else self.groups
+        groups, self.first = np.unique(of, return_index=True)
+        names = np.array(experiment.data.names)
+        self.players = [names[of == group].tolist() for group in groups]
+        self.games: list[Game] = []
+        self.seed = seed(bytes.fromhex(experiment.digest()))
         cohort = getattr(plan, "cohort", None) or n
-        self.method = method or suited(min(cohort, players))
+        self.method = method or suited(min(cohort, len(groups)))
         self.scores = np.zeros(n)
+        classifies = self.evaluator.task == "classification"
+        self.layers = linear_layers(experiment.template) if classifies else []
 
     def _exchange(self, nodes: Ints, train: LocalTrain | OwnPace) -> StarExchange:
         """Listens to the first exchange of the round, which is about the model."""
@@ -180,20 +220,36 @@ class _Scoring(Session):
             sizes = np.bincount(self.groups, sizes)
         steps = torch.stack([self._heard[player] for player in players])
         finite = steps.isfinite().all(1, keepdim=True)
-        found = self.method.scores(
-            Round(
-                self._base, torch.where(finite, steps, 0), sizes[players], self._utility,
-                self._gradient, self.experiment.seed, round,
-            )
-        )  # fmt: skip
+        seen = self.tried(self._base, torch.where(finite, steps, 0), sizes[players], round)
+        found = self.method.scores(seen)
+        self.games.append(Game(round, players, seen.known))
         for player, score in zip(players, found, strict=True):
             self.scores[player if self.groups is None else self.groups == player] += score
+
+    def tried(self, base: Tensor, steps: Tensor, rows: Floats, round: int) -> Round:
+        """A round with (d,) base, (k, d) steps of nodes or groups, and (k,) rows of each."""
+        seen = _Tried(base, steps, rows, self._utility, self._gradient, self.seed, round)
+        seen.session = self
+        return seen
+
+    def hits(self, base: Tensor, steps: Tensor, share: Tensor) -> Floats | None:
+        """(m,) the utility of coalitions of (m, k) shares, for a perceptron that classifies."""
+        test = self.evaluator.test
+        models = torch.cat([base.unsqueeze(0), steps])
+        share = torch.cat([torch.ones(len(share), 1), share], 1)
+        total = torch.zeros(len(share), dtype=torch.float64)
+        for x, y in zip(test.x.split(_BLOCK), test.y.split(_BLOCK), strict=True):
+            found = self.layers and hits(self.experiment.layout, self.layers, models, share, x, y)
+            if not isinstance(found, Tensor):
+                return None
+            total += found
+        return _in_millionths(total / len(test.y))
 
     def _utility(self, models: Tensor) -> Floats:
         """(m,) share of test rows that (m, d) models have right, or minus their loss."""
         rows = len(self.evaluator.test.y)
         parts = [self._worth(part) for part in models.split(max(1, _BLOCK // rows))]
-        return (torch.cat(parts) / rows).nan_to_num(nan=_WORST, neginf=_WORST).numpy()
+        return _in_millionths(torch.cat(parts) / rows)
 
     def _worth(self, models: Tensor) -> Tensor:
         """(m,) float64, summed over the test rows."""
@@ -202,8 +258,8 @@ class _Scoring(Session):
         for x, y in zip(test.x.split(_BLOCK), test.y.split(_BLOCK), strict=True):
             outputs = self.choice.lowering.predict(models, x.expand(len(models), *x.shape))
             if right:
-                hits = (outputs.argmax(-1) == y) & ~outputs.isnan().any(-1)
-                total += hits.double().sum(1)
+                largest, at = outputs.max(-1)  # NaN where there is one
+                total += ((at == y) & (largest == largest)).sum(1)
             else:
                 each = [self.experiment.loss(output, y) * len(y) for output in outputs]
                 total -= torch.stack(each).double()
@@ -221,3 +277,9 @@ class _Scoring(Session):
             if gradient is not None:
                 found[entry.slice] = gradient.flatten()
         return found
+
+
+def _in_millionths(worth: Tensor) -> Floats:
+    """So that a record holds just what was scored."""
+    known = worth.nan_to_num(nan=_WORST).clamp(_WORST, -_WORST)
+    return ((known * MILLION).round() / MILLION).numpy()

@@ -20,6 +20,7 @@ from tacit.protection.guard import COMPLETE, Guard
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from tacit.protection.secagg.masks import Mask
     from tacit.protection.secagg.session import Session
 
 Vectors = Mapping[int, NDArray[np.unsignedinteger]]
@@ -35,11 +36,15 @@ class Opened:
         nodes: whose sum it is, ascending.
         bytes: of all messages that carry vectors, shares, proofs or sums of them, up and, where
             nodes are sent the sum, down; keys, coins and lists of nodes come on top.
+        behind: of masked vectors, their sum with all that rode along, as it was opened.
+        masks: that were taken out of it.
     """
 
     total: NDArray[np.unsignedinteger] | None
     nodes: tuple[int, ...]
     bytes: int
+    behind: NDArray[np.unsignedinteger] | None = None
+    masks: tuple["Mask", ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,7 @@ def _verified(
     held = [commitments[node] for node in opened.nodes]
     if not sum_holds(held, _signed(total), summed_blinding(limbs)):
         raise SumError("the sum is not that of the vectors that the nodes have committed to")
-    return Opened(total, opened.nodes, opened.bytes + sent)
+    return replace(opened, total=total, bytes=opened.bytes + sent)
 
 
 def _opened(
@@ -155,8 +160,12 @@ def _masked(
             )
             heard(node, np.frombuffer(sent, session.dtype.newbyteorder("<")))
 
-    total, survivors = simulate(session, _identities(vectors), vectors, heard=listen)
-    return Opened(total, survivors, sum(vector.nbytes for vector in vectors.values()))
+    masks = list["Mask"]()
+    total, survivors = simulate(
+        session, _identities(vectors), vectors, heard=listen, recovered=masks.extend
+    )
+    sent = sum(vector.nbytes for vector in vectors.values())
+    return Opened(total, survivors, sent, total, tuple(masks))
 
 
 def _jointly_encrypted(guard: Guard, codec: Codec, binding: Binding, vectors: Vectors) -> Opened:

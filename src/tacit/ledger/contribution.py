@@ -25,6 +25,8 @@ Coalition = frozenset[int]
 _MOST_FLOATS = 2**26
 # Sites whose 2^k coalitions are few enough for all to be evaluated, and for samples of them.
 MOST_EXACT, MOST_SAMPLED = 10, 20
+MILLION = 10**6
+_MOST_SCORE = 2.0**52
 
 
 @dataclass(eq=False)
@@ -57,15 +59,20 @@ class Round:
         at_once = max(1, _MOST_FLOATS // self.base.numel())
         for start in range(0, len(new), at_once):
             part = new[start : start + at_once]
-            self.known |= zip(part, self.utility(self._models(part)).tolist(), strict=True)
+            self.known |= zip(part, self.worth(part), strict=True)
         return np.array([self.known[each] for each in wanted])
 
-    def _models(self, coalitions: list[Coalition]) -> Tensor:
+    def worth(self, coalitions: list[Coalition]) -> list[float]:
+        """V of each, evaluated as one batch."""
+        return self.utility(self.base + self.shares(coalitions) @ self.steps).tolist()
+
+    def shares(self, coalitions: list[Coalition]) -> Tensor:
+        """(m, k) of each update in the model of each coalition."""
         share = np.zeros((len(coalitions), len(self.rows)))
         for row, coalition in zip(share, coalitions, strict=True):
             row[list(coalition)] = self.rows[list(coalition)]
         share /= np.maximum(share.sum(1, keepdims=True), 1e-300)
-        return self.base + torch.from_numpy(share).to(self.steps.dtype) @ self.steps
+        return torch.from_numpy(share).to(self.steps.dtype)
 
     @property
     def everyone(self) -> Coalition:
@@ -218,19 +225,9 @@ def suited(sites: int) -> Contribution:
     return TMC() if sites <= MOST_SAMPLED else FirstOrder()
 
 
-def payouts(scores: Floats, total: int) -> NDArray[np.int64]:
-    """Whole units of ``total`` by max(score, 0), largest remainders first; all zero if no score is.
-
-    Nobody pays for a low score: that is no proof of a fault.
-    """
-    positive = np.maximum(scores, 0)
-    if not positive.sum():
-        return np.zeros(len(scores), np.int64)
-    exact = positive / positive.sum() * total
-    whole = np.floor(exact).astype(np.int64)
-    left = int(total - whole.sum())
-    whole[np.argsort(whole - exact, kind="stable")[:left]] += 1
-    return whole
+def millionths(scores: Floats) -> list[int]:
+    """Of the utility's unit, since records hold no fractions; no more than JSON's numbers hold."""
+    return np.rint((scores * MILLION).clip(-_MOST_SCORE, _MOST_SCORE)).astype(np.int64).tolist()
 
 
 def _members(bits: int, n: int) -> Coalition:

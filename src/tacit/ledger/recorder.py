@@ -10,17 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
 
 from tacit.errors import CheckpointError, InputError
-from tacit.ledger import records
+from tacit.ledger import records, scores
+from tacit.ledger.contribution import Contribution, Floats, millionths
 from tacit.ledger.keeper import Keeper
 from tacit.ledger.log import Log
 from tacit.ledger.note import COSIGNATURE, NOTE, Key
-from tacit.ledger.policy import Policy
+from tacit.ledger.openings import PART, Openings
+from tacit.ledger.policy import Policy, quorum
+from tacit.ledger.settlement import payouts
 from tacit.ledger.statement import Envelope, Statement, canonical, signed
 from tacit.ledger.witness import Witness
+from tacit.protection.secagg.masks import Mask
 
 LOG, POLICY, KEYS, OPENINGS = "log.db", "policy.txt", "keys.json", "openings.db"
+HEAD = "head.txt"
 KEEPER = "keeper"
 # Cosignatures of a head: enough for a quorum of traitors to be unlikely, few enough for its bytes.
 MOST_WITNESSES = 100
@@ -55,6 +61,7 @@ class Recorder:
         rows: (n,) rows of each.
         rules: of the experiment, in words.
         claim: what protects an update, in words.
+        masked: file for the openings of masked vectors; None keeps none.
 
     Raises:
         InputError: a folder with another experiment's record.
@@ -69,6 +76,7 @@ class Recorder:
         rows: Sequence[int],
         rules: Mapping[str, str],
         claim: str,
+        masked: Path | None = None,
     ) -> None:
         self.folder, self.experiment, self.nodes, self.rows = folder, experiment, nodes, rows
         self.claim = claim
@@ -87,10 +95,47 @@ class Recorder:
             " (entry INTEGER PRIMARY KEY, site TEXT NOT NULL, nonce BLOB NOT NULL,"
             " digest BLOB NOT NULL) STRICT"
         )
+        self._masked = Openings(_private(masked)) if masked else None
         if not len(log):
             self._begin(rules)
         self._models, self._view = self._recorded(log)
         self._sent: dict[int, Any] = {}
+
+    @classmethod
+    def again(cls, folder: Path) -> "Recorder":
+        """The recorder of a run that is over, for what comes after its rounds.
+
+        Raises:
+            InputError: no record, or one whose keys are not here.
+        """
+        log = kept(folder)[1]
+        genesis = Envelope.from_bytes(next(iter(log))).statement
+        log.close()
+        try:
+            held = json.loads((folder / KEYS).read_text())
+        except OSError:
+            raise InputError(
+                f"record: {folder} has no {KEYS}; only a record of a run in one process holds the"
+                " keys of all members, of whom a quorum signs a release"
+            ) from None
+        members = [use.removeprefix("member ") for use in held if use.startswith("member ")]
+        nodes = [name for name in members if name != KEEPER]
+        return cls(folder, genesis.subjects["experiment"], nodes, [], {}, "")
+
+    @property
+    def models(self) -> Sequence[bytes]:
+        """Digest of the model after each round."""
+        return self._models
+
+    def release(self, signature: bytes, bom: bytes) -> None:
+        """The last model is handed out; signed by a quorum of the members.
+
+        Args:
+            signature: digest of the file that ``model-signing`` wrote.
+            bom: digest of the bill of materials.
+        """
+        said = records.release(len(self._models), self._models[-1], signature, bom)
+        self._append_together(said)
 
     def open(self, round: int, base: bytes) -> None:
         """A round begins with a model.
@@ -111,7 +156,10 @@ class Recorder:
                 " to be recorded; give a new folder to a new run"
             )
         self._base, self._sent = hashlib.sha256(base).digest(), {}
-        if round == len(self._models):
+        self._new = round == len(self._models)
+        if self._new:
+            if self._masked:
+                self._masked.begin(round)
             log, view = self.keeper.log, self._view
             opened = records.round_open(round, view, self.experiment, self._base, log.head())
             self._append([(opened, KEEPER)])
@@ -120,6 +168,18 @@ class Recorder:
     def heard(self, node: int, sent: bytes | memoryview) -> None:
         """What a node sent in the round; again for each exchange."""
         self._sent.setdefault(node, hashlib.sha256()).update(sent)
+        if self._masked and self._new:
+            self._masked.sent(self.nodes[node], sent)
+
+    def summed(self, total: NDArray[Any], recovered: Sequence[Mask]) -> None:
+        """A sum of what was sent behind masks was opened; again for each sum.
+
+        Args:
+            total: (length,) unsigned integers.
+            recovered: masks that were taken out of it.
+        """
+        if self._masked and self._new:
+            self._masked.summed(total, recovered, self.nodes)
 
     def close(self, round: int, excluded: Mapping[int, str], model: bytes) -> None:
         """A round ends.
@@ -152,17 +212,20 @@ class Recorder:
         self._keep(openings, first)
         included = [place for node, place in places.items() if node not in excluded]
         why = {places[node]: reason for node, reason in excluded.items() if node in places}
-        self._append([(records.aggregate(round, found, included, why), KEEPER)])
+        summed = self._summed(round, openings)
+        self._append([(records.aggregate(round, found, included, why, summed), KEEPER)])
         self._models.append(found)
         self._view = 0
 
     def evaluated(self, metrics: Mapping[str, Any], told: str) -> None:
-        """The model after the last round was measured.
+        """The model after the last round was measured; not again where that is recorded.
 
         Args:
             metrics: numbers by name.
             told: which of them the record tells, a share, to the percent.
         """
+        if not self._new:
+            return
         round = len(self._models) - 1
         nonce = secrets.token_bytes(records.NONCE)
         text = canonical({name: str(value) for name, value in metrics.items()})
@@ -173,13 +236,68 @@ class Recorder:
         first = self._append([(statement, KEEPER)])
         self._keep([(KEEPER, nonce, digest)], first)
 
+    def scored(
+        self, method: Contribution, players: Sequence[Sequence[str]], games: Sequence[scores.Game],
+        found: Floats, pot: int | None,
+    ) -> None:  # fmt: skip
+        """The rounds of the run were scored, and perhaps a pot is paid out by the scores.
+
+        The first node is the second scorer: it computes the scores from the utilities by itself.
+
+        Args:
+            players: each a node's name, or those of a group that is scored as one.
+            games: what the scorer saw.
+            found: (k,) scores of the players.
+            pot: whole units.
+
+        Raises:
+            MessageError: the second scorer comes to others.
+        """
+        if not games:
+            return
+        file = scores.told(players, games)
+        said = scores.shared(players, millionths(found))
+        if isinstance(method, scores.GAMES):
+            scores.require_same(said, scores.again(file, method, self.experiment))
+        statement = records.score(
+            self.experiment, games[0].round, games[-1].round, scores.named(method), said,
+            hashlib.sha256(file).digest(),
+        )  # fmt: skip
+        place = len(self.keeper.log)
+        _private(self.folder / scores.FILE.format(place)).write_bytes(file)
+        both = {name: self._members[name] for name in (KEEPER, self.nodes[0])}
+        self.keeper.append([signed(statement, both)])
+        if pot is not None:
+            paid = records.settlement(self.experiment, place, pot, payouts(said, pot))
+            self._append_together(paid)
+
     def finish(self) -> None:
         """Close the record's files."""
         self.keeper.log.close()
         self._openings.close()
+        if self._masked:
+            self._masked.close()
+
+    def _summed(self, round: int, openings: Sequence[tuple[str, bytes, bytes]]) -> dict[str, bytes]:
+        """Commitments to the round's sums and masks; they, and the sites', are opened to audits."""
+        if self._masked is None or not self._masked.sums:
+            return {}
+        for site, nonce, digest in openings:
+            self._masked.committed(site, PART, nonce, digest)
+        found = {}
+        for subject, digest in self._masked.digests().items():
+            nonce = secrets.token_bytes(records.NONCE)
+            self._masked.committed(KEEPER, subject, nonce, digest)
+            found[subject] = records.commitment(self._public(KEEPER), round, nonce, digest)
+        return found
 
     def _append(self, statements: Iterable[tuple[Statement, str]]) -> int:
         return self.keeper.append([signed(s, {by: self._members[by]}) for s, by in statements])
+
+    def _append_together(self, statement: Statement) -> None:
+        """What a quorum of the members signs."""
+        everyone = list(self._members.items())
+        self.keeper.append([signed(statement, dict(everyone[: quorum(len(everyone))]))])
 
     def _begin(self, rules: Mapping[str, str]) -> None:
         policy = str(self.keeper.policy)

@@ -1,23 +1,30 @@
 """The records of a run: what each kind says, and the commitments in them.
 
-genesis       the log's keeper names the experiment and its rules
+genesis       the log's keeper names the experiment and its rules; signed by all that it lists
 membership    founders, by the hundred, and who comes or goes later; signed by whoever is added and,
               once the first round is open, by a quorum of the members
 round-open    the keeper: the model that the round begins with, and the record's head before it
 contribution  a site: its commitment to what it sent
 aggregate     the keeper: what was included, what was excluded and why, and the new model
-evaluation    who measured the model: a coarse metric, and a commitment to all of them
+evaluation    members who measured the model: a coarse metric, and a commitment to all of them
+score         two or more scorers: what each site was worth in an epoch, and the digest of the
+              utilities that this was computed from
+settlement    a quorum of the members: what each is paid of a pot, by scores in the record
+incident      a member: two signed statements of which an honest member makes one, or a signed
+              contribution that a record leaves out
+release       a quorum of the members: the model, its signature and its bill of materials
 
 Numbers are whole, since fractions are written differently everywhere; digests are SHA-256.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from tacit.errors import MessageError
 from tacit.ledger.note import Checkpoint
-from tacit.ledger.statement import Statement
+from tacit.ledger.statement import Statement, canonical
 
 # Members of one record; with keys and signatures of all it stays below the log's 65,535 bytes.
 MOST_FOUNDERS = 100
@@ -46,17 +53,24 @@ def bucket(rows: int) -> str:
 
 
 def genesis(
-    experiment: bytes, policy: bytes, keeper: str, key: bytes, rules: Mapping[str, str]
+    experiment: bytes,
+    policy: bytes,
+    keeper: str,
+    key: bytes,
+    rules: Mapping[str, str],
+    founders: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Statement:
-    """The first entry of a record.
+    """The first entry of a record, which all that it names as members sign.
 
     Args:
         experiment: its digest.
         policy: digest of the text that says whose signatures make a head count.
         keeper: name of the member who keeps the log and opens the rounds, and its Ed25519 key.
         rules: algorithm, aggregation, topology and protections in words.
+        founders: members beside the keeper, with their Ed25519 keys.
     """
-    says = {"keeper": keeper, "members": {keeper: key.hex()}, "rules": dict(rules)}
+    members = {name: found.hex() for name, found in {**founders, keeper: key}.items()}
+    says = {"keeper": keeper, "members": members, "rules": dict(rules)}
     return Statement("genesis", {"experiment": experiment, "policy": policy}, says)
 
 
@@ -96,7 +110,11 @@ def contribution(
 
 
 def aggregate(
-    round: int, model: bytes, included: Sequence[int], excluded: Mapping[int, str]
+    round: int,
+    model: bytes,
+    included: Sequence[int],
+    excluded: Mapping[int, str],
+    summed: Mapping[str, bytes] | None = None,
 ) -> Statement:
     """A round ends.
 
@@ -104,13 +122,15 @@ def aggregate(
         model: digest of the new one.
         included: places of contributions in the record, ascending.
         excluded: those that were left out, and why.
+        summed: of masked vectors whose openings are kept, commitments to their sum ("sum") and to
+            the masks that were taken out of it ("masks").
     """
     says = {
         "round": round,
         "included": list(included),
         "excluded": [{"entry": entry, "reason": why} for entry, why in sorted(excluded.items())],
     }
-    return Statement("aggregate", {"model": model}, says)
+    return Statement("aggregate", {"model": model} | dict(summed or {}), says)
 
 
 def evaluation(round: int, model: bytes, committed: bytes, metric: str, percent: int) -> Statement:
@@ -122,6 +142,74 @@ def evaluation(round: int, model: bytes, committed: bytes, metric: str, percent:
     """
     says = {"round": round, "metric": metric, "percent": percent}
     return Statement("evaluation", {"commitment": committed, "model": model}, says)
+
+
+def score(
+    experiment: bytes,
+    first: int,
+    last: int,
+    method: Mapping[str, str],
+    scores: Mapping[str, int],
+    utilities: bytes,
+) -> Statement:
+    """What each site was worth in an epoch. Sampled orders are drawn from the experiment's digest.
+
+    Args:
+        experiment: its digest.
+        first, last: rounds of the epoch.
+        method: its name and settings.
+        scores: by site, in millionths of the utility.
+        utilities: digest of the file of what the coalitions were worth.
+    """
+    says = {"first": first, "last": last, "method": dict(method), "scores": dict(scores)}
+    subjects = {"experiment": experiment, "utilities": utilities}
+    return Statement("score", subjects, says | {"seed": "experiment"})
+
+
+def settlement(experiment: bytes, score: int, pot: int, payouts: Mapping[str, int]) -> Statement:
+    """What each site is paid. Amounts are strings: in a chain's smallest units they pass 2**53.
+
+    Args:
+        experiment: its digest.
+        score: place of the scores in the record.
+        pot: that is paid out.
+        payouts: by site.
+    """
+    amounts = {name: str(amount) for name, amount in payouts.items()}
+    says = {"score": score, "pot": str(pot), "payouts": amounts}
+    subjects = {"experiment": experiment, "payouts": payout_digest(amounts)}
+    return Statement("settlement", subjects, says)
+
+
+def payout_digest(amounts: Mapping[str, str]) -> bytes:
+    """SHA-256 of the payouts, names to decimal numbers, as canonical JSON."""
+    return hashlib.sha256(canonical(dict(amounts))).digest()
+
+
+def incident(about: str, statements: Sequence[bytes]) -> Statement:
+    """What a member is reported for.
+
+    Args:
+        about: who signed, or did not record, the statements.
+        statements: envelopes: two that contradict each other, or the one contribution that was
+            withheld.
+    """
+    evidence = hashlib.sha256(b"".join(statements)).digest()
+    says = {"about": about, "statements": [text.decode() for text in statements]}
+    return Statement("incident", {"evidence": evidence}, says)
+
+
+def release(rounds: int, model: bytes, signature: bytes, bom: bytes) -> Statement:
+    """The model after the last round is handed out.
+
+    Args:
+        rounds: it has been through.
+        model: its digest, that of the last aggregate.
+        signature: digest of the file that ``model-signing`` wrote.
+        bom: digest of the bill of materials.
+    """
+    subjects = {"model": model, "signature": signature, "bom": bom}
+    return Statement("release", subjects, {"rounds": rounds})
 
 
 # What each kind is about, and what its text says.
@@ -140,7 +228,22 @@ _SHAPES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"round": int, "included": [int], "excluded": [{"entry": int, "reason": str}]},
     ),
     "evaluation": ({"commitment", "model"}, {"round": int, "metric": str, "percent": int}),
+    "score": (
+        {"experiment", "utilities"},
+        {
+            "first": int, "last": int, "method": {str: str}, "scores": {str: int}, "seed": str,
+        },
+    ),
+    "settlement": (
+        {"experiment", "payouts"}, {"score": int, "pot": str, "payouts": {str: str}}
+    ),
+    "incident": ({"evidence"}, {"about": str, "statements": [str]}),
+    "release": ({"model", "signature", "bom"}, {"rounds": int}),
 }  # fmt: skip
+
+
+# What a kind may be about as well, all or none.
+_ALSO = {"aggregate": {"sum", "masks"}}
 
 
 def require_shape(statement: Statement) -> None:
@@ -152,7 +255,9 @@ def require_shape(statement: Statement) -> None:
     if statement.kind not in _SHAPES:
         raise MessageError(f"{statement.kind!r:.40} is no kind of record")
     subjects, shape = _SHAPES[statement.kind]
-    if statement.subjects.keys() != subjects or not _fits(statement.says, shape):
+    also = statement.subjects.keys() - subjects
+    named = statement.subjects.keys() >= subjects and also in (set(), _ALSO.get(statement.kind))
+    if not (named and _fits(statement.says, shape)):
         raise MessageError(f"it is not what a record of the kind {statement.kind!r} says")
     if any(len(found) != 32 for found in statement.subjects.values()):
         raise MessageError("a digest has 32 bytes")

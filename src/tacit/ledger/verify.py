@@ -1,24 +1,27 @@
 """The audit of a record by somebody who trusts nobody who wrote it.
 
 In this order: whose signatures count, the head's signatures, what the auditor saw before, the tree,
-every entry's signatures by the members of its time, the rounds, the openings, and another site's
-copy. An entry is judged by what stands before it alone, as it was when it was written.
+every entry's signatures by the members of its time, the rounds, the openings, the sums of masked
+vectors, scores and payouts, incidents, a model that was handed out, and another site's copy. An
+entry is judged by what stands before it alone, as it was when it was written.
 """
 
 import hashlib
 import hmac
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tacit.errors import MessageError, TacitError
-from tacit.ledger import merkle, records
+from tacit.ledger import erasure, incident, merkle, records, scores
+from tacit.ledger import openings as sums
+from tacit.ledger import release as models
 from tacit.ledger.log import Log
-from tacit.ledger.note import Checkpoint, split
+from tacit.ledger.note import Checkpoint, split, verified
 from tacit.ledger.policy import Policy, quorum
-from tacit.ledger.recorder import OPENINGS, kept
+from tacit.ledger.recorder import HEAD, LOG, OPENINGS, kept
 from tacit.ledger.statement import Envelope, Statement
 
 
@@ -77,6 +80,9 @@ def verify(
     policy: Path | None = None,
     seen: str | None = None,
     against: Path | None = None,
+    openings: Path | None = None,
+    release: Path | None = None,
+    anchored: Sequence[Checkpoint] | None = None,
 ) -> Audit:
     """Audit a record.
 
@@ -85,7 +91,10 @@ def verify(
         policy: file of the auditor's own; None: the one that lies with the record, which shows
             that it fits together, and not whose it is.
         seen: a signed head of the same log that the auditor kept from before.
-        against: folder of another copy, such as another site's.
+        against: folder of another copy, or of the head that a site cosigned last.
+        openings: file of masked vectors, whose sums are computed again.
+        release: folder that ``tacit release`` wrote.
+        anchored: heads that its keeper has put on a chain (``ledger.chain``).
 
     Raises:
         InputError: a folder without a record, or a policy that is none.
@@ -97,8 +106,18 @@ def verify(
     checks += [("entries", _entries), ("rounds", _rounds)]
     if (folder / OPENINGS).exists():
         checks.append(("openings", lambda record: _openings(record, folder / OPENINGS)))
-    if against is not None:
+    if openings is not None:
+        checks.append(("masked sums", lambda r: _found(sums.audit(openings, r.statements, r.keys))))
+    checks.append(("scores", lambda r: _found(scores.audit(folder, r.statements))))
+    checks.append(("incidents", lambda r: _found(incident.audit(r.statements, r.keys))))
+    if release is not None:
+        checks.append(("release", lambda r: _found(models.audit(release, r.statements))))
+    if against is not None and (against / HEAD).exists() and not (against / LOG).exists():
+        checks.append(("other head", lambda record: _witnessed(record, against / HEAD)))
+    elif against is not None:
         checks.append(("other copy", lambda record: _same(record, _read(against, None))))
+    if anchored is not None:
+        checks.append(("anchored heads", lambda record: _anchored(record, anchored)))
     told, findings = list[tuple[str, str]](), list[Finding]()
     own = "the auditor's own" if policy else "the record's own, whoever wrote it"
     told.append(("policy", own))
@@ -107,7 +126,8 @@ def verify(
         wrong = [each for each in found if isinstance(each, Finding)]
         words = [each for each in found if isinstance(each, str)]
         findings += [Finding(name, each.entry, each.what) for each in wrong]
-        told.append((name, f"{len(wrong)} findings" if wrong else "; ".join(words) or "good"))
+        if found:
+            told.append((name, f"{len(wrong)} findings" if wrong else "; ".join(words)))
     record.log.close()
     try:
         head = Checkpoint.from_text(split(record.note)[0])
@@ -168,6 +188,24 @@ def _extends(record: _Record, seen: str) -> Iterator[Finding | str]:
     except MessageError as error:
         yield Finding("", None, f"the earlier head: {error}")
         return
+    yield from _begins(record, before)
+
+
+def _witnessed(record: _Record, path: Path) -> Iterator[Finding | str]:
+    """The head that a site cosigned last, with the log's own signature, is a beginning, too."""
+    try:
+        head, by = verified(path.read_text(), record.policy.logs)
+    except MessageError as error:
+        yield Finding("", None, f"the site's head: {error}")
+        return
+    if not by:
+        yield Finding("", None, "the site's head is of another log")
+        return
+    yield from _begins(record, head)
+
+
+def _begins(record: _Record, before: Checkpoint) -> Iterator[Finding | str]:
+    """The record begins with a head that somebody saw."""
     leaves = [merkle.leaf_hash(entry) for entry in record.entries[: before.size]]
     if len(leaves) < before.size:
         yield Finding("", None, f"it was rolled back: {before.size} entries were there before")
@@ -221,8 +259,19 @@ def _require_signers(
 ) -> None:
     """Raise MessageError where not those have signed who must."""
     match statement.kind:
-        case "genesis" | "round-open" | "aggregate" | "evaluation":
+        case "genesis":
+            needed = {keeper, *members}
+        case "round-open" | "aggregate":
             needed = {keeper}
+        case "evaluation" | "incident":
+            needed = set()
+            _require_members(by, members, 1)
+        case "score":
+            needed = set()
+            _require_members(by, members, 2)
+        case "settlement" | "release":
+            needed = set()
+            _require_members(by, members, quorum(len(members)))
         case "contribution":
             needed = {statement.says["site"]}
         case "membership":
@@ -234,6 +283,11 @@ def _require_signers(
             raise AssertionError(f"{statement.kind} has a shape and no signer")
     if missing := needed - set(by):
         raise MessageError(f"{', '.join(sorted(missing))} has not signed it")
+
+
+def _require_members(by: list[str], members: Mapping[str, bytes], least: int) -> None:
+    if len(members.keys() & set(by)) < least:
+        raise MessageError(f"it takes {least} of {len(members)} members to sign it")
 
 
 def _rounds(record: _Record) -> Iterator[Finding | str]:
@@ -275,6 +329,8 @@ def _rounds(record: _Record) -> Iterator[Finding | str]:
                 done, view, base, model = done + 1, 0, None, subjects["model"]
             case "evaluation" if subjects["model"] != model or says["round"] != done - 1:
                 yield Finding("", place, "it measures another model than the last")
+            case "release" if subjects["model"] != model or says["rounds"] != done or base:
+                yield Finding("", place, "it releases another model than the last")
     yield f"{done} rounds"
 
 
@@ -309,7 +365,15 @@ def _openings(record: _Record, path: Path) -> Iterator[Finding | str]:
             if committed != records.commitment(key, round, nonce, digest):
                 yield Finding("", place, f"{site} committed to something else than it opened")
             opened += 1
-    yield f"{opened} commitments opened"
+        yield f"{opened} commitments opened"
+        if names := erasure.gone(db):
+            yield f"the nonces of {', '.join(names)} were destroyed"
+
+
+def _found(audit: Iterator[tuple[int | None, str] | str]) -> Iterator[Finding | str]:
+    """What an audit found that knows entries alone."""
+    for found in audit:
+        yield found if isinstance(found, str) else Finding("", *found)
 
 
 def _same(record: _Record, other: _Record) -> Iterator[Finding | str]:
@@ -323,3 +387,19 @@ def _same(record: _Record, other: _Record) -> Iterator[Finding | str]:
             yield Finding("", place, "the other copy has another entry here: the record was forked")
             return
     yield f"the same {both} entries"
+
+
+def _anchored(record: _Record, heads: Sequence[Checkpoint]) -> Iterator[Finding | str]:
+    """Every head on the chain is one of this record."""
+    last = max((head.size for head in heads), default=0)
+    if last > len(record.entries):
+        yield Finding("", None, f"it was rolled back: {last} entries were anchored")
+    tree, roots = merkle.Growing(), dict[int, bytes]()
+    for size, entry in enumerate(record.entries[:last], 1):
+        tree.add(merkle.leaf_hash(entry))
+        roots[size] = tree.root
+    for head in heads:
+        if not hmac.compare_digest(roots.get(head.size, head.root), head.root):
+            yield Finding("", None, f"its first {head.size} entries were rewritten since")
+            return
+    yield f"{len(heads)}, the last of {last} entries" if heads else "none"

@@ -26,6 +26,16 @@ def approve(home: Path, digest: str) -> None:
     write(home / _FILE, json.dumps(sorted({*_read(home), digest}), indent=1).encode(), secret=True)
 
 
+def withdraw(home: Path, digest: str) -> bool:
+    """Allow an experiment no more; whether it was allowed."""
+    known = _read(home)
+    if digest not in known:
+        return False
+    left = [each for each in known if each != digest]
+    write(home / _FILE, json.dumps(left, indent=1).encode(), secret=True)
+    return True
+
+
 def _read(home: Path) -> list[str]:
     try:
         known = json.loads((home / _FILE).read_text())

@@ -28,6 +28,7 @@ from tacit.network.protocol import (
     Deliver,
     Done,
     Enter,
+    Extend,
     Go,
     Join,
     Leave,
@@ -37,9 +38,11 @@ from tacit.network.protocol import (
     Request,
     Stage,
     Taken,
+    ToRecord,
     Train,
     Wait,
 )
+from tacit.network.recording import Recording
 from tacit.network.rounds import Server, check
 from tacit.network.software import software
 from tacit.network.stages import kind_of
@@ -84,6 +87,7 @@ class Coordinator:
         grace: seconds for which a site may be gone before its round goes on without it.
         on_round: called with the metrics of each closed round.
         limits: of the federation, to which the experiment must keep.
+        record: that the run leaves; None: none.
 
     Raises:
         InputError: a plan that cannot work among real machines, or is against the limits.
@@ -104,6 +108,7 @@ class Coordinator:
         grace: float = 1.0,
         on_round: Callable[[Row], None] | None = None,
         limits: Limits = NO_LIMITS,
+        record: Recording | None = None,
     ) -> None:
         check(experiment)
         enforce(limits, experiment)
@@ -114,7 +119,9 @@ class Coordinator:
         self.deadline, self.patience, self.grace = deadline, patience, grace
         self.quorum, self.tell, self.key_of, self.limits = quorum, tell, key_of, limits
         self.on_round = on_round or (lambda row: None)
-        self.software = software()
+        self.software, self.record = software(), record
+        if record and (begun := store.read()):
+            record.require(begun.round)
         self.server: Server | None = None
         self._changed = threading.Condition()
         self._pool = ThreadPoolExecutor(8, "tacit-pull")
@@ -156,15 +163,17 @@ class Coordinator:
                 f"{site!r} has experiment {request.experiment[:12]}, the coordinator"
                 f" {self.digest[:12]}: give both the same file and settings"
             )
+        if isinstance(request, ToRecord):
+            return self._recorded(site, request)
         with self._changed:
             match request:
                 case Join():
                     return self._join(site, request)
                 case Ask():
-                    reply = self._order(site)
-                    if not isinstance(reply, Wait):
+                    order = self._order(site)
+                    if not isinstance(order, Wait):
                         self._progress = time.monotonic()
-                    return reply
+                    return order
                 case Leave():
                     self._left.add(site)
                     self._news()
@@ -235,7 +244,25 @@ class Coordinator:
         self._news()
         return self._order(site)
 
+    def _recorded(self, site: str, request: ToRecord) -> Reply:
+        if self.record is None:
+            raise MessageError(
+                f"{site!r} witnesses the record of this run, and the coordinator was started"
+                " without one: give it --record again"
+            )
+        try:
+            reply = self.record.answer(site, request)
+        except CheckpointError as error:
+            self._break(error)
+            raise
+        if not isinstance(request, Extend):
+            with self._changed:
+                self._news()
+        return reply
+
     def _order(self, site: str) -> Reply:
+        if self.record and site in self._rows and (asked := self.record.order(site)) is not None:
+            return asked
         if (kept := self._kept) is None:
             absent = ", ".join(self._absent()) or "the start"
             return Wait(self.digest, f"waiting for {absent}"[:2000])
@@ -263,7 +290,8 @@ class Coordinator:
 
     def _absent(self) -> list[str]:
         """Whom the run waits for to begin."""
-        return [name for name in self.names if name not in self._rows]
+        absent = [name for name in self.names if name not in self._rows]
+        return absent or (self.record.absent if self.record else [])
 
     def _go(self, site: str) -> Reply | None:
         """What a secure sum waits for at a site."""
@@ -287,6 +315,8 @@ class Coordinator:
         if used and not self._secure:
             raise MessageError(f"{site!r} keeps its update; this run has no secure sums")
         if used:
+            self._check_entry(site, request)
+            self._record_entry(site, request)
             self._updates[site] = Update(None, real(request.loss))
             self._sessions = max(self._sessions, request.session)
             self._news()
@@ -338,6 +368,7 @@ class Coordinator:
             raise MessageError(f"{site!r} offers its update; in this run updates are hidden")
         if site in self._updates:
             return Taken(self.digest, True)
+        self._check_entry(site, request)
         assert self.server is not None
         most = self.server.wire.bytes + HEADER
         if request.update.size > most:
@@ -351,6 +382,18 @@ class Coordinator:
             self._pool.submit(self._take, site, request)
         return Wait(self.digest, "your update is being pulled")
 
+    def _check_entry(self, site: str, request: Deliver | Ready) -> None:
+        if self.record:
+            self.record.check(site, request.round, request.entry, self._rows[site])
+
+    def _record_entry(self, site: str, request: Deliver | Ready) -> None:
+        if self.record:
+            try:
+                self.record.contributed(site, request.round, request.entry)
+            except CheckpointError as error:
+                self._break(error)
+                raise
+
     def _take(self, site: str, request: Deliver) -> bool:
         """Pull an update, look at it, and keep it; whether the round takes it."""
         about = {"site": site, "round": request.round + 1}
@@ -359,6 +402,7 @@ class Coordinator:
             if request.inside:
                 request.update.require(request.inside, repr(site))
             sent = request.inside or self._receive(site, request.update)
+            self._record_entry(site, request)
             self.server.wire.examine(site, sent, request.round)
             return self._accept(site, request, sent)
         except MessageError as error:
@@ -539,6 +583,9 @@ class Coordinator:
         with self._changed:  # else one that comes just now is taken for one that is not needed
             self.store.tensors.retain(self._needed(kept))
         state = self.store.tensors.path(kept.state.digest)
+        if self.record:
+            before = (self.store.metrics() or [{}])[-1]
+            self.record.go_on(kept.round, state, before, kept.outcome is not None)
         self.offer(state)
         with self._changed:
             self._inside = state.read_bytes() if kept.state.size <= INSIDE else b""
@@ -599,6 +646,9 @@ class Coordinator:
         }
         if epsilon is not None:
             row["epsilon"] = epsilon
+        if self.record:
+            turned = server.turned_away.items()
+            row["turned_away"] = {self.names[node]: why for node, why in turned}
         return self._advance(kept, row)
 
     def _advance(self, kept: Kept, row: Row) -> Kept:
@@ -789,6 +839,8 @@ class Coordinator:
 
     def _end(self, outcome: str, reason: str) -> Kept:
         self.store.end(outcome, reason)
+        if self.record:
+            self.record.end()
         _log.info("the run is over (%s): %s", outcome, reason)
         with self._changed:
             kept = self._kept = self.store.read()

@@ -154,9 +154,9 @@ def make_folder(folder: Path) -> None:
     folder.chmod(0o700)
 
 
-def sign_key(folder: Path) -> Ed25519PrivateKey:
-    """A member's Ed25519 key, made in its folder when it is first asked for."""
-    path = folder / SIGN
+def sign_key(folder: Path, name: str = SIGN) -> Ed25519PrivateKey:
+    """An Ed25519 key, the member's own by default, made in a folder when it is first asked for."""
+    path = folder / name
     if path.exists():
         return _read_sign_key(path)
     key = Ed25519PrivateKey.generate()

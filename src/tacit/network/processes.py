@@ -24,12 +24,14 @@ from tacit.algorithms import ADPSGD, FedBuff
 from tacit.data import Federation
 from tacit.errors import InputError, MessageError, TacitError
 from tacit.experiment import Experiment
+from tacit.ledger.witness import Forked
 from tacit.network import joining
 from tacit.network.asynchronous import AsyncCoordinator, AsyncSiteRun
 from tacit.network.authority import Authority
 from tacit.network.blobs import Blobs, Offer
 from tacit.network.coordinator import Coordinator
 from tacit.network.disclosure import Disclosure
+from tacit.network.forgetting import RECORD, require_remembered
 from tacit.network.identity import POLICY, Identity
 from tacit.network.messages import Refused
 from tacit.network.pairwise import PairRun
@@ -49,12 +51,14 @@ from tacit.network.protocol import (
     Talk,
 )
 from tacit.network.proxy import Proxy, through
+from tacit.network.recording import Recording
 from tacit.network.site import SiteRun
 from tacit.network.status import Status, of_coordinator, of_peer, of_site
 from tacit.network.stopping import Stopped
 from tacit.network.store import Kept, Store
 from tacit.network.swarm import SwarmRun
 from tacit.network.transport import Endpoint, Unreachable
+from tacit.network.witnessing import Unrecorded, Witnessing
 from tacit.protection.budget import PrivacyBudget
 
 _log = logging.getLogger("tacit.network")
@@ -83,6 +87,7 @@ def coordinate(
     database: str | None = None,
     insecure: bool = False,
     metrics: str | None = None,
+    record: Path | None = None,
     **settings: Any,
 ) -> tuple[Kept, list[dict[str, object]]]:
     """The coordinator of a run, to its end; started again, it goes on.
@@ -93,6 +98,7 @@ def coordinate(
         listen: addresses, ``host:port``.
         database: URL as SQLAlchemy has it; by default SQLite in the folder.
         metrics: address, ``host:port``, of figures and of a health check.
+        record: folder of the record that the run leaves, which its sites witness.
         settings: of ``Coordinator``.
 
     Returns:
@@ -108,13 +114,22 @@ def coordinate(
             f"home: {home} was given, with the keys of {identity.name!r}, a {identity.role};"
             " a coordinator's are made by `tacit federation init`"
         )
+    asynchronous = isinstance(experiment.algorithm, FedBuff)
+    if record is not None and asynchronous:
+        raise InputError(
+            f"record: {record} was given; of rounds that wait for nobody none is kept so far; leave"
+            " it out, or use another algorithm than FedBuff"
+        )
     with (
         closing(Store(folder, experiment.digest(), database)) as store,
         ExitStack() as at_last,
         Endpoint(identity, listen=listen, insecure=insecure) as endpoint,
         closing(Blobs(endpoint)) as blobs,
     ):
-        asynchronous = isinstance(experiment.algorithm, FedBuff)
+        if record is not None:
+            settings["record"] = at_last.enter_context(
+                closing(Recording(record, folder, experiment, identity, endpoint.key_of))
+            )
         coordinator = (AsyncCoordinator if asynchronous else Coordinator)(
             experiment, store,
             lambda site, offer, path: blobs.pull(site, offer, path, most=offer.size),
@@ -189,7 +204,9 @@ def take_part(
         Refused: the coordinator takes no part of this experiment, or of this site.
         Unreachable: there was no coordinator for so long; started again, the site goes on.
         MessageError: the coordinator does not keep to the experiment.
+        Forked, Unrecorded: nor to the run's record, which this site witnesses.
     """
+    require_remembered(folder, experiment.digest())
     identity = Identity.load(home)
     news = threading.Event()
     folder.mkdir(parents=True, exist_ok=True)
@@ -204,6 +221,7 @@ def take_part(
         _serving(metrics, status, identity),
         through(proxy, connect or identity.connect) as addresses,
         _found(identity, addresses, insecure, disclosure, patience, on_wait) as endpoint,
+        ExitStack() as at_last,
     ):
 
         def heard(_: str, what: bytes) -> bytes:
@@ -232,12 +250,20 @@ def take_part(
             news.wait(seconds)
             news.clear()
 
+        witnessing = at_last.enter_context(
+            closing(
+                Witnessing(
+                    folder / RECORD, experiment.digest(), experiment.rounds, identity.name,
+                    identity, coordinator, endpoint.key_of, ask,
+                )
+            )
+        )  # fmt: skip
         asynchronous = isinstance(experiment.algorithm, FedBuff)
         run = (AsyncSiteRun if asynchronous else SiteRun)(
             experiment, data, identity.name, folder, ask,
             lambda offer, path: blobs.pull(coordinator, offer, path, most=offer.size),
             lambda path: blobs.offer(path, to=[coordinator]), wake, ledger,
-            identity, endpoint.key_of, disclosure,
+            identity, endpoint.key_of, disclosure, witnessing,
         )  # fmt: skip
         stop = _every(_RENEW, lambda: joining.renew(endpoint))
         try:
@@ -302,6 +328,7 @@ def gossip(
     Raises:
         InputError: a plan that cannot work among peers.
     """
+    require_remembered(folder, experiment.digest())
     news = threading.Event()
     patience = settings.get("patience", 600.0)
     with _among(home, folder, listen, connect, patience, insecure, disclosure) as (endpoint, blobs):
@@ -370,6 +397,7 @@ def swarm(
     Raises:
         InputError: a plan that cannot work in a swarm.
     """
+    require_remembered(folder, experiment.digest())
     patience = settings.get("patience", 600.0)
     with _among(home, folder, listen, connect, patience, insecure, disclosure) as (endpoint, blobs):
         identity = endpoint.identity
@@ -459,6 +487,8 @@ def _ended(run: SiteRun, done: Done, folder: Path) -> Taken:
     try:
         vector, scores = run.outcome(done) or (None, {})
         run.site = None  # whose memory is needed now
+    except (Forked, Unrecorded):
+        raise
     except (Unreachable, MessageError) as error:
         return Taken(done.outcome, f"{done.reason}; the model did not come ({error})", {}, None)
     if vector is None:

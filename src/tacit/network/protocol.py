@@ -31,6 +31,11 @@ SMALL = 48 * 1024
 INSIDE = 16 * 1024
 Inside = Annotated[bytes, msgspec.Meta(max_length=INSIDE)]
 Body = Annotated[bytes, msgspec.Meta(max_length=SMALL)] | Offer
+# Of the record: keys and signatures as C2SP writes them, hashes of its tree, an entry.
+Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Hashes = Annotated[tuple[Hash, ...], msgspec.Meta(max_length=63)]
+Line = Annotated[str, msgspec.Meta(max_length=4000)]
+Entry = Annotated[bytes, msgspec.Meta(max_length=SMALL)]
 Scores = Annotated[
     dict[Annotated[str, msgspec.Meta(max_length=32)], float], msgspec.Meta(max_length=16)
 ]
@@ -71,6 +76,7 @@ class Deliver(Part, frozen=True):
         loss: mean training loss.
         again: in asynchronous runs, how often the site had delivered from this model before.
         inside: the update itself, if it is small; else it is pulled.
+        entry: the site's contribution to the run's record, signed; empty where there is none.
     """
 
     round: Round
@@ -78,6 +84,7 @@ class Deliver(Part, frozen=True):
     loss: float
     again: Count = 0
     inside: Inside = b""
+    entry: Entry = b""
 
 
 class Ready(Part, frozen=True):
@@ -86,11 +93,13 @@ class Ready(Part, frozen=True):
     Attributes:
         loss: mean training loss.
         session: the least number of a session that the site would enter.
+        entry: as in ``Deliver``.
     """
 
     round: Round
     loss: float
     session: Count
+    entry: Entry = b""
 
 
 class Answer(Part, frozen=True):
@@ -126,6 +135,37 @@ class Decline(Part, frozen=True):
     round: Round
     code: Annotated[str, msgspec.Meta(max_length=40)]
     reason: Sentence
+
+
+class Introduced(Part, frozen=True):
+    """A site's witness key, which is made for the record of this run."""
+
+    witness: Line
+
+
+class Founded(Part, frozen=True):
+    """A site has signed the beginning of the record."""
+
+    signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+
+
+class Extend(Part, frozen=True):
+    """A site asks for the record's head, and for what shows that nothing was rewritten.
+
+    Attributes:
+        size: of the last head that it cosigned; 0 before the first.
+        sent: a round whose contribution it has not seen in the record.
+    """
+
+    size: Count
+    sent: Round | None
+
+
+class Cosigned(Part, frozen=True):
+    """A site has cosigned the record's head of so many entries."""
+
+    size: Count
+    line: Line
 
 
 class Wait(Part, frozen=True):
@@ -200,6 +240,50 @@ class Taken(Part, frozen=True):
     reason: Sentence = ""
 
 
+class Introduce(Part, frozen=True):
+    """This run leaves a record: tell your witness key."""
+
+
+class Found(Part, frozen=True):
+    """Sign the beginning of the record.
+
+    Attributes:
+        policy: whose signatures make its heads count.
+        statement: its genesis, or the membership of who comes after the first hundred.
+    """
+
+    policy: Annotated[str, msgspec.Meta(max_length=SMALL)]
+    statement: Annotated[bytes, msgspec.Meta(max_length=SMALL // 2)]
+
+
+class Cosign(Part, frozen=True):
+    """The record has a new head: ask for it by ``Extend``."""
+
+
+class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where an entry stands in the record, and the proof."""
+
+    place: Count
+    path: Hashes
+
+
+class Extension(Part, frozen=True):
+    """The record's head, signed, and what is in it.
+
+    Attributes:
+        proof: that it extends the head that the site named.
+        entry: the last round-open or, after the last round, the last aggregate.
+        stands: where it does.
+        receipt: of the site's contribution that it asked for; None where there is none.
+    """
+
+    note: Line
+    proof: Hashes
+    entry: Entry
+    stands: Receipt
+    receipt: Receipt | None
+
+
 class Done(Part, frozen=True):
     """The run is over.
 
@@ -216,8 +300,10 @@ class Done(Part, frozen=True):
     rows: Annotated[tuple[Count, ...], msgspec.Meta(max_length=100_000)]
 
 
-Request = Join | Ask | Leave | Deliver | Ready | Answer | Measured | Decline
-Reply = Wait | Train | Enter | Go | Taken | Done
+ToRecord = Introduced | Founded | Extend | Cosigned
+OfRecord = Introduce | Found | Cosign
+Request = Join | Ask | Leave | Deliver | Ready | Answer | Measured | Decline | ToRecord
+Reply = Wait | Train | Enter | Go | Taken | Done | OfRecord | Extension
 
 
 class FromSite(Message, frozen=True):

@@ -21,6 +21,7 @@ from tacit.data.federation import Federation, Split
 from tacit.engine.exchange import StarExchange
 from tacit.engine.local import LocalTrain, Trainer
 from tacit.engine.protect import Protector
+from tacit.engine.recording import excluded
 from tacit.engine.secure_sum import Opened
 from tacit.errors import DivergenceError, InputError
 from tacit.experiment import Experiment
@@ -308,10 +309,12 @@ class Server:
         shared: its entries of the state that nodes read.
         alone: those that they do not.
         memory: of the aggregation rule.
+        turned_away: nodes whose updates it did not count in the last round, and why.
     """
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment, self.memory = experiment, dict[str, Tensor]()
+        self.turned_away: dict[int, str] = {}
         self.digest, self.wire = bytes.fromhex(experiment.digest()), Wire(experiment)
         first = experiment.algorithm.init(
             experiment.start(), experiment.data.nodes, experiment.layout
@@ -350,6 +353,7 @@ class Server:
         uplink = self.wire.uplink(round) if guards else None
         star = StarExchange(plan, experiment.aggregation, nodes, now, n, None, protector, uplink)
         self._step(round, nodes, Closing(star, iter(arrived)))
+        self.turned_away = excluded(star)
 
     def close_sums(self, round: int, sums: Sequence[Opened]) -> None:
         """Take a round's step with the secure sum of each of the algorithm's exchanges.

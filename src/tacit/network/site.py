@@ -13,6 +13,7 @@ from torch import Tensor
 from tacit.algorithms.base import State
 from tacit.data import Federation
 from tacit.data.sites import told
+from tacit.engine.recording import claim
 from tacit.errors import CheckpointError, DivergenceError, InputError, MessageError
 from tacit.experiment import Experiment
 from tacit.network.blobs import Digest, Offer
@@ -33,6 +34,7 @@ from tacit.network.protocol import (
     Go,
     Join,
     Measured,
+    OfRecord,
     Ready,
     Reply,
     Request,
@@ -45,6 +47,7 @@ from tacit.network.stages import Vector, kind_of
 from tacit.network.sums import KeyOf, Parcels, SiteSum, directory, session_of
 from tacit.network.tensors import HEADER, Tensors, finite, parsed
 from tacit.network.transport import Unreachable
+from tacit.network.witnessing import Witnessing
 from tacit.protection.budget import PrivacyBudget
 from tacit.protection.secagg.node import Signer
 from tacit.protection.secagg.session import Aborted
@@ -95,6 +98,7 @@ class SiteRun:
         signer: holds the site's long-term key, for secure sums.
         key_of: tells others' keys, for secure sums.
         disclosure: how much the coordinator learns of why the site leaves a round out.
+        record: its part in the record of the run, should the coordinator keep one.
 
     Raises:
         InputError: a site without rows, or that the experiment does not have.
@@ -114,6 +118,7 @@ class SiteRun:
         signer: Signer | None = None,
         key_of: KeyOf | None = None,
         disclosure: Disclosure = "redacted",
+        record: Witnessing | None = None,
     ) -> None:
         if name not in experiment.data.names:
             raise InputError(
@@ -132,7 +137,7 @@ class SiteRun:
         )
         self.ask, self.pull, self.offer, self.wake = ask, pull, offer, wake
         self.ledger, self.signer, self.key_of = ledger, signer, key_of
-        self.disclosure = disclosure
+        self.disclosure, self.record = disclosure, record
         self.parcels = Parcels(self.tensors, offer)
         self.site: Site | None = None
         unread = own_entries(experiment) | experiment.algorithm.server_only()
@@ -159,6 +164,8 @@ class SiteRun:
                     self.wake(PAUSE)
             elif isinstance(reply, Enter | Go):
                 self._summed(reply)
+            elif isinstance(reply, OfRecord) and self.record:
+                self.record.follow(reply)
             else:
                 self.wake(PAUSE)
             reply = self.ask(Ask(self.digest))
@@ -174,6 +181,8 @@ class SiteRun:
         """
         if done.state is None:
             return None
+        if self.record:
+            self.record.allows(self.experiment.rounds)
         return self.home(done.rows, self._shared(done.state))
 
     def home(self, rows: tuple[int, ...], state: State) -> tuple[Tensor, dict[str, float]]:
@@ -183,6 +192,9 @@ class SiteRun:
         return site.model(state), scores
 
     def _take_part(self, order: Train) -> None:
+        if self.record and not self.record.allows(order.round):
+            self.wake(PAUSE)
+            return
         site = self._site(order.rows)
         state: State | None = None
         if order.measure:
@@ -223,7 +235,19 @@ class SiteRun:
         else:
             self.offer(path)
         loss = float("nan") if notes.loss is None else notes.loss
-        return self.ask(Deliver(self.digest, notes.round, notes.update, loss, notes.again, inside))
+        return self.ask(
+            Deliver(
+                self.digest, notes.round, notes.update, loss, notes.again, inside,
+                self._entry(notes),
+            )
+        )  # fmt: skip
+
+    def _entry(self, notes: Notes) -> bytes:
+        """What it says of its update in the record of the run."""
+        if self.record is None:
+            return b""
+        path = self.tensors.path(notes.update.digest)
+        return self.record.contribution(notes.round, path, self.rows, claim(self.experiment))
 
     def update(self, order: Train, state: Callable[[], State]) -> Notes:
         """Its part of a round: trained once, and paid for once, however often it is asked for.
@@ -271,7 +295,8 @@ class SiteRun:
             self._decline(notes.round, Aborted(why), why)
         else:
             loss = float("nan") if notes.loss is None else notes.loss
-            self.ask(Ready(self.digest, notes.round, loss, notes.session))
+            entry = self._entry(notes)
+            self.ask(Ready(self.digest, notes.round, loss, notes.session, entry))
             self.wake(PAUSE)
 
     def _decline(self, round: int, error: Exception, phase: str) -> None:
@@ -407,6 +432,7 @@ class SiteRun:
             raise MessageError(f"the coordinator offers {offer.size} bytes; {most} is the most")
         if inside:
             offer.require(inside, "the coordinator")
+            self._compare(inside)
             state = parsed(inside)
         else:
             state = self._pulled(offer)
@@ -421,9 +447,15 @@ class SiteRun:
         if not path.exists():
             self.pull(offer, path)
         try:
+            self._compare(path)
             return self.tensors.get(offer.digest)
         finally:
             self.tensors.drop(offer.digest)
+
+    def _compare(self, state: Path | bytes) -> None:
+        """Refuse another state than the one that the run's record names."""
+        if self.record:
+            self.record.require(state)
 
     def _read_notes(self) -> Notes | None:
         try:

@@ -8,20 +8,26 @@ from pathlib import Path
 
 from tacit.compare import Comparison, main_metric, over_nodes, result_row, sent
 from tacit.engine.run import Result, Row
+from tacit.engine.scoring import Scored
 from tacit.explain import Disclosure, plan_name, readable
 from tacit.report import plots
-from tacit.report.html import NAMES, number, render, save
+from tacit.report.contributions import scores
+from tacit.report.html import NAMES, number, render, save, signed
 from tacit.report.verdicts import verdicts
 
 _SHOWN = 20  # nodes that have a row and bars of their own
+_TITLES = {
+    Comparison: "was learning together worth it?", Result: "report of a run",
+    Scored: "who contributed what?",
+}  # fmt: skip
 
 
-def write(path: str | Path, results: Comparison | Result, disclosure: Disclosure) -> Path:
+def write(path: str | Path, results: Comparison | Result | Scored, disclosure: Disclosure) -> Path:
     """Write the report, replacing a file that is there only when the new one is whole.
 
     Args:
         path: of the HTML file; its folder is made if need be.
-        results: of a comparison, or of one run.
+        results: of a comparison, of one run, or of one whose nodes' updates were scored.
         disclosure: who sees what in the experiment's own plan.
 
     Raises:
@@ -30,35 +36,43 @@ def write(path: str | Path, results: Comparison | Result, disclosure: Disclosure
     return save(path, page(results, disclosure))
 
 
-def page(results: Comparison | Result, disclosure: Disclosure) -> str:
+def page(results: Comparison | Result | Scored, disclosure: Disclosure) -> str:
     """The report as HTML; the same results give the same text."""
-    if isinstance(results, Comparison):
-        runs, verdict, nodes = results.results, results.verdict(), results.nodes()
-        own, table = runs[results.together], results.table()
-        drawn = [runs["federated"], runs["gossip"]]
-        metric = results.metric
+    scored = results if isinstance(results, Scored) else None
+    shown = (
+        Comparison({"alone": results.alone, "federated": results.result})
+        if isinstance(results, Scored)
+        else results
+    )
+    if isinstance(shown, Comparison):
+        runs, nodes, metric = shown.results, shown.nodes(), shown.metric
+        own, table = runs[shown.together], shown.table()
+        verdict = _worth(scored) if scored else shown.verdict()
+        drawn = [runs[way] for way in ("federated", "gossip") if way in runs]
     else:
-        own, metric = results, main_metric(results)
+        own, metric = shown, main_metric(shown)
         way = _way(own)
         runs, drawn = {way: own}, [own]
         verdict, nodes = _facts(own, metric), _node_rows(own, way, metric)
         table = [result_row(way, own, metric)]
     return render(
         "page.html.j2",
+        title=_TITLES[type(results)],
         data=own.experiment.data,
         verdict=verdict,
         table=table,
         metric=metric,
-        nodes=_ends(nodes, "gain" if isinstance(results, Comparison) else next(iter(runs))),
+        nodes=_ends(nodes, "gain" if isinstance(shown, Comparison) else next(iter(runs))),
         accuracy_instead=any(row["metric"] != metric for row in nodes),
         ways=list(runs),
-        compared=isinstance(results, Comparison),
+        compared=isinstance(shown, Comparison),
         plans={name: plan_name(result.experiment) for name, result in runs.items()},
         colours=plots.COLOURS,
         curves=list(_curves(runs, metric)),
         bars=_bars(nodes, list(runs), metric),
         drawings=list(_drawings(drawn)),
-        verdicts=None if isinstance(results, Comparison) else verdicts(own),
+        verdicts=verdicts(own) if scored or isinstance(shown, Result) else None,
+        scores=scores(scored) if scored else None,
         disclosure=disclosure,
         settings=list(_settings(own)),
         model=repr(own.experiment.template),
@@ -148,6 +162,23 @@ def _facts(result: Result, metric: str) -> list[str]:
             f" ({result.nodes[over.worst]['node']})."
         )
     return [*says, f"{readable(sent(result))} left the nodes in all."]
+
+
+def _worth(scored: Scored) -> list[str]:
+    """Who gained by learning together, and whose updates were worth something, in words."""
+    rows, metric = scored.rows(), NAMES[scored.metric]
+    known = [row for row in rows if not math.isnan(row["gain"])]
+    gained = sum(row["gain"] > 0 for row in known)
+    worth = sum(row["score"] > 0 for row in rows)
+    says = [
+        f"{gained} of {len(known)} nodes gained by learning together, in {metric}.",
+        f"The updates of {worth} of {len(rows)} nodes have a score above zero.",
+    ]
+    if known:
+        least = min(known, key=lambda row: row["gain"])
+        what = f"The least gain over training alone is {signed(least['gain'])}"
+        says.append(f"{what} ({least['node']}).")
+    return says
 
 
 def _way(result: Result) -> str:

@@ -79,6 +79,20 @@ def bars(rows: Sequence[Row], ways: Sequence[str], label: str, title: str) -> st
     return described(svg, title)
 
 
+def signed(names: Sequence[str], values: Sequence[float], label: str, title: str) -> str:
+    """A bar per node, to the left where the value is below zero."""
+    with canvas(0.9 + 0.29 * len(names)) as (figure, svg):
+        axes, at = figure.add_subplot(), np.arange(len(names))
+        colours = [COLOURS["alone" if value < 0 else "federated"] for value in values]
+        axes.barh(at, values, 0.7, color=colours)
+        axes.axvline(0, color=INK, linewidth=1)
+        axes.set_yticks(at, [short(name) for name in names])
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        finish(axes, label, "", grid="x")
+    return described(svg, title)
+
+
 def ranked(values: Sequence[float], label: str, title: str) -> str:
     """For many nodes: one thin bar each, from the lowest value to the highest."""
     known = np.sort([value for value in values if np.isfinite(value)])

@@ -6,6 +6,7 @@ shown different models or cohorts, their masks do not cancel.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,23 @@ from tacit.protection import keystream
 KEY_BYTES = 16
 _CHUNK = 2**18  # bytes; what is worked on stays in the cache
 _ZEROS = bytes(_CHUNK)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask that the receiver of a sum has recovered.
+
+    Attributes:
+        node: whose own it is; with a peer, one who was lost.
+        peer: in the sum, whose vector has the mask that it shared with the node; None: an own one.
+        key: of the mask.
+        sign: by which it is added to take it out of the sum, 1 or -1.
+    """
+
+    node: int
+    peer: int | None
+    key: bytes = field(repr=False)
+    sign: int
 
 
 def key(secret: bytes | bytearray, context: bytes, purpose: bytes) -> bytes:

@@ -49,6 +49,9 @@ class Receiver:
         session: as for the nodes.
         directory: everybody's long-term keys, by number.
 
+    Attributes:
+        recovered: after ``sum``, the masks that were taken out of it.
+
     Raises:
         Aborted: by every stage but ``add``: called out of turn, or too few nodes left.
     """
@@ -63,6 +66,7 @@ class Receiver:
         self._probe = X25519PrivateKey.generate()
         self._total = np.zeros(session.length, session.dtype)
         self._seeds: dict[int, dict[int, bytes]] = {}
+        self.recovered: tuple[masks.Mask, ...] = ()
 
     def keys(self, messages: Mapping[int, bytes]) -> dict[int, bytes]:
         """From ``Node.advertise`` to ``Node.share``: to each node its neighbours' adverts."""
@@ -139,18 +143,19 @@ class Receiver:
                 for peer, share in rows.items():
                     if node in self._adverts[peer].holders:
                         shares[peer][point[node]] = share
-        context, signed_keys = self.session.context, []
+        context, found = self.session.context, list[masks.Mask]()
         for node in self._survivors:
             seed = masks.key(self._open(node, seeds[node]), context, b"self")
-            signed_keys.append((seed, -1))
+            found.append(masks.Mask(node, None, seed, -1))
         for lost in self._shared - self._survivors:
             own = X25519PrivateKey.from_private_bytes(self._open(lost, keys[lost]))
             if own.public_key().public_bytes_raw() != self._adverts[lost].mask:
                 raise Aborted(f"a share of node {lost}'s mask key is wrong")
             for peer in self._neighbours[lost] & self._survivors:
                 seed = masks.pairwise(context, own, self._adverts[peer].mask, lost, peer)
-                signed_keys.append((seed, 1 if lost < peer else -1))
-        masks.add(self._total, signed_keys, _THREADS)
+                found.append(masks.Mask(lost, peer, seed, 1 if lost < peer else -1))
+        masks.add(self._total, [(mask.key, mask.sign) for mask in found], _THREADS)
+        self.recovered = tuple(found)
         return self._total, tuple(sorted(self._survivors))
 
     def _enter(self, stage: str, then: str | None) -> None:

@@ -1,11 +1,12 @@
 """A whole secure sum in this process: the same nodes and receiver that a network drives."""
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
+from tacit.protection.secagg.masks import Mask
 from tacit.protection.secagg.node import Node
 from tacit.protection.secagg.receiver import Receiver
 from tacit.protection.secagg.session import Aborted, Session
@@ -19,6 +20,7 @@ def simulate(
     vectors: Mapping[int, NDArray[Any]],
     dropped: Mapping[str, Set[int]] | None = None,
     heard: Callable[[int, bytes], None] | None = None,
+    recovered: Callable[[Sequence[Mask]], None] | None = None,
 ) -> tuple[NDArray[Any], tuple[int, ...]]:
     """One session from keys to sum.
 
@@ -28,6 +30,7 @@ def simulate(
         vectors: (length,) each, of the session's dtype, by node.
         dropped: nodes that are gone from a stage of ``STAGES`` on.
         heard: told what each node sends behind its masks.
+        recovered: told which masks the receiver took out of the sum.
 
     Returns:
         (length,) the survivors' sum modulo 2^32 or 2^64, and the survivors, ascending.
@@ -60,4 +63,7 @@ def simulate(
             heard(me, masked)
     survivors = receiver.survivors()
     request = receiver.request(answers("consent", lambda node: node.consent(survivors[node.me])))
-    return receiver.sum(answers("unmask", lambda node: node.unmask(request[node.me])))
+    found = receiver.sum(answers("unmask", lambda node: node.unmask(request[node.me])))
+    if recovered:
+        recovered(receiver.recovered)
+    return found

@@ -1,0 +1,343 @@
+"""A site's part in the record of a run: it witnesses the coordinator's log, and signs what it sent.
+
+It trains on no round whose beginning is not in a log that extends what it saw before. All that it
+must not forget lies in a folder of its own: the witness key, the last head that it cosigned, whose
+signatures make a head count, and what it needs to open its commitments.
+"""
+
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+
+from tacit.errors import CheckpointError, MessageError
+from tacit.ledger import records
+from tacit.ledger.merkle import included, leaf_hash
+from tacit.ledger.note import COSIGNATURE, Checkpoint, Key, Signer, split
+from tacit.ledger.policy import Policy
+from tacit.ledger.recorder import HEAD, OPENINGS, POLICY
+from tacit.ledger.statement import Envelope, Statement, encoded, signed
+from tacit.ledger.witness import Witness
+from tacit.network.identity import sign_key, write
+from tacit.network.protocol import (
+    Cosign,
+    Cosigned,
+    Extend,
+    Extension,
+    Found,
+    Founded,
+    Introduce,
+    Introduced,
+    OfRecord,
+    Receipt,
+    Reply,
+    Request,
+)
+from tacit.network.sums import KeyOf
+
+_log = logging.getLogger("tacit.network")
+
+_KEY, _SEEN = "witness.key", "witness.db"
+_RAW = (serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+# Contributions that the site has not yet seen in the record; then they are openings.
+_TABLES = """
+CREATE TABLE IF NOT EXISTS openings (
+    entry INTEGER PRIMARY KEY, site TEXT NOT NULL, nonce BLOB NOT NULL, digest BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS sent (
+    round INTEGER PRIMARY KEY, contribution BLOB NOT NULL, nonce BLOB NOT NULL,
+    digest BLOB NOT NULL, withheld INTEGER NOT NULL DEFAULT 0
+) STRICT;
+"""
+
+
+class Unrecorded(MessageError):
+    """The coordinator gives an order that its record does not bear out."""
+
+    code = "TACIT-114"
+
+
+@dataclass(frozen=True, order=True)
+class Where:
+    """Where a run is, by its record.
+
+    Attributes:
+        round: the last one that was opened.
+        closed: whether it was closed, too.
+        model: SHA-256 of what it began with or, where it is closed, ended with.
+    """
+
+    round: int
+    closed: bool
+    model: bytes = b""
+
+
+class Witnessing:
+    """A site's part in a run's record. Nothing is written before the coordinator asks for it.
+
+    Args:
+        folder: of the record at this site.
+        experiment: digest of what is run, for so many ``rounds``.
+        site: its name; ``signer`` holds its long-term key.
+        coordinator: name of who keeps the log.
+        key_of: tells others' long-term keys.
+        ask: gets the coordinator's reply.
+
+    Raises:
+        CheckpointError: the folder cannot be read or written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        experiment: str,
+        rounds: int,
+        site: str,
+        signer: Signer,
+        coordinator: str,
+        key_of: KeyOf,
+        ask: Callable[[Request], Reply],
+    ) -> None:
+        self.folder, self.experiment, self.rounds = folder, experiment, rounds
+        self.site, self.signer = site, signer
+        self.coordinator, self.key_of, self.ask = coordinator, key_of, ask
+        self.where = Where(-1, True)
+
+    @property
+    def records(self) -> bool:
+        """Whether this run leaves a record; once it does, it does to the end."""
+        return (self.folder / POLICY).exists()
+
+    def follow(self, order: OfRecord) -> None:
+        """Do what the coordinator asks for.
+
+        Raises:
+            Forked: its log was rewritten since this site looked last.
+            Unrecorded, MessageError: it asks for a signature that no site gives.
+        """
+        match order:
+            case Introduce():
+                self.ask(Introduced(self.experiment, str(self._witness.key)))
+            case Found():
+                self.ask(Founded(self.experiment, self._founded(order)))
+            case Cosign():
+                self._extend()
+
+    def allows(self, round: int) -> bool:
+        """Whether the record is at the beginning of a round; not if it is past that.
+
+        Args:
+            round: the number of rounds for the end of the last.
+
+        Raises:
+            Unrecorded: the record is not as far as the coordinator says.
+        """
+        if not self.records:
+            return True
+        over = round == self.rounds
+        wanted = Where(round - over, over)
+        if self.where < wanted:
+            self._extend()
+        if self.where < wanted:
+            raise Unrecorded(
+                f"{self.coordinator!r} asks for round {round + 1}, whose beginning is not in its"
+                " record"
+                if not over
+                else f"{self.coordinator!r} ends the run, and its record does not"
+            )
+        return (self.where.round, self.where.closed) == (wanted.round, wanted.closed)
+
+    def require(self, model: Path | bytes) -> None:
+        """Refuse a model that is another than the record's.
+
+        Raises:
+            Unrecorded: it is.
+        """
+        if self.records and not hmac.compare_digest(_sha256(model), self.where.model):
+            raise Unrecorded(f"{self.coordinator!r} sent another model than its record names")
+
+    def contribution(self, round: int, update: Path, rows: int, claim: str) -> bytes:
+        """The signed entry for a round's update, the same however often it is asked for.
+
+        Args:
+            claim: what protects the update, in words.
+        """
+        if not self.records:
+            return b""
+        with self._kept() as db:
+            row = db.execute("SELECT contribution FROM sent WHERE round = ?", (round,)).fetchone()
+            if row is not None:
+                return bytes(row[0])
+            nonce, digest = secrets.token_bytes(records.NONCE), _sha256(update)
+            key = self.key_of(self.site).public_bytes(*_RAW)
+            committed = records.commitment(key, round, nonce, digest)
+            said = records.contribution(
+                round, self.site, self.where.model, committed, rows, claim
+            )  # fmt: skip
+            entry = signed(said, {self.site: self.signer})
+            db.execute(
+                "INSERT INTO sent (round, contribution, nonce, digest) VALUES (?, ?, ?, ?)",
+                (round, entry, nonce, digest),
+            )
+        return entry
+
+    def close(self) -> None:
+        """Close its files."""
+        if "_witness" in self.__dict__:
+            self._witness.close()
+
+    @cached_property
+    def _witness(self) -> Witness:
+        with self._told():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            private = sign_key(self.folder, _KEY)
+            key = Key.of(self.site[:60], private, COSIGNATURE)
+            return Witness(self.folder / _SEEN, key, private, self._logs())
+
+    def _logs(self) -> tuple[Key, ...]:
+        path = self.folder / POLICY
+        return Policy.from_text(path.read_text()).logs if path.exists() else ()
+
+    def _founded(self, order: Found) -> bytes:
+        """A signature on the beginning of the record, if it is what it must be."""
+        policy = Policy.from_text(order.policy)
+        said = Statement.from_payload(order.statement)
+        records.require_shape(said)
+        if said.kind == "genesis":
+            keeper = said.says["keeper"]
+            members = records.keys(said.says["members"])
+            fits = (
+                said.subjects["policy"] == hashlib.sha256(order.policy.encode()).digest()
+                and keeper == self.coordinator
+                and members.get(keeper) == self.key_of(keeper).public_bytes(*_RAW)
+                and len(policy.logs) == 1
+                and self._witness.key in policy.witnesses.values()
+            )
+        else:
+            fits = said.kind == "membership" and len(policy.logs) == 1
+            members = records.keys(said.says["add"]) if fits else {}
+        fits = fits and said.subjects["experiment"].hex() == self.experiment
+        if not fits or members.get(self.site) != self.key_of(self.site).public_bytes(*_RAW):
+            raise Unrecorded(f"{self.coordinator!r} begins a record that is not of this run")
+        if self._witness.logs and self._last().size:
+            raise Unrecorded(f"{self.coordinator!r} begins the record of this run once more")
+        with self._told():
+            write(self.folder / POLICY, order.policy.encode())
+        self._witness.logs = {log.name: log for log in policy.logs}
+        return self.signer.sign(encoded(order.statement))
+
+    def _last(self) -> Checkpoint:
+        """The last head that was cosigned here."""
+        (origin,) = self._witness.logs
+        return self._witness.last(origin) or Checkpoint(origin, 0, b"")
+
+    def _extend(self) -> None:
+        """Ask for the record's head, and cosign it if it extends the last one.
+
+        Raises:
+            Forked: it does not.
+            Unrecorded: it does not name where the run is.
+        """
+        if not self.records:
+            raise Unrecorded(f"{self.coordinator!r} asks to cosign a record that was not begun")
+        waiting = self._waiting()
+        with self._told():
+            last = self._last()
+        reply = self.ask(Extend(self.experiment, last.size, waiting))
+        if not isinstance(reply, Extension):  # it was started again, and is not yet where it was
+            return
+        head = Checkpoint.from_text(split(reply.note)[0])
+        with self._told():
+            line = self._witness.cosign(last.size, reply.proof, reply.note)
+            write(self.folder / HEAD, f"{reply.note}{line}".encode())
+        said = self._stated(head, reply)
+        closed = said.kind == "aggregate"
+        model = said.subjects["model" if closed else "base"]
+        self.where = Where(said.says["round"], closed, model)
+        if waiting is not None and (waiting, True) <= (self.where.round, closed):
+            self._receipt(waiting, head, reply)
+        self.ask(Cosigned(self.experiment, head.size, str(line)))
+
+    def _stated(self, head: Checkpoint, reply: Extension) -> Statement:
+        """The entry that says where the run is: the coordinator's, and under the head."""
+        envelope = Envelope.from_bytes(reply.entry)
+        said = envelope.statement
+        records.require_shape(said)
+        key = self.key_of(self.coordinator).public_bytes(*_RAW)
+        if said.kind not in ("round-open", "aggregate") or not envelope.signers(
+            {self.coordinator: key}
+        ):
+            raise Unrecorded(f"{self.coordinator!r} names no entry that opens or ends a round")
+        if not _stands(reply.entry, reply.stands, head):
+            raise Unrecorded(
+                f"{self.coordinator!r} names the beginning of a round that is not in its record"
+            )
+        return said
+
+    def _waiting(self) -> int | None:
+        """The last round whose contribution was not seen in the record so far."""
+        with self._kept() as db:
+            (round,) = db.execute("SELECT max(round) FROM sent WHERE NOT withheld").fetchone()
+        return None if round is None else int(round)
+
+    def _receipt(self, round: int, head: Checkpoint, reply: Extension) -> None:
+        """Note where the record has this site's contribution, or that it has not."""
+        with self._kept() as db:
+            entry, nonce, digest = db.execute(
+                "SELECT contribution, nonce, digest FROM sent WHERE round = ?", (round,)
+            ).fetchone()
+            if reply.receipt is None or not _stands(entry, reply.receipt, head):
+                _log.warning(
+                    "%s's record leaves out what this site sent in round %d", self.coordinator,
+                    round + 1, extra={"round": round + 1},
+                )  # fmt: skip
+                db.execute("UPDATE sent SET withheld = 1 WHERE round = ?", (round,))
+                return
+            opening = (reply.receipt.place, self.site, nonce, digest)
+            db.execute("INSERT OR REPLACE INTO openings VALUES (?, ?, ?, ?)", opening)
+            db.execute("DELETE FROM sent WHERE round = ?", (round,))
+
+    @contextmanager
+    def _kept(self) -> Iterator[sqlite3.Connection]:
+        """What the site alone may know, in one transaction."""
+        path = self.folder / OPENINGS
+        with self._told():
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            db = sqlite3.connect(path, isolation_level=None)
+            try:
+                db.execute("PRAGMA synchronous=FULL")
+                db.executescript(_TABLES)
+                db.execute("BEGIN IMMEDIATE")
+                with db:
+                    yield db
+            finally:
+                db.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What goes wrong on the disk, as one sentence."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise CheckpointError(f"{self.folder}: it cannot be used ({error})") from None
+
+
+def _stands(entry: bytes, at: Receipt, head: Checkpoint) -> bool:
+    """Whether an entry is under a head."""
+    return included(leaf_hash(entry), at.place, head.size, at.path, head.root)
+
+
+def _sha256(content: Path | bytes) -> bytes:
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).digest()
+    with content.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
