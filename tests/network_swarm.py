@@ -26,6 +26,7 @@ from network_watching import forked, watch
 from tacit.ledger.agreement import Agreement
 from tacit.ledger.votes import Committee, Vote
 from tacit.network.authority import Authority
+from tacit.network.collecting import Collecting
 from tacit.network.identity import MEMBERS, Identity
 from tacit.network.processes import swarm
 from tacit.network.swarm import SwarmRun
@@ -54,7 +55,7 @@ def _vote(phase: str) -> Any:
 # which call of which method, and whether that call is meant.
 POINTS: dict[str, tuple[Any, str, str, int, Any]] = {
     "before collecting": (SwarmRun, "_fetch", "before", 1, lambda *_: True),
-    "while collecting": (SwarmRun, "_receive", "after", 2, lambda *_: True),
+    "while collecting": (Collecting, "_receive", "after", 2, lambda *_: True),
     "before proposing": (SwarmRun, "_close", "before", 1, lambda *_: True),
     "after proposing": (SwarmRun, "_close", "after", 1, lambda *_: True),
     "while voting": (Agreement, "receive", "before", 1, _vote("prevote")),
@@ -68,7 +69,7 @@ def _arm(point: str) -> None:
     function, calls = getattr(holder, name), count(1)
 
     def deadly(self: Any, *given: Any) -> Any:
-        round = self.round if isinstance(self, Agreement) else self.notes.round
+        round = self.notes.round if isinstance(self, SwarmRun) else self.round
         due = round == KILLED_IN and meant(self, *given) and next(calls) == nth
         if due and when == "before":
             os.kill(os.getpid(), signal.SIGKILL)

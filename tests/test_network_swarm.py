@@ -122,7 +122,7 @@ class Swarm:
     def killed(self, run):
         """From here on the process is not there: it says nothing, writes nothing, hears nothing."""
         run._over = True
-        run._write = run.offer = run.pull = die
+        run._write = run.offer = run.pull = run.collecting.pull = die
         self.leave(run.name)
         raise Killed
 

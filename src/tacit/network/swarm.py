@@ -25,7 +25,9 @@ from tacit.experiment import Experiment
 from tacit.ledger.agreement import Action, Agreement, Collect, Decided, Judge, Kept, Step, Wait
 from tacit.ledger.votes import Committee, Proposal
 from tacit.network import rounds
+from tacit.network.attendance import Attendance
 from tacit.network.blobs import Offer
+from tacit.network.collecting import Collecting
 from tacit.network.decoding import from_json
 from tacit.network.identity import write
 from tacit.network.messages import Refused
@@ -45,7 +47,6 @@ Row = dict[str, object]
 
 _NOTES = "swarm.json"
 _PAUSE = 0.5  # seconds between two talks without news
-_RETURN = 10.0  # seconds that the others have to be seen
 _VOTES = 1.0  # seconds to wait for the votes of those who are late, in a round's first view
 _WORDS = 8  # of a member, in one message
 
@@ -131,9 +132,7 @@ class SwarmRun:
     _timers: set[tuple[Step, int]]
     _since: dict[tuple[Step, int], float]
     _judging: list[Judge]  # what is to be judged
-    _parts: dict[str, Trained]  # what members have for this one, if it leads
-    _updates: dict[str, Path]  # those of them that have come
-    _pulling: dict[str, Trained]
+    collecting: Collecting  # of use if it leads
     _records: dict[bytes, Record]
     _collected: int  # how many updates the leader says that it has
     _ahead: tuple[str, Settled] | None  # who told of a newer decision
@@ -169,7 +168,8 @@ class SwarmRun:
             ledger=ledger,
         )  # fmt: skip
         self.signer, self.key_of, self.ask, self.pull, self.offer = signer, key_of, ask, pull, offer
-        self.deadline, self.patience, self.stall, self.grace = deadline, patience, stall, grace
+        self.deadline, self.stall = deadline, stall
+        self.attendance = Attendance(set(self.names) - {name}, folder, patience, grace)
         self.on_round, self.software, self.rounds = on_round, software(), experiment.rounds
         self.row: Row = {}  # of the last round, for whoever watches
         self.ended: Ended | None = None
@@ -182,16 +182,13 @@ class SwarmRun:
         run = bytes.fromhex(self.digest)
         self.committee = Committee.of(run, run, keys, self._signed)
         self._life = secrets.token_bytes(8)
-        self._changed = threading.Condition()
+        self._changed = self.attendance.changed
         self._news = 0  # counts what others are to hear of
         self._over = False
-        self._broken: CheckpointError | None = None
         self._rows = {name: self.site.rows}
-        self._away = dict.fromkeys(set(self.names) - {name}, time.monotonic() + _RETURN)
         self._lives: dict[str, bytes] = {}
         self._told: dict[str, tuple[int, int]] = {}  # round, and how many words of it
         self._rounds = dict.fromkeys(self.names, 0)
-        self._progress = time.monotonic()
         # Agreement has a thread of its own, and so has training; pulls of updates have some.
         self._training = ThreadPoolExecutor(1, "tacit-train")
         self._pool = ThreadPoolExecutor(8, "tacit-pull")
@@ -204,8 +201,7 @@ class SwarmRun:
     @property
     def connected(self) -> int:
         """How many others are here."""
-        with self._changed:
-            return len(self.names) - 1 - len(self._away)
+        return self.attendance.connected
 
     # What others say
 
@@ -223,14 +219,8 @@ class SwarmRun:
     def here(self, member: str, there: bool) -> None:
         """A member came or went: it was seen to, it said something, or it did not reply."""
         with self._changed:
-            known = member in self.names and member != self.name
-            if not known or there == (member not in self._away):
-                return
-            if there:
-                del self._away[member]
-            else:
-                self._away[member] = time.monotonic()
-            self._tell()
+            if self.attendance.here(member, there):
+                self._tell()
 
     def _hear(self, member: str, talk: Talk) -> None:
         require_same_run(self, member, talk)
@@ -256,13 +246,13 @@ class SwarmRun:
                 self._hear_in_round(member, talk)
 
     def _hear_in_round(self, member: str, talk: Talk) -> None:
-        if talk.trained and member not in self._parts:
-            self._parts[member] = talk.trained
+        if talk.trained and member not in self.collecting.parts:
+            self.collecting.parts[member] = talk.trained
             self._changed.notify_all()
         leader = self.committee.leader(self.notes.round, self.agreement.kept.view)
         if member == leader and talk.collected > self._collected:
             self._collected = talk.collected
-            self._progress = time.monotonic()
+            self.attendance.progress = time.monotonic()
         for record in talk.records:
             self._records.setdefault(record.value, record)
         for message in talk.said:
@@ -277,7 +267,7 @@ class SwarmRun:
 
     def _status(self, member: str, theirs: int) -> Talk:
         """Where this member is, for another one."""
-        round, parts = self.notes.round, self._parts
+        round, parts = self.notes.round, self.collecting.parts
         leads = self.committee.leader(round, self.agreement.kept.view) == member
         trained = parts.get(self.name) if leads else None
         if trained and trained.update and self._offered != member:
@@ -286,7 +276,7 @@ class SwarmRun:
         settled = self.notes.settled if theirs < round else None
         return Talk(
             self.digest, self.software, self._life, self.site.rows, round, trained,
-            len(self._updates), settled=settled,
+            len(self.collecting.updates), settled=settled,
         )  # fmt: skip
 
     def _words(self, member: str) -> tuple[Talk, tuple[int, int]]:
@@ -307,7 +297,7 @@ class SwarmRun:
             with self._changed:
                 until = time.monotonic() + _PAUSE
                 while time.monotonic() < until and not self._over:
-                    if known != self._news and member not in self._away:
+                    if known != self._news and member not in self.attendance.away:
                         break
                     self._changed.wait(_PAUSE)
                 if self._over:
@@ -344,11 +334,11 @@ class SwarmRun:
                 case Wait(step, view):
                     self._timers.add((step, view))
                     self._since[step, view] = time.monotonic()
-                    self._progress = time.monotonic()
+                    self.attendance.progress = time.monotonic()
                 case Judge():
                     self._judging.append(action)
                 case Collect():
-                    self._opened = self._progress = time.monotonic()
+                    self._opened = self.attendance.progress = time.monotonic()
                 case Decided(certificate):
                     if record := self._records.get(certificate.value):
                         self._ahead = self.name, Settled(record, certificate)
@@ -377,8 +367,8 @@ class SwarmRun:
                 if now - since > _VOTES * more:
                     return step, view
             elif kept.step == "propose" and not self._busy:
-                stalled = now - max(since, self._progress) > self.stall * more
-                if self._gone(leader) or stalled:
+                stalled = now - max(since, self.attendance.progress) > self.stall * more
+                if self.attendance.gone(leader) or stalled:
                     return step, view
         return None
 
@@ -429,17 +419,16 @@ class SwarmRun:
     def _begin(self) -> None:
         """Wait until all have told how many rows they have."""
         with self._changed:
-            until = time.monotonic() + self.patience
+            until = time.monotonic() + self.attendance.patience
             while missing := [name for name in self.names if name not in self._rows]:
                 self._changed.wait(_PAUSE)
                 if time.monotonic() > until:
-                    raise _Failed(
-                        f"{', '.join(missing)} did not join within {self.patience:g} seconds"
-                    )
+                    waited = f"{self.attendance.patience:g} seconds"
+                    raise _Failed(f"{', '.join(missing)} did not join within {waited}")
             if not self.notes.rows:
                 rows = tuple(self._rows[name] for name in self.names)
                 self._note(msgspec.structs.replace(self.notes, rows=rows))
-            self._progress = time.monotonic()
+            self.attendance.progress = time.monotonic()
         data = told(self.experiment.data, list(self.notes.rows))
         self.server = Server(self.experiment.replace(data=data))
         if self.notes.round < self.experiment.rounds:
@@ -448,12 +437,12 @@ class SwarmRun:
     def _round(self) -> None:
         """Do one thing that is to be done, or wait for one."""
         with self._changed:
-            if self._broken:
-                raise self._broken
+            if self.attendance.broken:
+                raise self.attendance.broken
             ahead, judge = self._ahead, self._judging.pop(0) if self._judging else None
             ready = collecting = False
             if ahead is None and judge is None:
-                collecting = self._collecting()
+                collecting = self._collects()
                 if collecting:
                     self._fetch()
                     ready = self._complete()
@@ -474,11 +463,12 @@ class SwarmRun:
 
     def _give_up(self) -> None:
         if self._busy:
-            self._progress = time.monotonic()
-        if time.monotonic() - self._progress > self.patience:
-            here = len(self.names) - len(self._away)
+            self.attendance.progress = time.monotonic()
+        if self.attendance.silent():
+            here = 1 + self.attendance.connected
             raise _Failed(
-                f"round {self.notes.round + 1}: nothing was heard for {self.patience:g} seconds;"
+                f"round {self.notes.round + 1}: nothing was heard for"
+                f" {self.attendance.patience:g} seconds;"
                 f" {here} of {len(self.names)} are here, {self.committee.quorum} are needed"
             )
 
@@ -504,10 +494,8 @@ class SwarmRun:
         try:
             made = self.site.update(order, lambda: self._state(notes.base)[0])
             trained = Trained(made.update, made.loss)
-        except CheckpointError as error:
-            self._broken = error
-        except OSError as error:
-            self._broken = unwritable(self.folder, error)
+        except (CheckpointError, OSError) as error:
+            self.attendance.end(error)
         except TacitError as error:
             _log.warning("%s", error)
         except Exception:  # of the experiment's own code; the others go on without it
@@ -515,85 +503,35 @@ class SwarmRun:
         finally:
             with self._changed:
                 if self.notes.round == notes.round:
-                    self._busy, self._parts[self.name] = False, trained
-                    self._progress = time.monotonic()
+                    self._busy, self.collecting.parts[self.name] = False, trained
+                    self.attendance.progress = time.monotonic()
                     self._tell()
 
     # As the leader
 
-    def _collecting(self) -> bool:
+    def _collects(self) -> bool:
         kept, round = self.agreement.kept, self.notes.round
         leads = self.committee.leader(round, kept.view) == self.name
         return leads and kept.step == "propose" and kept.valid is None
 
     def _fetch(self) -> None:
-        """Have those updates pulled that can be."""
-        for member in self._cohort:
-            part = self._parts.get(member)
-            known = member in self._updates or member in self._pulling
-            if part and part.update and not known:
-                self._pulling[member] = part
-                self._pool.submit(self._receive, self.notes.round, member, part)
-
-    def _receive(self, round: int, member: str, part: Trained) -> None:
-        """Pull an update, and look at it."""
-        assert part.update is not None
-        wire = self.server.wire
-        try:
-            if part.update.size > wire.bytes + HEADER:
-                raise MessageError(f"{member!r} offers an update of {part.update.size} bytes")
-            if member == self.name:
-                path = self.site.tensors.path(part.update.digest)
-            else:
-                path = self.received.folder / f"{round}-{member}"
-                self.pull(member, part.update, path)
-            wire.examine(member, path, round)
-            with self._changed:
-                if round == self.notes.round:
-                    self._updates[member] = path
-                    self._progress = time.monotonic()
-        except MessageError as error:
-            _log.warning("left out of round %d: %s", round + 1, error)
-            with self._changed:
-                if round == self.notes.round:
-                    self._parts[member] = Trained(None, None)
-        except OSError as error:
-            self._broken = unwritable(self.folder, error)
-        except TacitError as error:
-            _log.info("%s's update did not arrive: %s", member, error)
-            time.sleep(_PAUSE)
-        finally:
-            with self._changed:
-                if round == self.notes.round:
-                    self._pulling.pop(member, None)
-                    self._tell()
+        self.collecting.fetch(self.name, self.site.tensors.path, self._pool)
 
     def _complete(self) -> bool:
         """Whether the round can be closed."""
         least = max(1, math.ceil(len(self._cohort) / 2), self.experiment.aggregation.least)
-        if len(self._updates) < least:
-            return False
         late = self.deadline is not None and time.monotonic() - self._opened > self.deadline
-        for member in self._cohort:
-            part = self._parts.get(member)
-            declined = part is not None and part.update is None
-            lost = declined or self._gone(member) or (late and member not in self._pulling)
-            if member not in self._updates and not lost:
-                return False
-        return True
+        return self.collecting.complete(least, late)
 
     def _close(self) -> None:
         """Make the new state, and propose it."""
         with self._changed:
-            notes, updates, parts = self.notes, dict(self._updates), dict(self._parts)
+            notes, parts = self.notes, dict(self.collecting.parts)
+            updates = dict(self.collecting.updates)
         nodes = np.array([i for i, name in enumerate(self.names) if name in updates], np.int64)
-        wire = self.server.wire
-        arrived = [
-            [wire.reader(updates[self.names[i]], e, int(i), notes.round) for i in nodes]
-            for e in range(len(wire.sizes))
-        ]
+        sent = [(int(i), updates[self.names[i]]) for i in nodes]
         self.server.remember(*self._state(notes.base))
-        self.server.close(notes.round, nodes, arrived)
+        self.server.close(notes.round, nodes, self.server.wire.readers(sent, notes.round))
         state = self.states.put(self.server.shared | self.server.remembered())
         losses = [(notes.rows[i], parts[self.names[i]].loss) for i in nodes]
         known = [(rows, loss) for rows, loss in losses if loss is not None]
@@ -624,14 +562,14 @@ class SwarmRun:
         except TacitError as error:  # the leader is away; what it proposed may come again
             _log.info("%s", error)
             with self._changed:
-                if not self._gone(judge.leader):
+                if not self.attendance.gone(judge.leader):
                     self._judging.append(judge)
                     self._changed.wait(_PAUSE)
             return
         self.offer(self.states.path(record.state.digest), None)
         with self._changed:
             if self.notes.round == round:
-                self._progress = time.monotonic()
+                self.attendance.progress = time.monotonic()
                 self._event(partial(self.agreement.judged, judge.value, valid))
 
     def _judge_record(self, record: Record) -> None:
@@ -672,7 +610,7 @@ class SwarmRun:
         holders = [source, *settled.certificate.signatures, *self.names]
         for member in dict.fromkeys(holders):
             try:
-                if member != self.name and member not in self._away:
+                if member != self.name and member not in self.attendance.away:
                     self._bring(member, record.state)
                 if self.states.path(record.state.digest).exists():
                     self._state(record.state)
@@ -709,11 +647,14 @@ class SwarmRun:
         """Begin a round, or go on with it."""
         self.offer(self.states.path(notes.base.digest), None)
         self._timers, self._since, self._judging = set(), {}, []
-        self._parts, self._updates, self._pulling = {}, {}, {}
         self._records = {record.value: record for record in notes.records}
         self._cohort = self._cohort_of(notes.round)
+        self.collecting = Collecting(
+            self.attendance, self.server.wire, notes.round, self._cohort, self.received.folder,
+            self.pull, self._tell,
+        )  # fmt: skip
         self._collected, self._ahead, self._busy, self._offered = 0, None, False, ""
-        self._opened = self._began = self._progress = time.monotonic()
+        self._opened = self._began = self.attendance.progress = time.monotonic()
         for record in notes.records:
             path = self.states.path(record.state.digest)
             if path.exists():
@@ -728,18 +669,14 @@ class SwarmRun:
         """Serve on until all who are here are done, or nothing is new of them for too long."""
         known, since = dict[str, int](), time.monotonic()
         with self._changed:
-            while time.monotonic() - since < self.patience:
-                now = {
-                    n: r for n, r in self._rounds.items() if n != self.name and not self._gone(n)
-                }
+            while time.monotonic() - since < self.attendance.patience:
+                gone = {name for name in self.names if self.attendance.gone(name)}
+                now = {n: r for n, r in self._rounds.items() if n not in gone | {self.name}}
                 if all(round >= self.experiment.rounds for round in now.values()):
                     return
                 if now != known:
                     known, since = now, time.monotonic()
                 self._changed.wait(_PAUSE)
-
-    def _gone(self, member: str) -> bool:
-        return time.monotonic() - self._away.get(member, math.inf) > self.grace
 
     def _first_notes(self) -> Notes:
         whole = self.server.shared | self.server.remembered()
@@ -755,8 +692,8 @@ class SwarmRun:
         try:
             write(path, content)
         except OSError as error:
-            self._broken = unwritable(self.folder, error)
-            raise self._broken from error
+            self.attendance.end(error)
+            raise unwritable(self.folder, error) from error
 
     def _read_notes(self) -> Notes | None:
         try:
