@@ -79,6 +79,7 @@ class Attendance:
     def end(self, error: CheckpointError | OSError) -> None:
         """End the process, not the run, for what only its operator can mend."""
         with self.changed:
-            mendable = isinstance(error, CheckpointError)
-            self.broken = error if mendable else unwritable(self.folder, error)
+            if not isinstance(error, CheckpointError):
+                error = unwritable(self.folder, error)
+            self.broken = error
             self.changed.notify_all()
