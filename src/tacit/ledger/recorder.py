@@ -41,14 +41,25 @@ def kept(folder: Path, policy: Path | None = None) -> tuple[Policy, Log]:
     Raises:
         InputError: there is none.
     """
-    path = policy or folder / POLICY
-    try:
-        trusted = Policy.from_text(path.read_text())
-    except OSError as error:
-        raise InputError(f"policy: {path} cannot be read ({error.strerror})") from None
-    if not (folder / LOG).exists():
+    if not (folder / LOG).is_file():
         raise InputError(f"record: {folder} has no {LOG}")
-    return trusted, Log(folder / LOG, trusted.logs[0].name if trusted.logs else "")
+    trusted = Policy.from_text(text(policy or folder / POLICY, "policy"))
+    name = trusted.logs[0].name if trusted.logs else ""
+    return trusted, Log(folder / LOG, name, read_only=True)
+
+
+def text(path: Path, what: str) -> str:
+    """What a file says that somebody else may have written.
+
+    Raises:
+        InputError: it cannot be read, or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{what}: {path} cannot be read ({error.strerror})") from None
+    except UnicodeError:
+        raise InputError(f"{what}: {path} is no text") from None
 
 
 class Recorder:

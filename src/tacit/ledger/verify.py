@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tacit.ledger import release as models
 from tacit.ledger.log import Log
 from tacit.ledger.note import Checkpoint, split, verified
 from tacit.ledger.policy import Policy, quorum
-from tacit.ledger.recorder import HEAD, LOG, OPENINGS, kept
+from tacit.ledger.recorder import HEAD, LOG, OPENINGS, kept, text
 from tacit.ledger.statement import Envelope, Statement
 
 
@@ -71,6 +72,11 @@ class _Record:
     keys: dict[int, dict[str, bytes]] = field(default_factory=dict)
 
 
+# Whoever wrote the file may have put anything into it.
+_OPENINGS = (
+    "SELECT CAST(entry AS INTEGER), CAST(site AS TEXT), CAST(nonce AS BLOB), CAST(digest AS BLOB)"
+    " FROM openings ORDER BY entry"
+)
 Check = tuple[str, Callable[[_Record], Iterator[Finding | str]]]
 
 
@@ -148,7 +154,9 @@ def _signed(record: _Record) -> Iterator[Finding | str]:
     except MessageError as error:
         yield Finding("", None, str(error))
         return
-    if head.size > len(record.entries):
+    if (gap := record.log.gap()) is not None:
+        yield Finding("", gap, "it is missing, or out of its place")
+    elif head.size > len(record.entries):
         missing = head.size - len(record.entries)
         yield Finding("", None, f"the last {missing} of {head.size} entries are missing")
     for place in range(head.size, len(record.entries)):
@@ -166,6 +174,11 @@ def _tree(record: _Record) -> Iterator[Finding | str]:
     if len(leaves) < head.size:
         return
     if hmac.compare_digest(merkle.Growing(leaves).root, head.root):
+        for first, last in record.log.changed():
+            words = (
+                f"its hash of entries {first} to {last} is another, and so would be proofs of them"
+            )
+            yield Finding("", None, words)
         yield f"root {head.root.hex()[:16]}"
         return
     named = False
@@ -194,7 +207,7 @@ def _extends(record: _Record, seen: str) -> Iterator[Finding | str]:
 def _witnessed(record: _Record, path: Path) -> Iterator[Finding | str]:
     """The head that a site cosigned last, with the log's own signature, is a beginning, too."""
     try:
-        head, by = verified(path.read_text(), record.policy.logs)
+        head, by = verified(text(path, "head"), record.policy.logs)
     except MessageError as error:
         yield Finding("", None, f"the site's head: {error}")
         return
@@ -352,22 +365,26 @@ def _accounted(
 
 def _openings(record: _Record, path: Path) -> Iterator[Finding | str]:
     """What was opened is what was committed to."""
-    with sqlite3.connect(path) as db:
-        rows = db.execute("SELECT entry, site, nonce, digest FROM openings ORDER BY entry")
-        opened = 0
-        for place, site, nonce, digest in rows:
-            statement = record.statements.get(place)
-            committed = statement.subjects.get("commitment") if statement else None
-            if statement is None or committed is None or site not in record.keys[place]:
-                yield Finding("", place, "it is opened, and no such commitment stands there")
-                continue
-            key, round = record.keys[place][site], statement.says["round"]
-            if committed != records.commitment(key, round, nonce, digest):
-                yield Finding("", place, f"{site} committed to something else than it opened")
-            opened += 1
-        yield f"{opened} commitments opened"
-        if names := erasure.gone(db):
-            yield f"the nonces of {', '.join(names)} were destroyed"
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            rows, destroyed = db.execute(_OPENINGS).fetchall(), erasure.gone(db)
+    except (sqlite3.Error, UnicodeError) as error:
+        yield Finding("", None, f"they cannot be read ({error})")
+        return
+    opened = 0
+    for place, site, nonce, digest in rows:
+        statement = record.statements.get(place)
+        committed = statement.subjects.get("commitment") if statement else None
+        if statement is None or committed is None or site not in record.keys[place]:
+            yield Finding("", place, "it is opened, and no such commitment stands there")
+            continue
+        key, round = record.keys[place][site], statement.says["round"]
+        if committed != records.commitment(key, round, nonce or b"", digest or b""):
+            yield Finding("", place, f"{site} committed to something else than it opened")
+        opened += 1
+    yield f"{opened} commitments opened"
+    if destroyed:
+        yield f"the nonces of {', '.join(destroyed)} were destroyed"
 
 
 def _found(audit: Iterator[tuple[int | None, str] | str]) -> Iterator[Finding | str]:
@@ -386,6 +403,10 @@ def _same(record: _Record, other: _Record) -> Iterator[Finding | str]:
         if record.entries[place] != other.entries[place]:
             yield Finding("", place, "the other copy has another entry here: the record was forked")
             return
+    if len(other.entries) > both:
+        # What nobody has signed there beyond this record proves nothing.
+        with suppress(MessageError):
+            yield from _begins(record, record.policy.check(other.note))
     yield f"the same {both} entries"
 
 
