@@ -484,3 +484,30 @@ def test_a_copy_that_goes_further_shows_a_rolled_back_log(record: Path, kept: Pa
     (finding,) = verify(record, against=kept).findings
     assert str(finding) == "it was rolled back: 14 entries were there before"
     assert verify(kept, against=record).findings == ()
+
+
+@pytest.mark.parametrize("written", [b"", b"{", b'{"log": 3}', b'{"log": "x"}', b"\xff"])
+def test_keys_that_cannot_be_read(record: Path, written: bytes) -> None:
+    (record / KEYS).write_bytes(written)
+    with pytest.raises(InputError, match="does not hold its keys any more"):
+        Recorder.again(record)
+    with pytest.raises(InputError, match="does not hold its keys any more"):
+        Recorder(record, bytes(32), NODES, [10] * 4, {}, "none")
+
+
+def test_records_that_cannot_be_gone_on_with(record: Path) -> None:
+    changed(record, OPENINGS, 0)
+    with pytest.raises(CheckpointError, match="it cannot be used"):
+        Recorder.again(record)
+    with closing(sqlite3.connect(record / LOG)) as db:
+        db.execute("DELETE FROM entries")
+        db.commit()
+    with pytest.raises(InputError, match="the log has 0"):
+        Recorder.again(record)
+
+
+def test_openings_that_cannot_be_written_leave_no_record(tmp_path: Path) -> None:
+    for masked in (tmp_path / "none" / "masked.db", tmp_path, tmp_path / "record" / OPENINGS):
+        with pytest.raises(InputError, match="openings: "):
+            Recorder(tmp_path / "record", bytes(32), NODES, [10] * 4, {}, "none", masked)
+        assert not (tmp_path / "record").exists()
