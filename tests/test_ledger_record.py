@@ -20,6 +20,7 @@ import tacit
 from tacit.cli import app
 from tacit.errors import CheckpointError, InputError
 from tacit.ledger import records
+from tacit.ledger import verify as audits
 from tacit.ledger.log import Log
 from tacit.ledger.note import COSIGNATURE, Key, cosign, sign
 from tacit.ledger.policy import Policy
@@ -423,7 +424,7 @@ def test_an_audit_leaves_the_record_as_it_is(record: Path) -> None:
     with closing(Log(record / LOG, "", read_only=True)) as log:
         assert len(log) == 14
         assert {path: path.stat().st_mtime_ns for path in (record, *record.iterdir())} == before
-        with pytest.raises(CheckpointError, match="readonly"):
+        with pytest.raises(CheckpointError, match="cannot be used"):
             log.append([b"entry"])
     assert verify(record).findings == ()
     assert {path: path.stat().st_mtime_ns for path in (record, *record.iterdir())} == before
@@ -511,3 +512,34 @@ def test_openings_that_cannot_be_written_leave_no_record(tmp_path: Path) -> None
         with pytest.raises(InputError, match="openings: "):
             Recorder(tmp_path / "record", bytes(32), NODES, [10] * 4, {}, "none", masked)
         assert not (tmp_path / "record").exists()
+
+
+def test_an_audit_of_a_record_that_grows(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = audits._read
+    recorder = Recorder(record, bytes(32), NODES, [10] * 4, {}, "none")
+
+    def rounds(first: int) -> None:
+        for round in (first, first + 1):
+            recorder.open(round, b"model %d" % round)
+            recorder.heard(0, b"update")
+            recorder.close(round, {}, b"model %d" % (round + 1))
+
+    def growing(folder: Path, policy: Path | None) -> Any:
+        found = read(folder, policy)
+        rounds(4)
+        return found
+
+    rounds(2)
+    monkeypatch.setattr(audits, "_read", growing)
+    audit = verify(record)
+    recorder.finish()
+    assert audit.findings == ()
+    assert dict(audit.checks)["rounds"] == "4 rounds"
+
+
+def test_a_run_that_was_cut_off_says_so(record: Path) -> None:
+    with closing(Log(record / LOG, "")) as log:
+        log.append([entries(record)[13]])
+    first = verify(record).findings[0]
+    assert (first.check, first.entry) == ("signatures of the head", 14)
+    assert "the run is not over" in first.what

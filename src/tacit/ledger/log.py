@@ -43,6 +43,7 @@ class Log:
                 where, uri=read_only, check_same_thread=False, isolation_level=None
             )
             if read_only:
+                self._db.execute("BEGIN")  # all reads are of one moment
                 return
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")

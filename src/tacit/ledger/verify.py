@@ -105,13 +105,15 @@ def verify(
     Raises:
         InputError: a folder without a record, or a policy that is none.
     """
+    # Before the entries: of a record that still grows they are there before their openings.
+    opened = _opened(folder / OPENINGS)
     record = _read(folder, policy)
     checks: list[Check] = [("signatures of the head", _signed), ("tree", _tree)]
     if seen is not None:
         checks.append(("earlier head", lambda record: _extends(record, seen)))
     checks += [("entries", _entries), ("rounds", _rounds)]
-    if (folder / OPENINGS).exists():
-        checks.append(("openings", lambda record: _openings(record, folder / OPENINGS)))
+    if opened is not None:
+        checks.append(("openings", lambda record: _openings(record, opened)))
     if openings is not None:
         checks.append(("masked sums", lambda r: _found(sums.audit(openings, r.statements, r.keys))))
     checks.append(("scores", lambda r: _found(scores.audit(folder, r.statements))))
@@ -160,7 +162,9 @@ def _signed(record: _Record) -> Iterator[Finding | str]:
         missing = head.size - len(record.entries)
         yield Finding("", None, f"the last {missing} of {head.size} entries are missing")
     for place in range(head.size, len(record.entries)):
-        yield Finding("", place, "it stands under no signed head")
+        yield Finding(
+            "", place, "it stands under no signed head (added since, or the run is not over)"
+        )
     yield f"{head.size} entries"
 
 
@@ -363,14 +367,23 @@ def _accounted(
         yield Finding("", place, "it counts a contribution twice")
 
 
-def _openings(record: _Record, path: Path) -> Iterator[Finding | str]:
-    """What was opened is what was committed to."""
+def _opened(path: Path) -> tuple[list[Any], list[str]] | str | None:
+    """Openings, and whose were destroyed; why they cannot be read; None where there are none."""
+    if not path.exists():
+        return None
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-            rows, destroyed = db.execute(_OPENINGS).fetchall(), erasure.gone(db)
+            return db.execute(_OPENINGS).fetchall(), erasure.gone(db)
     except (sqlite3.Error, UnicodeError) as error:
-        yield Finding("", None, f"they cannot be read ({error})")
+        return f"they cannot be read ({error})"
+
+
+def _openings(record: _Record, found: tuple[list[Any], list[str]] | str) -> Iterator[Finding | str]:
+    """What was opened is what was committed to."""
+    if isinstance(found, str):
+        yield Finding("", None, found)
         return
+    rows, destroyed = found
     opened = 0
     for place, site, nonce, digest in rows:
         statement = record.statements.get(place)
