@@ -76,6 +76,10 @@ def coordinator(
         Path | None,
         typer.Option(help="Folder of the run's signed record, which the sites witness."),
     ] = None,
+    openings: Annotated[
+        Path | None,
+        typer.Option(help="File for what the masked sums are computed again from."),
+    ] = None,
     quorum: Annotated[
         int | None,
         typer.Option(help="Fewest updates that close a round; by default half of the cohort."),
@@ -114,7 +118,7 @@ def coordinator(
         kept, rows = coordinate(
             experiment, home, folder or Path("runs") / file.stem,
             listen=listen, database=database, insecure=insecure, metrics=metrics, quorum=quorum,
-            deadline=deadline, patience=patience, record=record,
+            deadline=deadline, patience=patience, record=record, openings=openings,
             on_round=lambda row: on_round(file.stem, row),
         )  # fmt: skip
     if as_json:

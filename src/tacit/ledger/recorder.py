@@ -95,7 +95,7 @@ class Recorder:
             " (entry INTEGER PRIMARY KEY, site TEXT NOT NULL, nonce BLOB NOT NULL,"
             " digest BLOB NOT NULL) STRICT"
         )
-        self._masked = Openings(_private(masked)) if masked else None
+        self._masked = Openings(masked) if masked else None
         if not len(log):
             self._begin(rules)
         self._models, self._view = self._recorded(log)

@@ -88,6 +88,7 @@ def coordinate(
     insecure: bool = False,
     metrics: str | None = None,
     record: Path | None = None,
+    openings: Path | None = None,
     **settings: Any,
 ) -> tuple[Kept, list[dict[str, object]]]:
     """The coordinator of a run, to its end; started again, it goes on.
@@ -99,6 +100,7 @@ def coordinate(
         database: URL as SQLAlchemy has it; by default SQLite in the folder.
         metrics: address, ``host:port``, of figures and of a health check.
         record: folder of the record that the run leaves, which its sites witness.
+        openings: file for what the masked sums are computed again from; it opens nobody's update.
         settings: of ``Coordinator``.
 
     Returns:
@@ -120,6 +122,8 @@ def coordinate(
             f"record: {record} was given; of rounds that wait for nobody none is kept so far; leave"
             " it out, or use another algorithm than FedBuff"
         )
+    if openings is not None and record is None:
+        raise InputError("openings: a file was given without a record; give record as well")
     with (
         closing(Store(folder, experiment.digest(), database)) as store,
         ExitStack() as at_last,
@@ -127,9 +131,8 @@ def coordinate(
         closing(Blobs(endpoint)) as blobs,
     ):
         if record is not None:
-            settings["record"] = at_last.enter_context(
-                closing(Recording(record, folder, experiment, identity, endpoint.key_of))
-            )
+            kept_as = Recording(record, folder, experiment, identity, endpoint.key_of, openings)
+            settings["record"] = at_last.enter_context(closing(kept_as))
         coordinator = (AsyncCoordinator if asynchronous else Coordinator)(
             experiment, store,
             lambda site, offer, path: blobs.pull(site, offer, path, most=offer.size),

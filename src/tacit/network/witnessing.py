@@ -165,19 +165,24 @@ class Witnessing:
         if self.records and not hmac.compare_digest(_sha256(model), self.where.model):
             raise Unrecorded(f"{self.coordinator!r} sent another model than its record names")
 
-    def contribution(self, round: int, update: Path, rows: int, claim: str) -> bytes:
-        """The signed entry for a round's update, the same however often it is asked for.
+    def contribution(
+        self, round: int, sent: Path | bytes, rows: int, claim: str
+    ) -> tuple[bytes, bytes]:
+        """The signed entry for what is sent, and its nonce; the same if it is sent again.
+
+        Of a round the site stands by the last thing that it sent.
 
         Args:
-            claim: what protects the update, in words.
+            claim: what protects it, in words.
         """
         if not self.records:
-            return b""
+            return b"", b""
         with self._kept() as db:
-            row = db.execute("SELECT contribution FROM sent WHERE round = ?", (round,)).fetchone()
-            if row is not None:
-                return bytes(row[0])
-            nonce, digest = secrets.token_bytes(records.NONCE), _sha256(update)
+            digest = _sha256(sent)
+            asked = "SELECT contribution, nonce FROM sent WHERE round = ? AND digest = ?"
+            if (row := db.execute(asked, (round, digest)).fetchone()) is not None:
+                return bytes(row[0]), bytes(row[1])
+            nonce = secrets.token_bytes(records.NONCE)
             key = self.key_of(self.site).public_bytes(*_RAW)
             committed = records.commitment(key, round, nonce, digest)
             said = records.contribution(
@@ -185,10 +190,11 @@ class Witnessing:
             )  # fmt: skip
             entry = signed(said, {self.site: self.signer})
             db.execute(
-                "INSERT INTO sent (round, contribution, nonce, digest) VALUES (?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO sent (round, contribution, nonce, digest)"
+                " VALUES (?, ?, ?, ?)",
                 (round, entry, nonce, digest),
             )
-        return entry
+        return entry, nonce
 
     def close(self) -> None:
         """Close its files."""
