@@ -12,21 +12,27 @@ import numpy as np
 import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from typer.testing import CliRunner
 
 import tacit
+from tacit.cli import app
 from tacit.engine.secure_sum import Opened
 from tacit.errors import InputError, MessageError, TacitError
-from tacit.ledger.statement import Statement
+from tacit.ledger import records
+from tacit.ledger.statement import Envelope, Statement, signed
 from tacit.ledger.verify import verify
+from tacit.network import processes
+from tacit.network.authority import Authority
 from tacit.network.masked import Masked, vector_in
 from tacit.network.protocol import Answer, Enter, Go, Reply, Stage
 from tacit.network.recording import Recording
 from tacit.network.stages import MASKS
 from tacit.network.sums import CoordinatorSum, SiteSum
-from tacit.network.witnessing import Witnessing
+from tacit.network.witnessing import Unrecorded, Witnessing
 from tacit.protection.secagg.messages import Kind, header, write_table
 from tacit.protection.secagg.session import Session
-from test_network_records import NAMES, Careful, Ward, statements
+from test_network_policy import FILE
+from test_network_records import NAMES, Careful, Ward, entries, refusals, statements
 from test_network_records import ward as ward
 from test_network_rounds import experiment
 
@@ -280,6 +286,35 @@ def test_what_was_signed_for_another_sum_is_no_receipt(
     said = [each.message for each in caplog.records if "leaves out what" in each.message]
     assert said == ["hub's record leaves out what this site sent in round 1"] * 5
     assert len(round.found()) == 5  # and to an auditor the nonces do not fit
+    part = tmp_path / "2"
+    told = dict(verify(tmp_path / "record", against=part).checks)["reports"]
+    assert told == (
+        "what 2 signed for round 0 is not in the record: it came too late to be counted, or hub"
+        " withheld it"
+    )
+    # A report of what is there, or that another signs, is one itself.
+    report = Envelope.from_bytes((part / "incident-0.json").read_bytes())
+    sent = [text.encode() for text in report.statement.says["statements"]]
+    place, _ = parts(tmp_path / "record")[0]
+    recorded = entries(tmp_path / "record")[place]
+    for member, text, why in [
+        ("2", recorded, "the contribution is in the record"),
+        ("3", *sent, "2 has not signed both"),
+        ("2", b"{}", "the entry is no signed envelope in canonical JSON"),
+    ]:
+        said_so = signed(records.incident("hub", [text]), {member: round.keys[member]})
+        (part / "incident-0.json").write_bytes(said_so)
+        audit = verify(tmp_path / "record", against=part)
+        assert [str(each) for each in audit.findings] == [f"incident-0.json proves nothing: {why}"]
+
+
+def test_a_site_that_wants_a_record_trains_in_no_run_without_one(tmp_path: Path) -> None:
+    site = Witnessing(
+        tmp_path, "0" * 64, 1, "a", Ed25519PrivateKey.generate(), "hub", lambda name: 1 / 0,
+        lambda request: 1 / 0, required=True,
+    )  # fmt: skip
+    with pytest.raises(Unrecorded, match="policy asks for a record of the run, and 'hub' keeps no"):
+        site.allows(0)
 
 
 # Over sockets
@@ -342,6 +377,19 @@ class Lying(Careful):
 
 
 @pytest.mark.slow
+def test_no_site_that_wants_a_record_trains_without(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "take_part", partial(processes.take_part, record=True))
+    found = refusals(ward.carry_out(record=False))
+    assert len(found) >= 3
+    assert {type(error) for error in found.values()} == {Unrecorded}
+    assert not any((ward.site(name) / "site.json").exists() for name in NAMES)
+    told = ward.carry_out()  # and with one they do
+    assert {end.outcome for end in told.values()} == {"finished"}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("large", [False, True])
 def test_a_lying_site_is_in_no_sum(
     large: bool, ward: Ward, monkeypatch: pytest.MonkeyPatch
@@ -355,6 +403,18 @@ def test_a_lying_site_is_in_no_sum(
         assert "'4' has signed another vector than it sends" in str(told["4"])
     assert verify(ward.record, openings=ward.folder / "openings").findings == ()
     assert {said.says["site"] for _, said in parts(ward.record)} == set(NAMES[:4])
+
+
+def test_the_command_wants_a_record_beside_the_openings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    Authority.init("hearts", tmp_path / "hub", ["h:1"])
+    (tmp_path / "plan.py").write_text(FILE)
+    words = ["coordinator", str(tmp_path / "plan.py"), "--listen", "h:1", "--openings", "o"]
+    done = CliRunner().invoke(app, [*words, "--home", str(tmp_path / "hub")])
+    assert done.exit_code == 2
+    assert "openings: a file was given without a record; give record as well" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,7 @@ def take_part(
     disclosure: Disclosure = "redacted",
     proxy: Proxy | None = None,
     metrics: str | None = None,
+    record: bool = False,
 ) -> Taken:
     """A site of a run, to the run's end; started again, it goes on.
 
@@ -202,6 +203,7 @@ def take_part(
         disclosure: how much others learn of errors here.
         proxy: the way out to the coordinator, if there is no other.
         metrics: address, ``host:port``, of figures and of a health check.
+        record: whether the run must leave a record.
 
     Raises:
         Refused: the coordinator takes no part of this experiment, or of this site.
@@ -257,7 +259,7 @@ def take_part(
             closing(
                 Witnessing(
                     folder / RECORD, experiment.digest(), experiment.rounds, identity.name,
-                    identity, coordinator, endpoint.key_of, ask,
+                    identity, coordinator, endpoint.key_of, ask, record,
                 )
             )
         )  # fmt: skip

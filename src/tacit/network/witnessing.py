@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import serialization
 
 from tacit.errors import CheckpointError, MessageError
 from tacit.ledger import records
+from tacit.ledger.incident import REPORT
 from tacit.ledger.merkle import included, leaf_hash
 from tacit.ledger.note import COSIGNATURE, Checkpoint, Key, Signer, split
 from tacit.ledger.policy import Policy
@@ -91,6 +92,7 @@ class Witnessing:
         coordinator: name of who keeps the log.
         key_of: tells others' long-term keys.
         ask: gets the coordinator's reply.
+        required: whether the site takes part in no run without a record.
 
     Raises:
         CheckpointError: the folder cannot be read or written.
@@ -106,11 +108,12 @@ class Witnessing:
         coordinator: str,
         key_of: KeyOf,
         ask: Callable[[Request], Reply],
+        required: bool = False,
     ) -> None:
         self.folder, self.experiment, self.rounds = folder, experiment, rounds
         self.site, self.signer = site, signer
         self.coordinator, self.key_of, self.ask = coordinator, key_of, ask
-        self.where = Where(-1, True)
+        self.required, self.where = required, Where(-1, True)
 
     @property
     def records(self) -> bool:
@@ -139,9 +142,15 @@ class Witnessing:
             round: the number of rounds for the end of the last.
 
         Raises:
-            Unrecorded: the record is not as far as the coordinator says.
+            Unrecorded: the record is not as far as the coordinator says, or is not there although
+                it is required.
         """
         if not self.records:
+            if self.required:
+                raise Unrecorded(
+                    f"this site's policy asks for a record of the run, and {self.coordinator!r}"
+                    " keeps none"
+                )
             return True
         over = round == self.rounds
         wanted = Where(round - over, over)
@@ -306,6 +315,9 @@ class Witnessing:
                     "%s's record leaves out what this site sent in round %d", self.coordinator,
                     round + 1, extra={"round": round + 1},
                 )  # fmt: skip
+                report = records.incident(self.coordinator, [entry])
+                text = signed(report, {self.site: self.signer})
+                write(self.folder / REPORT.format(round), text)
                 db.execute("UPDATE sent SET withheld = 1 WHERE round = ?", (round,))
                 return
             opening = (reply.receipt.place, self.site, nonce, digest)
