@@ -40,6 +40,7 @@ from tacit.network.policy import Limits, read
 from tacit.network.protocol import (
     Average,
     Averaged,
+    Deliver,
     Done,
     FromCoordinator,
     FromSite,
@@ -49,6 +50,7 @@ from tacit.network.protocol import (
     Request,
     Seek,
     Talk,
+    Train,
 )
 from tacit.network.proxy import Proxy, through
 from tacit.network.recording import Recording
@@ -142,9 +144,16 @@ def coordinate(
         at_last.callback(coordinator.stop)  # when nobody can ask any more, and be refused for it
         joining.serve(endpoint, Authority.load(home))
         endpoint.watch(coordinator.here)
-        endpoint.serve(
-            FromSite, lambda site, said: FromCoordinator(coordinator.answer(site, said.request))
-        )
+
+        def answer(site: str, said: FromSite) -> FromCoordinator:
+            if isinstance(said.request, Deliver):
+                blobs.came(len(said.request.inside))
+            reply = coordinator.answer(site, said.request)
+            if isinstance(reply, Train) and reply.inside:
+                blobs.went(site, reply.state)
+            return FromCoordinator(reply)
+
+        endpoint.serve(FromSite, answer)
         stop = _every(_REFRESH, endpoint.refresh)
         try:
             with _serving(metrics, lambda: of_coordinator(coordinator, blobs), endpoint.identity):
@@ -244,6 +253,10 @@ def take_part(
             while True:
                 try:
                     said = endpoint.ask(coordinator, FromSite(request), FromCoordinator, _REPLY)
+                    if isinstance(request, Deliver) and request.inside:
+                        blobs.went(coordinator, request.update)
+                    if isinstance(said.reply, Train):
+                        blobs.came(len(said.reply.inside))
                     return said.reply
                 except Unreachable as error:
                     if time.monotonic() > until:
