@@ -2,10 +2,11 @@
 
 python benchmarks/network_rounds.py [--nodes 20] [--rounds 30] [--processes 1] [--json FILE]
 python benchmarks/network_rounds.py --nodes 200 --rounds 5
+python benchmarks/network_rounds.py --nodes 1 --rounds 2 --width 32768    # a model of 4 GiB
 
-A coordinator runs FedAvg over a model of 1 KB with a file store on the disk. Nodes are real members
-over mutual TLS, many in a process, which do all but train: they pull the model, and answer with an
-update that lies ready. So a round's time is its overhead.
+A coordinator runs FedAvg over a model of 1 KB, or of width x width numbers, with a file store on
+the disk. Nodes are real members over mutual TLS, many in a process, which do all but train: they
+get the model, and answer with an update that lies ready. So a round's time is its overhead.
 """
 
 import argparse
@@ -35,14 +36,14 @@ def memory(pid: int, field: str) -> float:
     return next((int(line.split()[1]) for line in lines if line.startswith(field)), 0) / 1024
 
 
-def plan(names: list[str], rounds: int) -> Any:
+def plan(names: list[str], rounds: int, width: int = 15) -> Any:
     from torch import nn
 
     import tacit
 
     return tacit.Experiment(
-        data=tacit.data.at_sites(names, target="y", columns=[f"x{k}" for k in range(15)]),
-        model=lambda: nn.Sequential(nn.Linear(15, 15), nn.Linear(15, 1)),
+        data=tacit.data.at_sites(names, target="y", columns=[f"x{k}" for k in range(width)]),
+        model=lambda: nn.Sequential(nn.Linear(width, width), nn.Linear(width, 1)),
         loss=nn.functional.mse_loss, training=tacit.SGD(lr=0.1), rounds=rounds,
         evaluate_every=rounds,
     )  # fmt: skip
@@ -59,9 +60,10 @@ def light(digest: str, rounds: int, update: Path, homes: list[Path]) -> None:
 
 def take_part(digest: str, update: Path, home: Path, silent: float = math.inf) -> None:
     """A node, to the run's end; from a round on it takes work, says so, and never answers."""
-    from tacit.network.blobs import Offer
+    from tacit.network.blobs import Blobs
     from tacit.network.identity import Identity
     from tacit.network.protocol import (
+        INSIDE,
         Ask,
         Deliver,
         Done,
@@ -83,7 +85,10 @@ def take_part(digest: str, update: Path, home: Path, silent: float = math.inf) -
             return b""
 
         endpoint.serve_bytes("news", heard)
-        offer, inside = Offer.of(update), update.read_bytes()
+        blobs = Blobs(endpoint)
+        offer, inside = blobs.offer(update), b""
+        if offer.size <= INSIDE:
+            inside = update.read_bytes()
 
         def ask(request: Any) -> Any:
             while True:
@@ -101,7 +106,10 @@ def take_part(digest: str, update: Path, home: Path, silent: float = math.inf) -
                     ask(Measured(digest, reply.round, 1, {"loss": 0.1}))
                 with suppress(Unreachable):
                     if reply.train:
-                        reply.state.require(reply.inside, "the coordinator")
+                        if reply.inside:
+                            reply.state.require(reply.inside, "the coordinator")
+                        else:
+                            blobs.pull("coordinator", reply.state, home / "state", most=1 << 40)
                         ask(Deliver(digest, reply.round, offer, 0.1, inside=inside))
             news.wait(PAUSE)
             news.clear()
@@ -135,7 +143,9 @@ def federation(folder: Path, names: list[str]) -> str:
     return address
 
 
-def overhead(nodes: int, rounds: int, processes: int, folder: Path) -> dict[str, Any]:
+def overhead(
+    nodes: int, rounds: int, processes: int, folder: Path, width: int = 15
+) -> dict[str, Any]:
     import torch
     from safetensors.torch import save_file
 
@@ -143,7 +153,7 @@ def overhead(nodes: int, rounds: int, processes: int, folder: Path) -> dict[str,
 
     names = [f"node-{k}" for k in range(nodes)]
     address = federation(folder, names)
-    experiment = plan(names, rounds)
+    experiment = plan(names, rounds, width)
     update = folder / "update"
     save_file({"0": torch.zeros(experiment.layout.size)}, update)
     children = [
@@ -178,6 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--nodes", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--width", type=int, default=15)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--light", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -185,7 +196,9 @@ def main(arguments: list[str] | None = None) -> None:
         digest, rounds, update, *homes = options.light
         return light(digest, int(rounds), Path(update), [Path(home) for home in homes])
     with tempfile.TemporaryDirectory() as made:
-        found = overhead(options.nodes, options.rounds, options.processes, Path(made))
+        found = overhead(
+            options.nodes, options.rounds, options.processes, Path(made), options.width
+        )
     print(
         f"{found['nodes']} nodes, a model of {found['bytes']} bytes: {found['round_ms']:.0f} ms a"
         f" round (longest {found['longest_ms']:.0f} ms), {found['coordinator_cpu_ms']:.0f} ms of"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import tacit
 from network_killing import SITES, plan
 from network_parties import free_port, until
 from tacit.network import joining
@@ -30,12 +31,12 @@ class Small:
         settings: of ``take_part``, for each site.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, whole: tacit.Experiment | None = None) -> None:
         self.folder, self.address = folder, f"127.0.0.1:{free_port()}"
         self.authority = Authority.init("hearts", folder / "coordinator", [self.address])
         self.tokens = {site: self.authority.invite(site) for site in SITES}
         self.settings: dict[str, dict[str, Any]] = {site: {} for site in SITES}
-        self.whole = plan()
+        self.whole = whole or plan()
         self.public = self.whole.replace(data=empty(self.whole.data))
 
     def coordinate(self, **settings: Any) -> tuple[Kept, list[dict[str, object]]]:

@@ -1,6 +1,8 @@
 """Statements and envelopes: other people's tools read them, and nothing but them is read."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import rfc8785
@@ -61,6 +63,27 @@ def test_securesystemslib_verifies_an_entry_unchanged() -> None:
         mine.signers({"bern": public["bern"]})
     with pytest.raises(MessageError, match="the signature of 'bern' is wrong"):
         mine.signers(public | {"bern": public["zurich"]})
+
+
+def test_a_text_of_many_levels_ends_no_process_whatever_the_limit_of_recursion() -> None:
+    code = (
+        "import sys; sys.setrecursionlimit(10**6)\n"
+        "from tacit.errors import MessageError\n"
+        "from tacit.ledger.statement import Envelope, Statement\n"
+        "for text in (b'[' * 10**5, b'{\"a\":' * 10**5):\n"
+        "    for read in (Statement.from_payload, Envelope.from_bytes):\n"
+        "        try:\n"
+        "            read(text)\n"
+        "        except MessageError as error:\n"
+        "            print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.count("canonical JSON")) == (0, 4)
+
+
+def test_brackets_in_texts_are_no_levels() -> None:
+    said = Statement("round-open", {}, {"why": '[{"' * 50 + "\\" * 3})
+    assert Statement.from_payload(said.payload()) == said
 
 
 def test_no_byte_of_an_entry_can_change() -> None:

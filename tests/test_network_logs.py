@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from network_killing import small_plan
 from network_parties import joined, listening
 from network_small import SITES, Small
 from tacit.errors import MessageError
@@ -121,6 +122,19 @@ def test_no_secret_is_in_any_log(tmp_path: Path, log: io.StringIO) -> None:
 def _try_in_vain(token: joining.Token, folder: Path) -> None:
     with pytest.raises(MessageError):
         joining.join(msgspec.structs.replace(token, nonce=token.nonce[::-1]), folder)
+
+
+def test_what_messages_carry_is_counted_and_logged_as_well(
+    tmp_path: Path, log: io.StringIO
+) -> None:
+    small = Small(tmp_path, small_plan())
+    kept, _ = small.all()
+    assert kept.outcome == "finished"
+    audit = [line for line in objects(log) if line["logger"] == "tacit.network.audit"]
+    # In each of two rounds a model to each site, and an update of each.
+    went = [line["site"] for line in audit if line["bytes"] == line["of"]]
+    assert sorted(went)[:4] == ["coordinator"] * 4
+    assert all(went.count(site) >= 2 for site in SITES)
 
 
 def test_who_was_sent_what_is_logged(tmp_path: Path, log: io.StringIO) -> None:

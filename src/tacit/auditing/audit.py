@@ -5,8 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.optimize import brentq
-from scipy.special import ndtr
+import scipy
 
 from tacit.auditing.bound import (
     TruePositives,
@@ -210,8 +209,10 @@ def _guesses(canaries: int, epsilon: float, delta: float) -> int:
     def shown(guesses: int) -> tuple[bool, float]:
         share = guesses / canaries
         # Scores are normal, around half the time: above the limit lies half of the share.
-        limit = brentq(lambda x: ndtr(-x) + ndtr(half - x) - share, -10, 10 + half)
-        right = math.floor(guesses * ndtr(half - limit) / share)
+        limit = scipy.optimize.brentq(
+            lambda x: scipy.special.ndtr(-x) + scipy.special.ndtr(half - x) - share, -10, 10 + half
+        )
+        right = math.floor(guesses * scipy.special.ndtr(half - limit) / share)
         most, found = (
             gaussian_bound(canaries, guesses, c, delta, CONFIDENCE) for c in (guesses, right)
         )

@@ -15,9 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import log_ndtr, ndtr, ndtri
-from scipy.stats import beta
 
 from tacit.auditing.leak import Leak
 from tacit.errors import require
@@ -36,8 +35,8 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     require(0 < delta < 1, "delta", delta, "a number between 0 and 1")
 
     def passes(epsilon: float) -> bool:
-        left = float(ndtr(mu / 2 - epsilon / mu))
-        right = math.exp(epsilon + float(log_ndtr(-mu / 2 - epsilon / mu)))
+        left = float(scipy.special.ndtr(mu / 2 - epsilon / mu))
+        right = math.exp(epsilon + float(scipy.special.log_ndtr(-mu / 2 - epsilon / mu)))
         return left - right > delta
 
     return _last(passes) if mu else 0.0
@@ -82,7 +81,7 @@ def gaussian_bound(
     _check_guesses(canaries, guesses, correct, confidence)
 
     def refuted(mu: float) -> bool:
-        least = lambda right: float(ndtr(ndtri(right) - mu))  # noqa: E731
+        least = lambda right: float(scipy.special.ndtr(scipy.special.ndtri(right) - mu))  # noqa: E731
         return _refuted(least, canaries, guesses, correct, 1 - confidence)
 
     return gaussian_epsilon(_last(refuted), delta)
@@ -199,7 +198,7 @@ def _last(holds: Callable[[float], bool]) -> float:
 
 def _least_rate(found: int, trials: int, tail: float) -> float:
     """Clopper and Pearson's lower limit: below it, ``found`` or more has less chance than tail."""
-    return float(beta.ppf(tail, found, trials - found + 1)) if found else 0.0
+    return float(scipy.stats.beta.ppf(tail, found, trials - found + 1)) if found else 0.0
 
 
 def _check_scores(scores: NDArray[np.floating], included: NDArray[np.bool_]) -> int:

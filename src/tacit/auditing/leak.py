@@ -13,9 +13,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import logsumexp, ndtr
-from scipy.stats import binom
 
 from tacit.protection.release import Poisson, Release, Sampler
 
@@ -85,7 +84,9 @@ def rate(sampler: Sampler) -> float:
 def _opposite(q: float, noise: float) -> tuple[dict[int, float], dict[int, float]]:
     """Log masses, in small cells, of noise around +1, or -1, with probability q, and else 0."""
     edges = np.linspace(-1 - 7.5 * noise, 1 + 7.5 * noise, _CELLS + 1)
-    masses = (1 - q) * np.diff(ndtr(edges / noise)) + q * np.diff(ndtr((edges - 1) / noise))
+    masses = (1 - q) * np.diff(scipy.special.ndtr(edges / noise)) + q * np.diff(
+        scipy.special.ndtr((edges - 1) / noise)
+    )
     log = np.log(np.maximum(masses, 1e-300)).tolist()
     return dict(enumerate(log)), dict(enumerate(log[::-1]))
 
@@ -103,5 +104,5 @@ def log_ratio(x: Floats, release: Release, times: int = 1) -> Floats:
     else:
         counts, spread = np.arange(times + 1), times * release.multiplier**2
         each = (x[:, None] * counts - counts**2 / 2) / spread
-    chance = binom.logpmf(counts, counts[-1], rate(release.sampler))
-    return np.asarray(logsumexp(each + chance, axis=1))
+    chance = scipy.stats.binom.logpmf(counts, counts[-1], rate(release.sampler))
+    return np.asarray(scipy.special.logsumexp(each + chance, axis=1))

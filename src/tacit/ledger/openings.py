@@ -17,6 +17,7 @@ find keys whose masks turn the vectors into the sum that it wants.
 """
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,10 +48,10 @@ _NAMES = ("vectors", "sums", "masks", "commitments")
 
 
 class Openings:
-    """The openings of a run, as it goes.
+    """The openings of a run, as it goes. May be used from many threads, one at a time.
 
     Args:
-        path: of the file; one that is there goes on.
+        path: of the file, which its owner alone may read; one that is there goes on.
 
     Raises:
         InputError: a file that cannot be written.
@@ -58,9 +59,11 @@ class Openings:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._db = sqlite3.connect(path, isolation_level=None)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA secure_delete=ON")  # auditors are given the whole file
             self._db.executescript(_TABLES)
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise InputError(f"openings: {path} cannot be written ({error})") from None
 
     def begin(self, round: int) -> None:
@@ -110,6 +113,12 @@ class Openings:
             return
         row = (self._round, site, subject, nonce, digest)
         self._db.execute("INSERT INTO commitments VALUES (?, ?, ?, ?, ?)", row)
+
+    def commitments(self, round: int, site: str) -> dict[str, tuple[bytes, bytes]]:
+        """What was opened of a member's in a round: nonce and digest by subject."""
+        asked = "SELECT subject, nonce, digest FROM commitments WHERE round = ? AND site = ?"
+        rows = self._db.execute(asked, (round, site))
+        return {subject: (nonce, digest) for subject, nonce, digest in rows}
 
     def close(self) -> None:
         self._db.close()

@@ -95,13 +95,7 @@ class Recorder:
         if masked and masked.resolve() == (folder / OPENINGS).resolve():
             raise InputError(f"openings: {masked} is the record's own file; give another")
         # First, so that a file that cannot be written leaves no record that was not begun.
-        self._masked = None
-        if masked:
-            try:
-                self._masked = Openings(_private(masked))
-            except OSError as error:
-                why = error.strerror
-                raise InputError(f"openings: {masked} cannot be written ({why})") from None
+        self._masked = Openings(masked) if masked else None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._seeds = self._keys()

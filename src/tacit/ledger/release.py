@@ -6,13 +6,12 @@ itself; the record holds its digest, and the bill of materials' and the model's 
 
 import hashlib
 import hmac
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tacit.errors import InputError
-from tacit.ledger.statement import Statement
+from tacit.ledger.statement import Statement, parsed
 
 MODEL, SIGNATURE, PUBLIC, BOM = "model.safetensors", "model.sig", "model.pub", "bom.cdx.json"
 # In a model's file: names of the tensors that are, one after the other, the vector of the record.
@@ -33,7 +32,7 @@ def vector_digest(model: Path) -> bytes:
     found = hashlib.sha256()
     try:
         with safe_open(model, "np") as file:
-            for name in json.loads(file.metadata()[ORDER]):
+            for name in parsed(file.metadata()[ORDER].encode()):
                 found.update(file.get_tensor(name).tobytes())
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         raise InputError(

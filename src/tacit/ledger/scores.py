@@ -8,7 +8,6 @@ there. Scores by gradients and angles have no coalitions, and are that scorer's 
 """
 
 import hashlib
-import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -32,7 +31,7 @@ from tacit.ledger.contribution import (
 )
 from tacit.ledger.records import payout_digest
 from tacit.ledger.settlement import payouts
-from tacit.ledger.statement import Json, Statement, canonical
+from tacit.ledger.statement import Json, Statement, canonical, parsed
 
 # Of the utilities of the scores in an entry, beside the record.
 FILE = "utilities-{:06d}.json"
@@ -74,7 +73,7 @@ def method_of(said: Mapping[str, str]) -> Contribution:
     settings = dict(said)
     try:
         method = METHODS[settings.pop("name")](
-            **{name: json.loads(value) for name, value in settings.items()}
+            **{name: parsed(value.encode()) for name, value in settings.items()}
         )
     except (LookupError, ValueError, TypeError, TacitError):
         raise MessageError("no known method of scoring") from None
@@ -119,7 +118,7 @@ def again(file: bytes, method: Contribution, experiment: bytes) -> dict[str, int
     if len(file) > _MOST_BYTES:
         raise MessageError("the file of utilities is too large")
     try:
-        found = json.loads(file)
+        found = parsed(file)
         players = found["players"]
         total = np.zeros(len(players))
         for game in found["rounds"]:
@@ -131,15 +130,7 @@ def again(file: bytes, method: Contribution, experiment: bytes) -> dict[str, int
             round.told = worth
             total[game["players"]] += method.scores(round)
         return shared(players, millionths(total))
-    except (
-        LookupError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        ArithmeticError,
-        TacitError,
-    ):
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, TacitError):
         raise MessageError("the file of utilities lacks what these scores are made of") from None
 
 

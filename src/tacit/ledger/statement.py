@@ -7,6 +7,7 @@ https://github.com/secure-systems-lab/dsse/blob/master/protocol.md
 import base64
 import binascii
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ _PREDICATE = "urn:tacit:{}:v1"
 # What JSON's numbers hold exactly everywhere.
 _MOST_INT = 2**53
 _MOST_DEPTH = 8
+_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{\]}]', re.DOTALL)
+_STEP = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
 
 Json = None | bool | int | str | Sequence["Json"] | Mapping[str, "Json"]
 
@@ -69,13 +72,13 @@ class Statement:
             MessageError: anything else, even the same in other words.
         """
         try:
-            found = json.loads(payload)
+            found = parsed(payload)
             prefix, _, suffix = _PREDICATE.partition("{}")
             kind = found["predicateType"].removeprefix(prefix).removesuffix(suffix)
             subjects = {s["name"]: bytes.fromhex(s["digest"]["sha256"]) for s in found["subject"]}
             statement = cls(kind, subjects, found["predicate"])
             same = statement.payload() == payload
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InputError):
+        except (ValueError, KeyError, TypeError, AttributeError, InputError):
             same = False
         if not same:
             raise MessageError("the record is no statement in canonical JSON")
@@ -105,13 +108,13 @@ class Envelope:
             MessageError: anything else.
         """
         try:
-            found = json.loads(entry)
+            found = parsed(entry)
             payload = base64.b64decode(found["payload"], validate=True)
             listed = found["signatures"]
             signatures = {s["keyid"]: base64.b64decode(s["sig"], validate=True) for s in listed}
             envelope = cls(payload, signatures)
             same = bytes(envelope) == entry
-        except (ValueError, KeyError, TypeError, binascii.Error, RecursionError, InputError):
+        except (ValueError, KeyError, TypeError, binascii.Error, InputError):
             same = False
         if not same:
             raise MessageError("the entry is no signed envelope in canonical JSON")
@@ -167,6 +170,23 @@ def canonical(value: Json) -> bytes:
         ).encode()  # fmt: skip
     except UnicodeEncodeError:
         raise InputError("record: it holds half of a UTF-16 pair") from None
+
+
+def parsed(text: bytes) -> Any:
+    """What JSON says, if it has no more levels than ``canonical`` makes.
+
+    ``json.loads`` goes as deep as its text does. Where a library has raised Python's limit of
+    recursion, as py_ecc does, a deep one ends the process.
+
+    Raises:
+        ValueError: it is no JSON, or too deep.
+    """
+    depth = 0
+    for token in _TOKEN.findall(text):
+        depth += _STEP.get(token, 0)
+        if depth > _MOST_DEPTH:
+            raise ValueError("too many levels")
+    return json.loads(text)
 
 
 def _require(value: Any, depth: int) -> None:

@@ -124,6 +124,8 @@ def verify(
         checks.append(("other head", lambda record: _witnessed(record, against / HEAD)))
     elif against is not None:
         checks.append(("other copy", lambda record: _same(record, _read(against, None))))
+    if against is not None and (reports := sorted(against.glob(incident.REPORT.format("*")))):
+        checks.append(("reports", lambda record: _reported(record, reports)))
     if anchored is not None:
         checks.append(("anchored heads", lambda record: _anchored(record, anchored)))
     told, findings = list[tuple[str, str]](), list[Finding]()
@@ -219,6 +221,15 @@ def _witnessed(record: _Record, path: Path) -> Iterator[Finding | str]:
         yield Finding("", None, "the site's head is of another log")
         return
     yield from _begins(record, head)
+
+
+def _reported(record: _Record, reports: Sequence[Path]) -> Iterator[Finding | str]:
+    """What a site misses in this record."""
+    for path in reports:
+        try:
+            yield incident.reported(path.read_bytes(), record.statements, record.keys)
+        except (MessageError, OSError) as error:
+            yield Finding("", None, f"{path.name} proves nothing: {error}")
 
 
 def _begins(record: _Record, before: Checkpoint) -> Iterator[Finding | str]:

@@ -76,7 +76,7 @@ class Blobs:
     """What a member offers to others, and pulls from them.
 
     Attributes:
-        sent, received: bytes of chunks so far.
+        sent, received: bytes of chunks, and of what messages carried, so far.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -108,6 +108,15 @@ class Blobs:
             offer = Offer.of(source)
         self._held[offer.digest] = source, allowed
         return offer
+
+    def went(self, member: str, offer: Offer) -> None:
+        """A message has carried all of an offer to a member."""
+        self._tell(member, offer, offer.size)
+
+    def came(self, size: int) -> None:
+        """A message has brought so many bytes of what was offered."""
+        with self._lock:
+            self.received += size
 
     def withdraw(self, offer: Offer) -> None:
         """Ends an offer; who has not pulled all of it gets no more."""

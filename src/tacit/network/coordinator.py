@@ -18,6 +18,7 @@ from tacit.engine.secure_sum import Opened
 from tacit.errors import CheckpointError, InputError, MessageError, TacitError, require
 from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
+from tacit.network.masked import Masked, signs_masked
 from tacit.network.policy import NO_LIMITS, Limits, enforce
 from tacit.network.protocol import (
     INSIDE,
@@ -315,8 +316,9 @@ class Coordinator:
         if used and not self._secure:
             raise MessageError(f"{site!r} keeps its update; this run has no secure sums")
         if used:
-            self._check_entry(site, request)
-            self._record_entry(site, request)
+            if not signs_masked(self.experiment):
+                self._check_entry(site, request)
+                self._record_entry(site, request)
             self._updates[site] = Update(None, real(request.loss))
             self._sessions = max(self._sessions, request.session)
             self._news()
@@ -327,7 +329,8 @@ class Coordinator:
         if sum is None or not sum.is_(request.round, request.session) or node not in sum.awaited:
             return Taken(self.digest, False)
         if isinstance(request.body, bytes):
-            used = sum.take(node, request.stage, request.body)
+            sum.check(node, request, request.body, self._rows[site])
+            used = self._add(site, request.stage, request.body, sum)
             self._news()
             return Taken(self.digest, used)
         if request.body.size > sum.most:
@@ -336,16 +339,17 @@ class Coordinator:
             )
         if site not in self._pulling:
             self._pulling.add(site)
-            self._pool.submit(self._fetch, site, request.stage, request.body, sum)
+            self._pool.submit(self._fetch, site, request, request.body, sum)
         return Wait(self.digest, "your message is being pulled")
 
-    def _fetch(self, site: str, stage: Stage, body: Offer, sum: CoordinatorSum) -> None:
+    def _fetch(self, site: str, request: Answer, body: Offer, sum: CoordinatorSum) -> None:
         """Pull a site's message of a secure sum."""
         message: bytes | None = None
         try:
             path = self._receive(site, body)
             message = path.read_bytes()
             path.unlink()
+            sum.check(self.names.index(site), request, message, self._rows[site])
         except MessageError as error:
             _log.warning("left out of a secure sum: %s", error, extra={"site": site})
             message = b""
@@ -357,8 +361,16 @@ class Coordinator:
             with self._changed:
                 self._pulling.discard(site)
                 if message is not None:
-                    sum.take(self.names.index(site), stage, message)
+                    self._add(site, request.stage, message, sum)
                 self._news()
+
+    def _add(self, site: str, stage: Stage, message: bytes, sum: CoordinatorSum) -> bool:
+        """Take a site's message of a secure sum; whether it was awaited."""
+        try:
+            return sum.take(self.names.index(site), stage, message)
+        except CheckpointError as error:
+            self._break(error)
+            return False
 
     def _deliver(self, site: str, request: Deliver) -> Reply | None:
         """The reply; None where the update is here, and is to be taken."""
@@ -724,7 +736,10 @@ class Coordinator:
         parcels = Parcels(self.store.tensors, self.offer)
         assert experiment.guard is not None
         kind = kind_of(experiment.guard)
-        sum = CoordinatorSum(kind, session, number, exchange, keys, parcels.pack)
+        masked = None
+        if self.record and signs_masked(self.experiment):
+            masked = Masked(self.record, session, self.names)
+        sum = CoordinatorSum(kind, session, number, exchange, keys, parcels.pack, masked)
         opened: Opened | None = None
         try:
             while opened is None:
