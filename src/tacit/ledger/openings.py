@@ -140,10 +140,14 @@ def audit(
         Entries and what is wrong with them; at the end, in words, what was looked at.
 
     Raises:
-        InputError: no such file.
+        InputError: no such file, or a record that tells no sum.
     """
     if not path.is_file():
         raise InputError(f"openings: {path} is no file")
+    if not any(SUM in s.subjects for s in statements.values() if s.kind == "aggregate"):
+        raise InputError(
+            f"openings: {path} was given; no round of this record tells the sum of its vectors"
+        )
     db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     rounds, parts = 0, dict[int, str]()
     for place, statement in statements.items():
@@ -158,7 +162,7 @@ def audit(
                 yield place, "the openings of this round cannot be read"
             rounds += 1
     db.close()
-    yield f"{rounds} rounds summed again" if rounds else "no round of this record tells its sum"
+    yield f"{rounds} rounds summed again"
 
 
 class _Round:
