@@ -373,7 +373,9 @@ class Recorder:
 
     def _keep(self, openings: Sequence[tuple[str, bytes, bytes]], first: int) -> None:
         rows = [(first + i, *opening) for i, opening in enumerate(openings)]
-        self._openings.executemany("INSERT OR REPLACE INTO openings VALUES (?, ?, ?, ?)", rows)
+        with self._openings:  # forced to the disk once, not a row at a time
+            self._openings.execute("BEGIN IMMEDIATE")
+            self._openings.executemany("INSERT OR REPLACE INTO openings VALUES (?, ?, ?, ?)", rows)
 
     def _keys(self) -> dict[str, str]:
         path = self.folder / KEYS
