@@ -18,12 +18,13 @@ from typer.testing import CliRunner
 
 import tacit
 from tacit.cli import app
-from tacit.errors import InputError
+from tacit.errors import CheckpointError, InputError
 from tacit.ledger import records
+from tacit.ledger import verify as audits
 from tacit.ledger.log import Log
 from tacit.ledger.note import COSIGNATURE, Key, cosign, sign
 from tacit.ledger.policy import Policy
-from tacit.ledger.recorder import KEYS, LOG, POLICY, Recorder
+from tacit.ledger.recorder import KEYS, LOG, OPENINGS, POLICY, Recorder
 from tacit.ledger.statement import Envelope, Statement, signed
 from tacit.ledger.verify import Audit, verify
 
@@ -408,3 +409,137 @@ def test_the_commands(record: Path, tmp_path: Path) -> None:
     rewrite(record, entries(record)[::-1])
     assert "FAIL  entries: entry 0: " in call("verify", record, code=1)
     assert json.loads(call("verify", record, "--json", code=1))["holds"] is False
+
+
+# Records that an auditor meets
+
+
+def changed(record: Path, name: str, at: int, byte: bytes = b"\xff") -> None:
+    whole = (record / name).read_bytes()
+    (record / name).write_bytes(whole[:at] + byte + whole[at + 1 :])
+
+
+def test_an_audit_leaves_the_record_as_it_is(record: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (record, *record.iterdir())}
+    with closing(Log(record / LOG, "", read_only=True)) as log:
+        assert len(log) == 14
+        assert {path: path.stat().st_mtime_ns for path in (record, *record.iterdir())} == before
+        with pytest.raises(CheckpointError, match="cannot be used"):
+            log.append([b"entry"])
+    assert verify(record).findings == ()
+    assert {path: path.stat().st_mtime_ns for path in (record, *record.iterdir())} == before
+
+
+def test_an_audit_sees_what_a_writer_has_just_added(record: Path) -> None:
+    with closing(Log(record / LOG, "")) as writer:
+        writer.append([b"entry"])
+        assert (record / f"{LOG}-wal").stat().st_size
+        with closing(Log(record / LOG, "", read_only=True)) as reader:
+            assert len(reader) == 15
+
+
+def test_files_that_are_no_text_and_a_folder_that_is_no_record(record: Path) -> None:
+    (record / "noise").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="noise is no text"):
+        verify(record, policy=record / "noise")
+    done = CliRunner().invoke(app, ["verify", str(record), "--seen", str(record / "noise")])
+    assert done.exit_code == 2
+    assert "tacit: seen: " in done.output
+    with pytest.raises(InputError, match=f"nowhere has no {LOG}"):
+        verify(record / "nowhere")
+    with pytest.raises(InputError, match=f"{POLICY} has no {LOG}"):
+        verify(record / POLICY)
+
+
+def test_openings_that_cannot_be_read(record: Path) -> None:
+    changed(record, OPENINGS, 100)  # the kind of the first page
+    (finding,) = verify(record).findings
+    assert str(finding).startswith("they cannot be read (")
+    (record / OPENINGS).unlink()
+    with closing(sqlite3.connect(record / OPENINGS)) as db:
+        db.execute("CREATE TABLE openings (entry, site, nonce, digest)")
+        db.execute("INSERT INTO openings VALUES ('x', 'bern', 1, NULL)")
+        db.commit()
+    (finding,) = verify(record).findings
+    assert finding.check == "openings"
+
+
+def test_an_entry_that_was_taken_out_is_named(record: Path) -> None:
+    with closing(sqlite3.connect(record / LOG)) as db:
+        db.execute("DELETE FROM entries WHERE place = 5")
+        db.commit()
+    first = verify(record).findings[0]
+    assert str(first) == "entry 5: it is missing, or out of its place"
+
+
+def test_a_changed_hash_of_the_tree_is_named(record: Path) -> None:
+    with closing(sqlite3.connect(record / LOG)) as db:
+        db.execute("UPDATE nodes SET hash = zeroblob(32) WHERE level = 1 AND place = 2")
+        db.commit()
+    (finding,) = verify(record).findings
+    assert str(finding) == "its hash of entries 4 to 5 is another, and so would be proofs of them"
+
+
+def test_a_copy_that_goes_further_shows_a_rolled_back_log(record: Path, kept: Path) -> None:
+    rewrite(record, entries(record)[:8])
+    (finding,) = verify(record, against=kept).findings
+    assert str(finding) == "it was rolled back: 14 entries were there before"
+    assert verify(kept, against=record).findings == ()
+
+
+@pytest.mark.parametrize("written", [b"", b"{", b'{"log": 3}', b'{"log": "x"}', b"\xff"])
+def test_keys_that_cannot_be_read(record: Path, written: bytes) -> None:
+    (record / KEYS).write_bytes(written)
+    with pytest.raises(InputError, match="does not hold its keys any more"):
+        Recorder.again(record)
+    with pytest.raises(InputError, match="does not hold its keys any more"):
+        Recorder(record, bytes(32), NODES, [10] * 4, {}, "none")
+
+
+def test_records_that_cannot_be_gone_on_with(record: Path) -> None:
+    changed(record, OPENINGS, 0)
+    with pytest.raises(CheckpointError, match="it cannot be used"):
+        Recorder.again(record)
+    with closing(sqlite3.connect(record / LOG)) as db:
+        db.execute("DELETE FROM entries")
+        db.commit()
+    with pytest.raises(InputError, match="the log has 0"):
+        Recorder.again(record)
+
+
+def test_openings_that_cannot_be_written_leave_no_record(tmp_path: Path) -> None:
+    for masked in (tmp_path / "none" / "masked.db", tmp_path, tmp_path / "record" / OPENINGS):
+        with pytest.raises(InputError, match="openings: "):
+            Recorder(tmp_path / "record", bytes(32), NODES, [10] * 4, {}, "none", masked)
+        assert not (tmp_path / "record").exists()
+
+
+def test_an_audit_of_a_record_that_grows(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = audits._read
+    recorder = Recorder(record, bytes(32), NODES, [10] * 4, {}, "none")
+
+    def rounds(first: int) -> None:
+        for round in (first, first + 1):
+            recorder.open(round, b"model %d" % round)
+            recorder.heard(0, b"update")
+            recorder.close(round, {}, b"model %d" % (round + 1))
+
+    def growing(folder: Path, policy: Path | None) -> Any:
+        found = read(folder, policy)
+        rounds(4)
+        return found
+
+    rounds(2)
+    monkeypatch.setattr(audits, "_read", growing)
+    audit = verify(record)
+    recorder.finish()
+    assert audit.findings == ()
+    assert dict(audit.checks)["rounds"] == "4 rounds"
+
+
+def test_a_run_that_was_cut_off_says_so(record: Path) -> None:
+    with closing(Log(record / LOG, "")) as log:
+        log.append([entries(record)[13]])
+    first = verify(record).findings[0]
+    assert (first.check, first.entry) == ("signatures of the head", 14)
+    assert "the run is not over" in first.what

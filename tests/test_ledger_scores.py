@@ -319,6 +319,18 @@ def test_the_record_of_a_run_that_is_scored_later(tmp_path: Path) -> None:
         contributions(experiment(), pot=5)
 
 
+def test_rounds_are_paid_once_and_not_scored_otherwise(tmp_path: Path) -> None:
+    contributions(experiment(), record=tmp_path, pot=1000)
+    before = entries(tmp_path)
+    with pytest.raises(InputError, match=f"entry {len(before) - 1} of .* has paid"):
+        contributions(experiment(), record=tmp_path, pot=1000)
+    with pytest.raises(InputError, match="scores these rounds by Shapley"):
+        contributions(experiment(), CGSV(), record=tmp_path)
+    assert entries(tmp_path) == before
+    contributions(experiment(), record=tmp_path)  # says the same again
+    assert found(tmp_path) == []
+
+
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("experiment.py").write_text(

@@ -86,6 +86,7 @@ def test_what_is_written_is_read(kind: type[Limits], tmp_path: Path) -> None:
             'disclosure = "all"',
             "disclosure: 'all' was given; allowed is code, phase, redacted, full",
         ),
+        ("record = 1", "record: 1 was given; allowed is true or false"),
         ("min_cohort = 2", "min_cohort: unknown; allowed are minimum_cohort, maximum_epsilon"),
         ("minimum_cohort =", "it is not TOML ("),
         (f"a = {'[' * 5000}", "it is not TOML ("),
@@ -223,7 +224,13 @@ experiment = tacit.Experiment(
 
 
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tacit.network.processes.take_part", lambda *_, **__: 1 / 0)
+    demanded: list[bool] = []
+
+    def take_part(*_: object, record: bool, **__: object) -> None:
+        demanded.append(record)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("tacit.network.processes.take_part", take_part)
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
     (tmp_path / "plan.py").write_text(FILE)
     (tmp_path / "a.csv").write_text("u,y\n" + "1,0\n2,1\n" * 8)
@@ -254,6 +261,14 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     strict = node("--policy", str(tmp_path / "strict.toml"))
     assert f"this site's policy refuses experiment {digest[:12]}: a round may add up the" in strict
     assert node() == "runs"
+    assert demanded == [False, False]
+    (tmp_path / "strict.toml").write_text("record = true")
+    assert node("--policy", str(tmp_path / "strict.toml")) == "runs"
+    assert demanded[-1] is True  # and the run is refused once it turns out to leave none
+    for command in ("peer", "swarm"):
+        words[0] = command
+        told = node("--policy", str(tmp_path / "strict.toml"), "--listen", "h:1")
+        assert "asks for a record of the run, and runs without a coordinator leave none" in told
 
 
 def test_a_site_with_other_code_of_the_same_version_is_refused(tmp_path: Path) -> None:

@@ -107,7 +107,9 @@ class Ward:
         monkeypatch.setattr(processes, "Coordinator", make)
         self.lies({})
 
-    def carry_out(self, *, record: bool = True, **changes: Any) -> dict[str, Any]:
+    def carry_out(
+        self, *, record: bool = True, openings: Path | None = None, **changes: Any
+    ) -> dict[str, Any]:
         """The whole run; how it ended for each, or its error.
 
         Of sites that refuse the coordinator takes leave, as of dead ones; without a quorum it ends.
@@ -142,6 +144,7 @@ class Ward:
                 told["coordinator"], _ = processes.coordinate(
                     public, self.folder / "hub", self.folder / "run", listen=[self.address],
                     patience=120, grace=120, record=self.record if record else None,
+                    openings=openings,
                 )  # fmt: skip
             except CheckpointError as error:
                 told["coordinator"] = error
@@ -617,7 +620,7 @@ def test_more_sites_than_witnesses(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     recording.go_on(0, model, {}, False)
     all_follow()
     for name in names:
-        entry = sites[name].contribution(0, model, 10, "none")
+        entry, _ = sites[name].contribution(0, model, 10, "none")
         recording.check(name, 0, entry, 10)
         for _ in range(2):  # it counts once
             recording.contributed(name, 0, entry)

@@ -116,7 +116,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("runs/demo"),
     as_json: Json = False,
 ) -> None:
-    """Show the whole story on bundled data, within a minute.
+    """Show the whole story on bundled data, in about two minutes.
 
     Eight places learn alone, with a server, without one, and pooled: a table, a verdict in plain
     words, and a report to look at in a browser. Then a third of them lies, with and without a

@@ -53,13 +53,12 @@ def verify(
     A line for each part of the audit, then a line for each thing that is not as it should be, with
     the place of its entry. Exit code 1 if there is one.
     """
+    from tacit.ledger.recorder import text
     from tacit.ledger.verify import verify as audit
 
-    kept = None
-    if seen is not None:
-        kept = seen.read_text()
+    before = None if seen is None else text(seen, "seen")
     found = audit(
-        record, policy=policy, seen=kept, against=against, openings=openings, release=release,
+        record, policy=policy, seen=before, against=against, openings=openings, release=release,
         anchored=_anchored(record, anchors) if anchors else None,
     )  # fmt: skip
     if as_json:

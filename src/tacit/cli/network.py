@@ -76,6 +76,10 @@ def coordinator(
         Path | None,
         typer.Option(help="Folder of the run's signed record, which the sites witness."),
     ] = None,
+    openings: Annotated[
+        Path | None,
+        typer.Option(help="File for what the masked sums are computed again from."),
+    ] = None,
     quorum: Annotated[
         int | None,
         typer.Option(help="Fewest updates that close a round; by default half of the cohort."),
@@ -114,7 +118,7 @@ def coordinator(
         kept, rows = coordinate(
             experiment, home, folder or Path("runs") / file.stem,
             listen=listen, database=database, insecure=insecure, metrics=metrics, quorum=quorum,
-            deadline=deadline, patience=patience, record=record,
+            deadline=deadline, patience=patience, record=record, openings=openings,
             on_round=lambda row: on_round(file.stem, row),
         )  # fmt: skip
     if as_json:
@@ -166,7 +170,7 @@ def node(
             experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
             connect=connect, insecure=insecure, metrics=metrics,
             ledger=PrivacyBudget(ledger) if ledger else None, on_wait=logged_waiting(),
-            disclosure=rules.disclosure,
+            disclosure=rules.disclosure, record=rules.record,
             proxy=chosen(proxy, connect or Identity.load(home).connect),
         )  # fmt: skip
     _report(taken, as_json)
@@ -210,6 +214,7 @@ def peer(
     home, name, experiment, filled, rules = _approved(
         file, data, settings, site, home, policy, as_json
     )
+    _refuse_to_leave_none(rules)
     with (
         service(home, log_format, log_level, as_json),
         progress([file.stem], experiment.rounds, quiet=as_json) as on_round,
@@ -268,6 +273,7 @@ def swarm(
     home, name, experiment, filled, rules = _approved(
         file, data, settings, site, home, policy, as_json
     )
+    _refuse_to_leave_none(rules)
     with (
         service(home, log_format, log_level, as_json),
         progress([file.stem], experiment.rounds, quiet=as_json) as on_round,
@@ -280,6 +286,14 @@ def swarm(
             on_round=lambda row: on_round(file.stem, row), disclosure=rules.disclosure,
         )  # fmt: skip
     _report(taken, as_json)
+
+
+def _refuse_to_leave_none(rules: "Policy") -> None:
+    if rules.record:
+        raise InputError(
+            "this site's policy asks for a record of the run, and runs without a coordinator leave"
+            " none so far"
+        )
 
 
 def _require_seconds(**given: float | None) -> None:

@@ -97,7 +97,7 @@ def gone(openings: sqlite3.Connection) -> list[str]:
     """Sites whose nonces were destroyed."""
     if not openings.execute("SELECT 1 FROM sqlite_schema WHERE name = 'gone'").fetchone():
         return []
-    return [site for (site,) in openings.execute("SELECT site FROM gone ORDER BY site")]
+    return [str(site) for (site,) in openings.execute("SELECT site FROM gone ORDER BY site")]
 
 
 def destroy(path: Path) -> bool:

@@ -9,6 +9,9 @@ from tacit.errors import MessageError
 from tacit.ledger import records
 from tacit.ledger.statement import Envelope, Statement
 
+# Beside the head that a site cosigned last: what it reports of a round.
+REPORT = "incident-{}.json"
+
 
 def audit(
     statements: Mapping[int, Statement], keys: Mapping[int, Mapping[str, bytes]]
@@ -40,6 +43,38 @@ def audit(
                 raise MessageError("it takes two statements, or one contribution")
         except MessageError as error:
             yield place, f"it reports {about}, and proves nothing: {error}"
+
+
+def reported(
+    text: bytes, statements: Mapping[int, Statement], keys: Mapping[int, Mapping[str, bytes]]
+) -> str:
+    """What a site reports that is missing in a record, in words; the report is not in it either.
+
+    Args:
+        text: the site's signed statement.
+        statements, keys: as for ``audit``.
+
+    Raises:
+        MessageError: it proves nothing.
+    """
+    if not keys:
+        raise MessageError("no member of the record is known")
+    place = max(keys)
+    report, by = _read(text, keys[place])
+    if report.kind != "incident":
+        raise MessageError("it is no report")
+    about, told = report.says["about"], [each.encode() for each in report.says["statements"]]
+    if len(told) != 1:
+        raise MessageError("it takes one contribution")
+    sent, sender = _read(told[0], keys[place])
+    site, round = sent.says.get("site"), sent.says.get("round")
+    _require_withheld(sent, about, statements, place + 1)
+    if site not in by or site not in sender:
+        raise MessageError(f"{site} has not signed both")
+    return (
+        f"what {site} signed for round {round} is not in the record: it came too late to be"
+        f" counted, or {about} withheld it"
+    )
 
 
 def conflict(one: Statement, other: Statement) -> bool:

@@ -28,16 +28,23 @@ class Log:
     Args:
         path: of the file; made where there is none.
         origin: name of the log, in its checkpoints.
+        read_only: of a log that is there, which nothing is written to, nor beside it.
 
     Raises:
         CheckpointError: the file is no log, or cannot be written.
     """
 
-    def __init__(self, path: Path, origin: str) -> None:
+    def __init__(self, path: Path, origin: str, *, read_only: bool = False) -> None:
         self.path, self.origin = path, origin
         self._lock = threading.RLock()
         with self._told():
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            where = _to_read(path) if read_only else str(path)
+            self._db = sqlite3.connect(
+                where, uri=read_only, check_same_thread=False, isolation_level=None
+            )
+            if read_only:
+                self._db.execute("BEGIN")  # all reads are of one moment
+                return
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_TABLES)
@@ -100,6 +107,22 @@ class Log:
             row = self._db.execute("SELECT note FROM heads ORDER BY size DESC LIMIT 1").fetchone()
         return None if row is None else str(row[0])
 
+    def gap(self) -> int | None:
+        """Where the first entry is missing, or another stands than the log's order says."""
+        with self._told():
+            rows = self._db.execute("SELECT place FROM entries ORDER BY place").fetchall()
+        return next((due for due, (place,) in enumerate(rows) if place != due), None)
+
+    def changed(self) -> Iterator[tuple[int, int]]:
+        """First and last entries of the subtrees whose hashes are not those of the entries."""
+        due = {(level, place): found for level, place, found in self._nodes(list(self), 0)}
+        with self._told():
+            rows = self._db.execute("SELECT level, place, hash FROM nodes").fetchall()
+        kept = {(level, place): found for level, place, found in rows}
+        for level, place in sorted(due.keys() | kept.keys()):
+            if due.get((level, place)) != kept.get((level, place)):
+                yield place << level, (place + 1 << level) - 1
+
     def close(self) -> None:
         """Close the file; what was appended is in it already."""
         with self._told():
@@ -139,3 +162,14 @@ class Log:
                 yield
             except sqlite3.Error as error:
                 raise CheckpointError(f"{self.path}: the log cannot be used ({error})") from None
+
+
+def _to_read(path: Path) -> str:
+    """A log's address for SQLite that leaves a disk as it is, which may be one for reading alone.
+
+    While somebody writes, or was killed, what is new is in a second file, and readers need the
+    third, with which SQLite finds its way in it. Otherwise nobody changes the log meanwhile.
+    """
+    second = path.with_name(f"{path.name}-wal")
+    written = second.exists() and second.stat().st_size
+    return f"{path.absolute().as_uri()}?{'mode=ro' if written else 'immutable=1'}"

@@ -10,6 +10,7 @@ import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
@@ -22,6 +23,7 @@ from tacit.errors import InputError, MessageError
 NOTE, COSIGNATURE, COSIGNATURE_ML_DSA = 0x01, 0x04, 0x06
 MOST_NOTE = 2**20
 _DASH = "— "
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
 _NAME = re.compile(r"[^\s+\x00-\x20\x7f]{1,60}\Z")
 _SIZE = {NOTE: 32, COSIGNATURE: 32, COSIGNATURE_ML_DSA: 1312}
 
@@ -52,7 +54,7 @@ class Key:
         if _SIZE.get(self.kind) != len(self.public):
             raise InputError(f"key: {len(self.public)} bytes were given for type {self.kind:#04x}")
 
-    @property
+    @cached_property
     def id(self) -> bytes:
         """Its first four bytes of a hash, which stand in every signature."""
         said = self.name.encode() + b"\n" + bytes([self.kind]) + self.public
@@ -122,7 +124,7 @@ def split(note: str) -> tuple[str, list[Signature]]:
     text, gap, lines = note.rpartition("\n\n")
     if len(note) > MOST_NOTE or not gap or not lines.endswith("\n"):
         raise MessageError("a signed note is text, an empty line, and signatures")
-    if any(c < " " and c != "\n" for c in note):
+    if _CONTROL.search(note):
         raise MessageError("a signed note holds no control characters")
     return text + "\n", [_signature(line) for line in lines.splitlines()]
 

@@ -17,6 +17,7 @@ find keys whose masks turn the vectors into the sum that it wants.
 """
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,10 +48,10 @@ _NAMES = ("vectors", "sums", "masks", "commitments")
 
 
 class Openings:
-    """The openings of a run, as it goes.
+    """The openings of a run, as it goes. May be used from many threads, one at a time.
 
     Args:
-        path: of the file; one that is there goes on.
+        path: of the file, which its owner alone may read; one that is there goes on.
 
     Raises:
         InputError: a file that cannot be written.
@@ -58,9 +59,11 @@ class Openings:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._db = sqlite3.connect(path, isolation_level=None)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA secure_delete=ON")  # auditors are given the whole file
             self._db.executescript(_TABLES)
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise InputError(f"openings: {path} cannot be written ({error})") from None
 
     def begin(self, round: int) -> None:
@@ -111,6 +114,12 @@ class Openings:
         row = (self._round, site, subject, nonce, digest)
         self._db.execute("INSERT INTO commitments VALUES (?, ?, ?, ?, ?)", row)
 
+    def commitments(self, round: int, site: str) -> dict[str, tuple[bytes, bytes]]:
+        """What was opened of a member's in a round: nonce and digest by subject."""
+        asked = "SELECT subject, nonce, digest FROM commitments WHERE round = ? AND site = ?"
+        rows = self._db.execute(asked, (round, site))
+        return {subject: (nonce, digest) for subject, nonce, digest in rows}
+
     def close(self) -> None:
         self._db.close()
 
@@ -131,10 +140,14 @@ def audit(
         Entries and what is wrong with them; at the end, in words, what was looked at.
 
     Raises:
-        InputError: no such file.
+        InputError: no such file, or a record that tells no sum.
     """
     if not path.is_file():
         raise InputError(f"openings: {path} is no file")
+    if not any(SUM in s.subjects for s in statements.values() if s.kind == "aggregate"):
+        raise InputError(
+            f"openings: {path} was given; no round of this record tells the sum of its vectors"
+        )
     db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     rounds, parts = 0, dict[int, str]()
     for place, statement in statements.items():
@@ -149,7 +162,7 @@ def audit(
                 yield place, "the openings of this round cannot be read"
             rounds += 1
     db.close()
-    yield f"{rounds} rounds summed again" if rounds else "no round of this record tells its sum"
+    yield f"{rounds} rounds summed again"
 
 
 class _Round:

@@ -41,14 +41,25 @@ def kept(folder: Path, policy: Path | None = None) -> tuple[Policy, Log]:
     Raises:
         InputError: there is none.
     """
-    path = policy or folder / POLICY
-    try:
-        trusted = Policy.from_text(path.read_text())
-    except OSError as error:
-        raise InputError(f"policy: {path} cannot be read ({error.strerror})") from None
-    if not (folder / LOG).exists():
+    if not (folder / LOG).is_file():
         raise InputError(f"record: {folder} has no {LOG}")
-    return trusted, Log(folder / LOG, trusted.logs[0].name if trusted.logs else "")
+    trusted = Policy.from_text(text(policy or folder / POLICY, "policy"))
+    name = trusted.logs[0].name if trusted.logs else ""
+    return trusted, Log(folder / LOG, name, read_only=True)
+
+
+def text(path: Path, what: str) -> str:
+    """What a file says that somebody else may have written.
+
+    Raises:
+        InputError: it cannot be read, or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{what}: {path} cannot be read ({error.strerror})") from None
+    except UnicodeError:
+        raise InputError(f"{what}: {path} is no text") from None
 
 
 class Recorder:
@@ -81,6 +92,10 @@ class Recorder:
         self.folder, self.experiment, self.nodes, self.rows = folder, experiment, nodes, rows
         self.claim = claim
         self.origin = f"tacit/{experiment.hex()[:16]}"
+        if masked and masked.resolve() == (folder / OPENINGS).resolve():
+            raise InputError(f"openings: {masked} is the record's own file; give another")
+        # First, so that a file that cannot be written leaves no record that was not begun.
+        self._masked = Openings(masked) if masked else None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._seeds = self._keys()
@@ -90,12 +105,14 @@ class Recorder:
         log = Log(folder / LOG, self.origin)
         self.keeper = self._keeper(log)
         self._openings = sqlite3.connect(_private(folder / OPENINGS), isolation_level=None)
-        self._openings.execute(
-            "CREATE TABLE IF NOT EXISTS openings"
-            " (entry INTEGER PRIMARY KEY, site TEXT NOT NULL, nonce BLOB NOT NULL,"
-            " digest BLOB NOT NULL) STRICT"
-        )
-        self._masked = Openings(_private(masked)) if masked else None
+        try:
+            self._openings.execute(
+                "CREATE TABLE IF NOT EXISTS openings"
+                " (entry INTEGER PRIMARY KEY, site TEXT NOT NULL, nonce BLOB NOT NULL,"
+                " digest BLOB NOT NULL) STRICT"
+            )
+        except sqlite3.Error as error:
+            raise CheckpointError(f"{folder / OPENINGS}: it cannot be used ({error})") from None
         if not len(log):
             self._begin(rules)
         self._models, self._view = self._recorded(log)
@@ -109,10 +126,10 @@ class Recorder:
             InputError: no record, or one whose keys are not here.
         """
         log = kept(folder)[1]
-        genesis = Envelope.from_bytes(next(iter(log))).statement
+        genesis = Envelope.from_bytes(log[0]).statement
         log.close()
         try:
-            held = json.loads((folder / KEYS).read_text())
+            held = _seeds(folder / KEYS)
         except OSError:
             raise InputError(
                 f"record: {folder} has no {KEYS}; only a record of a run in one process holds the"
@@ -252,6 +269,8 @@ class Recorder:
 
         Raises:
             MessageError: the second scorer comes to others.
+            InputError: the record scores these rounds otherwise, or has paid for them. What stands
+                in it cannot be taken back, and it would not hold any more.
         """
         if not games:
             return
@@ -263,6 +282,7 @@ class Recorder:
             self.experiment, games[0].round, games[-1].round, scores.named(method), said,
             hashlib.sha256(file).digest(),
         )  # fmt: skip
+        self._require_unpaid(statement.says, pot)
         place = len(self.keeper.log)
         _private(self.folder / scores.FILE.format(place)).write_bytes(file)
         both = {name: self._members[name] for name in (KEEPER, self.nodes[0])}
@@ -270,6 +290,22 @@ class Recorder:
         if pot is not None:
             paid = records.settlement(self.experiment, place, pot, payouts(said, pot))
             self._append_together(paid)
+
+    def _require_unpaid(self, said: Mapping[str, Any], pot: int | None) -> None:
+        told = dict[int, Mapping[str, Any]]()
+        for place, entry in enumerate(self.keeper.log):
+            before = Envelope.from_bytes(entry).statement
+            if before.kind == "score" and scores.overlap(said, before.says):
+                told[place] = before.says
+                if said["scores"] != before.says["scores"]:
+                    raise InputError(
+                        f"record: entry {place} of {self.folder} scores these rounds by"
+                        f" {before.says['method']['name']}, and otherwise; a record has one score"
+                    )
+            elif before.kind == "settlement" and before.says["score"] in told and pot is not None:
+                raise InputError(
+                    f"pot: {pot} was given; entry {place} of {self.folder} has paid for the rounds"
+                )
 
     def finish(self) -> None:
         """Close the record's files."""
@@ -337,12 +373,14 @@ class Recorder:
 
     def _keep(self, openings: Sequence[tuple[str, bytes, bytes]], first: int) -> None:
         rows = [(first + i, *opening) for i, opening in enumerate(openings)]
-        self._openings.executemany("INSERT OR REPLACE INTO openings VALUES (?, ?, ?, ?)", rows)
+        with self._openings:  # forced to the disk once, not a row at a time
+            self._openings.execute("BEGIN IMMEDIATE")
+            self._openings.executemany("INSERT OR REPLACE INTO openings VALUES (?, ?, ?, ?)", rows)
 
     def _keys(self) -> dict[str, str]:
         path = self.folder / KEYS
         if path.exists():
-            return dict(json.loads(path.read_text()))
+            return _seeds(path)
         wanted = [("log", self.origin)]
         wanted += [("member", name) for name in (KEEPER, *self.nodes)]
         wanted += [("witness", name) for name in self.nodes[:MOST_WITNESSES]]
@@ -359,6 +397,16 @@ class Recorder:
 
     def _public(self, name: str) -> bytes:
         return self._members[name].public_key().public_bytes_raw()
+
+
+def _seeds(path: Path) -> dict[str, str]:
+    try:
+        found = json.loads(path.read_bytes())
+        if isinstance(found, dict) and all(len(bytes.fromhex(s)) == 32 for s in found.values()):
+            return found
+    except (ValueError, TypeError):
+        pass
+    raise InputError(f"record: {path} does not hold its keys any more")
 
 
 def _percent(share: float) -> int:

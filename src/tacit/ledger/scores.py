@@ -188,7 +188,7 @@ def audit(folder: Path, statements: Mapping[int, Statement]) -> Iterator[tuple[i
                 done += 1
             case "score":
                 for other, before in scored.items():
-                    if _overlap(says, before.says) and says["scores"] != before.says["scores"]:
+                    if overlap(says, before.says) and says["scores"] != before.says["scores"]:
                         yield place, f"its scorers disagree with those of entry {other}"
                 scored[place] = statement
                 here = range(says["first"], says["last"] + 1)
@@ -208,7 +208,7 @@ def audit(folder: Path, statements: Mapping[int, Statement]) -> Iterator[tuple[i
             case "settlement":
                 score = scored[says["score"]]
                 for other, before in paid.items():
-                    if _overlap(score.says, before.says):
+                    if overlap(score.says, before.says):
                         yield place, f"it pays for rounds that entry {other} has paid for"
                 paid[place] = score
                 yield from ((place, wrong) for wrong in _wrongly_paid(statement, score))
@@ -216,7 +216,8 @@ def audit(folder: Path, statements: Mapping[int, Statement]) -> Iterator[tuple[i
         yield f"{len(scored)} told, {seen} computed again, {len(paid)} settled"
 
 
-def _overlap(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def overlap(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two scores are of a common round."""
     return bool(one["first"] <= other["last"] and other["first"] <= one["last"])
 
 

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tacit.ledger import release as models
 from tacit.ledger.log import Log
 from tacit.ledger.note import Checkpoint, split, verified
 from tacit.ledger.policy import Policy, quorum
-from tacit.ledger.recorder import HEAD, LOG, OPENINGS, kept
+from tacit.ledger.recorder import HEAD, LOG, OPENINGS, kept, text
 from tacit.ledger.statement import Envelope, Statement
 
 
@@ -71,6 +72,11 @@ class _Record:
     keys: dict[int, dict[str, bytes]] = field(default_factory=dict)
 
 
+# Whoever wrote the file may have put anything into it.
+_OPENINGS = (
+    "SELECT CAST(entry AS INTEGER), CAST(site AS TEXT), CAST(nonce AS BLOB), CAST(digest AS BLOB)"
+    " FROM openings ORDER BY entry"
+)
 Check = tuple[str, Callable[[_Record], Iterator[Finding | str]]]
 
 
@@ -99,13 +105,15 @@ def verify(
     Raises:
         InputError: a folder without a record, or a policy that is none.
     """
+    # Before the entries: of a record that still grows they are there before their openings.
+    opened = _opened(folder / OPENINGS)
     record = _read(folder, policy)
     checks: list[Check] = [("signatures of the head", _signed), ("tree", _tree)]
     if seen is not None:
         checks.append(("earlier head", lambda record: _extends(record, seen)))
     checks += [("entries", _entries), ("rounds", _rounds)]
-    if (folder / OPENINGS).exists():
-        checks.append(("openings", lambda record: _openings(record, folder / OPENINGS)))
+    if opened is not None:
+        checks.append(("openings", lambda record: _openings(record, opened)))
     if openings is not None:
         checks.append(("masked sums", lambda r: _found(sums.audit(openings, r.statements, r.keys))))
     checks.append(("scores", lambda r: _found(scores.audit(folder, r.statements))))
@@ -116,6 +124,8 @@ def verify(
         checks.append(("other head", lambda record: _witnessed(record, against / HEAD)))
     elif against is not None:
         checks.append(("other copy", lambda record: _same(record, _read(against, None))))
+    if against is not None and (reports := sorted(against.glob(incident.REPORT.format("*")))):
+        checks.append(("reports", lambda record: _reported(record, reports)))
     if anchored is not None:
         checks.append(("anchored heads", lambda record: _anchored(record, anchored)))
     told, findings = list[tuple[str, str]](), list[Finding]()
@@ -148,11 +158,15 @@ def _signed(record: _Record) -> Iterator[Finding | str]:
     except MessageError as error:
         yield Finding("", None, str(error))
         return
-    if head.size > len(record.entries):
+    if (gap := record.log.gap()) is not None:
+        yield Finding("", gap, "it is missing, or out of its place")
+    elif head.size > len(record.entries):
         missing = head.size - len(record.entries)
         yield Finding("", None, f"the last {missing} of {head.size} entries are missing")
     for place in range(head.size, len(record.entries)):
-        yield Finding("", place, "it stands under no signed head")
+        yield Finding(
+            "", place, "it stands under no signed head (added since, or the run is not over)"
+        )
     yield f"{head.size} entries"
 
 
@@ -166,6 +180,11 @@ def _tree(record: _Record) -> Iterator[Finding | str]:
     if len(leaves) < head.size:
         return
     if hmac.compare_digest(merkle.Growing(leaves).root, head.root):
+        for first, last in record.log.changed():
+            words = (
+                f"its hash of entries {first} to {last} is another, and so would be proofs of them"
+            )
+            yield Finding("", None, words)
         yield f"root {head.root.hex()[:16]}"
         return
     named = False
@@ -194,7 +213,7 @@ def _extends(record: _Record, seen: str) -> Iterator[Finding | str]:
 def _witnessed(record: _Record, path: Path) -> Iterator[Finding | str]:
     """The head that a site cosigned last, with the log's own signature, is a beginning, too."""
     try:
-        head, by = verified(path.read_text(), record.policy.logs)
+        head, by = verified(text(path, "head"), record.policy.logs)
     except MessageError as error:
         yield Finding("", None, f"the site's head: {error}")
         return
@@ -202,6 +221,15 @@ def _witnessed(record: _Record, path: Path) -> Iterator[Finding | str]:
         yield Finding("", None, "the site's head is of another log")
         return
     yield from _begins(record, head)
+
+
+def _reported(record: _Record, reports: Sequence[Path]) -> Iterator[Finding | str]:
+    """What a site misses in this record."""
+    for path in reports:
+        try:
+            yield incident.reported(path.read_bytes(), record.statements, record.keys)
+        except (MessageError, OSError) as error:
+            yield Finding("", None, f"{path.name} proves nothing: {error}")
 
 
 def _begins(record: _Record, before: Checkpoint) -> Iterator[Finding | str]:
@@ -350,24 +378,37 @@ def _accounted(
         yield Finding("", place, "it counts a contribution twice")
 
 
-def _openings(record: _Record, path: Path) -> Iterator[Finding | str]:
+def _opened(path: Path) -> tuple[list[Any], list[str]] | str | None:
+    """Openings, and whose were destroyed; why they cannot be read; None where there are none."""
+    if not path.exists():
+        return None
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            return db.execute(_OPENINGS).fetchall(), erasure.gone(db)
+    except (sqlite3.Error, UnicodeError) as error:
+        return f"they cannot be read ({error})"
+
+
+def _openings(record: _Record, found: tuple[list[Any], list[str]] | str) -> Iterator[Finding | str]:
     """What was opened is what was committed to."""
-    with sqlite3.connect(path) as db:
-        rows = db.execute("SELECT entry, site, nonce, digest FROM openings ORDER BY entry")
-        opened = 0
-        for place, site, nonce, digest in rows:
-            statement = record.statements.get(place)
-            committed = statement.subjects.get("commitment") if statement else None
-            if statement is None or committed is None or site not in record.keys[place]:
-                yield Finding("", place, "it is opened, and no such commitment stands there")
-                continue
-            key, round = record.keys[place][site], statement.says["round"]
-            if committed != records.commitment(key, round, nonce, digest):
-                yield Finding("", place, f"{site} committed to something else than it opened")
-            opened += 1
-        yield f"{opened} commitments opened"
-        if names := erasure.gone(db):
-            yield f"the nonces of {', '.join(names)} were destroyed"
+    if isinstance(found, str):
+        yield Finding("", None, found)
+        return
+    rows, destroyed = found
+    opened = 0
+    for place, site, nonce, digest in rows:
+        statement = record.statements.get(place)
+        committed = statement.subjects.get("commitment") if statement else None
+        if statement is None or committed is None or site not in record.keys[place]:
+            yield Finding("", place, "it is opened, and no such commitment stands there")
+            continue
+        key, round = record.keys[place][site], statement.says["round"]
+        if committed != records.commitment(key, round, nonce or b"", digest or b""):
+            yield Finding("", place, f"{site} committed to something else than it opened")
+        opened += 1
+    yield f"{opened} commitments opened"
+    if destroyed:
+        yield f"the nonces of {', '.join(destroyed)} were destroyed"
 
 
 def _found(audit: Iterator[tuple[int | None, str] | str]) -> Iterator[Finding | str]:
@@ -386,6 +427,10 @@ def _same(record: _Record, other: _Record) -> Iterator[Finding | str]:
         if record.entries[place] != other.entries[place]:
             yield Finding("", place, "the other copy has another entry here: the record was forked")
             return
+    if len(other.entries) > both:
+        # What nobody has signed there beyond this record proves nothing.
+        with suppress(MessageError):
+            yield from _begins(record, record.policy.check(other.note))
     yield f"the same {both} entries"
 
 

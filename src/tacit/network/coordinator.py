@@ -15,6 +15,7 @@ from tacit.experiment import Experiment
 from tacit.network.attendance import Attendance
 from tacit.network.blobs import Offer
 from tacit.network.intake import Intake
+from tacit.network.masked import signs_masked
 from tacit.network.policy import NO_LIMITS, Limits, enforce
 from tacit.network.protocol import (
     INSIDE,
@@ -276,8 +277,9 @@ class Coordinator:
         if used:
             if self.summing is None:
                 raise MessageError(f"{site!r} keeps its update; this run has no secure sums")
-            self._check_entry(site, request)
-            self._record_entry(site, request)
+            if not signs_masked(self.experiment):
+                self._check_entry(site, request)
+                self._record_entry(site, request)
             self.intake.updates[site] = Update(None, real(request.loss))
             self.summing.sessions = max(self.summing.sessions, request.session)
             self.attendance.news()
@@ -402,7 +404,7 @@ class Coordinator:
             self.intake.hidden = True
             self.summing = Summing(
                 experiment, self.attendance, self.intake, self.key_of,
-                Parcels(self.store.tensors, self.offer), self.tell,
+                Parcels(self.store.tensors, self.offer), self.tell, self.record,
             )  # fmt: skip
         kept = self.store.read()
         if kept is None:

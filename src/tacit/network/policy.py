@@ -72,11 +72,14 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy(Limits):
-    """A site's: its limits, what it approves beforehand, and how much it tells of its errors."""
+    """A site's: its limits, what it approves beforehand, how much it tells of its errors, and
+    whether it takes part in what leaves no record.
+    """
 
     experiments: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
     disclosure: Disclosure = "redacted"
+    record: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,6 +87,7 @@ class Policy(Limits):
         self._list("code", _is_hash, "hashes, 64 hexadecimal digits each")
         levels = get_args(Disclosure)
         require(self.disclosure in levels, "disclosure", self.disclosure, ", ".join(levels))
+        require(isinstance(self.record, bool), "record", self.record, "true or false")
 
     def allows(self, experiment: Experiment) -> bool:
         """Whether an experiment, without rows, is on one of the lists."""
@@ -230,6 +234,8 @@ COMMENTS = {
     "disclosure": 'What others learn of an error here: its "code" alone; the code and the "phase"'
     ' of the run; a "redacted" sentence, with nothing in it that is not written in tacit\'s own'
     ' code; or the "full" sentence, which may hold values of the data.',
+    "record": "Whether this site takes part only in runs that leave a signed record, as with"
+    " `tacit coordinator --record`.",
 }
 _TITLES = {
     Limits: "What every experiment of this federation must keep to; its coordinator refuses others."

@@ -90,6 +90,7 @@ def coordinate(
     insecure: bool = False,
     metrics: str | None = None,
     record: Path | None = None,
+    openings: Path | None = None,
     **settings: Any,
 ) -> tuple[Kept, list[dict[str, object]]]:
     """The coordinator of a run, to its end; started again, it goes on.
@@ -101,6 +102,7 @@ def coordinate(
         database: URL as SQLAlchemy has it; by default SQLite in the folder.
         metrics: address, ``host:port``, of figures and of a health check.
         record: folder of the record that the run leaves, which its sites witness.
+        openings: file for what the masked sums are computed again from; it opens nobody's update.
         settings: of ``Coordinator``.
 
     Returns:
@@ -122,6 +124,8 @@ def coordinate(
             f"record: {record} was given; of rounds that wait for nobody none is kept so far; leave"
             " it out, or use another algorithm than FedBuff"
         )
+    if openings is not None and record is None:
+        raise InputError("openings: a file was given without a record; give record as well")
     with (
         closing(Store(folder, experiment.digest(), database)) as store,
         ExitStack() as at_last,
@@ -129,9 +133,8 @@ def coordinate(
         closing(Blobs(endpoint)) as blobs,
     ):
         if record is not None:
-            settings["record"] = at_last.enter_context(
-                closing(Recording(record, folder, experiment, identity, endpoint.key_of))
-            )
+            kept_as = Recording(record, folder, experiment, identity, endpoint.key_of, openings)
+            settings["record"] = at_last.enter_context(closing(kept_as))
         coordinator = (AsyncCoordinator if asynchronous else Coordinator)(
             experiment, store,
             lambda site, offer, path: blobs.pull(site, offer, path, most=offer.size),
@@ -194,6 +197,7 @@ def take_part(
     disclosure: Disclosure = "redacted",
     proxy: Proxy | None = None,
     metrics: str | None = None,
+    record: bool = False,
 ) -> Taken:
     """A site of a run, to the run's end; started again, it goes on.
 
@@ -208,6 +212,7 @@ def take_part(
         disclosure: how much others learn of errors here.
         proxy: the way out to the coordinator, if there is no other.
         metrics: address, ``host:port``, of figures and of a health check.
+        record: whether the run must leave a record.
 
     Raises:
         Refused: the coordinator takes no part of this experiment, or of this site.
@@ -267,7 +272,7 @@ def take_part(
             closing(
                 Witnessing(
                     folder / RECORD, experiment.digest(), experiment.rounds, identity.name,
-                    identity, coordinator, endpoint.key_of, ask,
+                    identity, coordinator, endpoint.key_of, ask, record,
                 )
             )
         )  # fmt: skip

@@ -93,7 +93,7 @@ class Ready(Part, frozen=True):
     Attributes:
         loss: mean training loss.
         session: the least number of a session that the site would enter.
-        entry: as in ``Deliver``.
+        entry: as in ``Deliver``; empty where the site signs what it sends behind masks.
     """
 
     round: Round
@@ -108,12 +108,16 @@ class Answer(Part, frozen=True):
     Attributes:
         session: its number in the round.
         body: the message, or where it can be pulled.
+        entry: with a vector behind masks, as in ``Deliver``.
+        nonce: of the entry's commitment to the vector.
     """
 
     round: Round
     session: Count
     stage: Stage
     body: Body
+    entry: Entry = b""
+    nonce: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
 
 
 class Measured(Part, frozen=True):

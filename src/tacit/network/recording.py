@@ -25,6 +25,7 @@ from tacit.ledger.policy import Policy, quorum
 from tacit.ledger.recorder import HEAD, LOG, MOST_WITNESSES, POLICY
 from tacit.ledger.statement import Envelope, Statement, encoded, signed
 from tacit.network.identity import Identity, sign_key, write
+from tacit.network.masked import openings
 from tacit.network.members import is_signed
 from tacit.network.protocol import (
     Cosign,
@@ -70,19 +71,22 @@ class Recording:
         experiment: as the file defines it, without rows.
         keeper: the coordinator.
         key_of: tells the sites' long-term keys, with which they sign contributions.
+        masked: file for the openings of masked vectors; None keeps none.
 
     Raises:
-        InputError: a folder with another run's record.
+        InputError: a folder with another run's record, or openings of a run that has none.
         CheckpointError: a folder that cannot be written.
     """
 
     def __init__(
-        self, folder: Path, own: Path, experiment: Experiment, keeper: Identity, key_of: KeyOf
-    ) -> None:
+        self, folder: Path, own: Path, experiment: Experiment, keeper: Identity, key_of: KeyOf,
+        masked: Path | None = None,
+    ) -> None:  # fmt: skip
         self.folder, self.experiment, self.keeper, self.key_of = folder, experiment, keeper, key_of
         self.digest, self.names = experiment.digest(), experiment.data.names
         self._task, self._claim = bytes.fromhex(self.digest), claim(experiment)
         self._lock = threading.RLock()
+        self.openings = openings(experiment, masked) if masked else None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             private = sign_key(own, _KEY)
@@ -99,6 +103,7 @@ class Recording:
         # Of the log, which says them again after a restart.
         self._places: dict[int, dict[str, int]] = {}  # of contributions: by round and site
         self._closed, self._open, self._model, self._last = 0, -1, b"", 0
+        self._view = 0  # how often the open round was begun before
         # The head that is being cosigned, and by whom it was.
         self._head: Checkpoint | None = None
         self._note = ""
@@ -161,7 +166,7 @@ class Recording:
             envelope = Envelope.from_bytes(entry)
             said = envelope.statement
             records.require_shape(said)
-            by = envelope.signers({site: self.key_of(site).public_bytes(*_RAW)})
+            by = envelope.signers({site: self.public(site)})
         except MessageError as error:
             raise MessageError(f"the contribution of {site!r}: {error}") from None
         with self._lock:
@@ -180,6 +185,20 @@ class Recording:
         with self._lock:
             if round == self._open and site not in self._places.get(round, ()):
                 self._append([entry])
+
+    def summed(self, entries: Mapping[str, bytes]) -> None:
+        """The contributions to the open round's sum, by site.
+
+        If the coordinator was killed once it had recorded a sum, and the round came to another one,
+        the round begins again: of the first sum nothing was made.
+
+        Raises:
+            CheckpointError: the record cannot be written.
+        """
+        with self._lock:
+            if self._places.get(self._open):
+                self._append([self._opening(self._open, self._view + 1)])
+            self._append(list(entries.values()))
 
     # What happens in the run
 
@@ -217,8 +236,8 @@ class Recording:
                 raise InputError(f"record: {self.folder} holds another model of round {round}")
             over = over or round == self.experiment.rounds
             if not over and self._open != round:
-                said = records.round_open(round, 0, self._task, found, self.log.head())
-                self._append([self._signed(said)])
+                self._model = found
+                self._append([self._opening(round, 0)])
             self._propose(len(self.log) if over else self._last + 1)
 
     def end(self) -> None:
@@ -239,6 +258,8 @@ class Recording:
                     " count", len(self._lines), len(self.names), head.size,
                 )  # fmt: skip
             self.log.close()
+            if self.openings:
+                self.openings.close()
 
     # The beginning
 
@@ -255,7 +276,7 @@ class Recording:
         if self._policy is not None or len(self._witnesses) < len(self.names):
             return False
         message = encoded(self._beginning().of(site).payload())
-        if not is_signed(self._public(site).hex(), message, signature):
+        if not is_signed(self.public(site).hex(), message, signature):
             return False  # of what was to be signed before another site came with another key
         self._signatures[site] = signature
         if not self.absent:
@@ -281,14 +302,14 @@ class Recording:
     def _beginning(self) -> "_Beginning":
         """What the sites are to sign, once all have told their witness keys."""
         if self._planned is None:
-            keys = {name: self._public(name) for name in self.names}
+            keys = {name: self.public(name) for name in self.names}
             witnesses = [self._witnesses[name] for name in self.names[:MOST_WITNESSES]]
             policy = Policy.of(self._key, witnesses)
             most, keeper = records.MOST_FOUNDERS, self.keeper.name
             told = hashlib.sha256(str(policy).encode()).digest()
             first, *others = [self.names[i : i + most] for i in range(0, len(keys), most)]
             genesis = records.genesis(
-                self._task, told, keeper, self._public(keeper), rules(self.experiment),
+                self._task, told, keeper, self.public(keeper), rules(self.experiment),
                 {name: keys[name] for name in first},
             )  # fmt: skip
             later = [records.membership(self._task, {n: keys[n] for n in some}) for some in others]
@@ -296,7 +317,8 @@ class Recording:
             self._planned = _Beginning(policy, tuple(signers))
         return self._planned
 
-    def _public(self, member: str) -> bytes:
+    def public(self, member: str) -> bytes:
+        """A member's 32-byte Ed25519 key."""
         return self.key_of(member).public_bytes(*_RAW)
 
     # Heads
@@ -374,7 +396,18 @@ class Recording:
         places = self._places.get(round, {})
         counted = sorted(place for site, place in places.items() if site not in out)
         why = {place: out[site] for site, place in places.items() if site in out}
-        return records.aggregate(round, model, counted, why)
+        opened = self.openings.commitments(round, self.keeper.name) if self.openings else {}
+        own = self.public(self.keeper.name)
+        summed = {
+            subject: records.commitment(own, round, nonce, digest)
+            for subject, (nonce, digest) in opened.items()
+        }
+        return records.aggregate(round, model, counted, why, summed)
+
+    def _opening(self, round: int, view: int) -> bytes:
+        return self._signed(
+            records.round_open(round, view, self._task, self._model, self.log.head())
+        )
 
     def _signed(self, statement: Statement) -> bytes:
         return signed(statement, {self.keeper.name: self.keeper})
@@ -398,6 +431,8 @@ class Recording:
                     said.subjects["base"],
                     place,
                 )
+                self._view = said.says["view"]
+                self._places.pop(self._open, None)
             case "aggregate":
                 self._closed, self._model, self._last = (
                     said.says["round"] + 1, said.subjects["model"], place,

@@ -21,6 +21,7 @@ from tacit.network.decoding import from_json
 from tacit.network.disclosure import Disclosure, disclosed
 from tacit.network.identity import write
 from tacit.network.labels import answered
+from tacit.network.masked import signs_masked, vector_in
 from tacit.network.protocol import (
     INSIDE,
     MOST_ROWS,
@@ -247,7 +248,16 @@ class SiteRun:
         if self.record is None:
             return b""
         path = self.tensors.path(notes.update.digest)
-        return self.record.contribution(notes.round, path, self.rows, claim(self.experiment))
+        return self.record.contribution(notes.round, path, self.rows, claim(self.experiment))[0]
+
+    def _signed(self, entered: SiteSum, stage: Stage, answer: bytes) -> tuple[bytes, bytes]:
+        """What it says in the record of the vector that it sends behind masks, and the nonce."""
+        masked = stage == entered.kind.adds and signs_masked(self.experiment)
+        if self.record is None or not masked:
+            return b"", b""
+        session, of = entered.session, claim(self.experiment)
+        vector = vector_in(session, self.node, answer)
+        return self.record.contribution(session.round, vector, self.rows, of)
 
     def update(self, order: Train, state: Callable[[], State]) -> Notes:
         """Its part of a round: trained once, and paid for once, however often it is asked for.
@@ -295,7 +305,7 @@ class SiteRun:
             self._decline(notes.round, Aborted(why), why)
         else:
             loss = float("nan") if notes.loss is None else notes.loss
-            entry = self._entry(notes)
+            entry = b"" if signs_masked(self.experiment) else self._entry(notes)
             self.ask(Ready(self.digest, notes.round, loss, notes.session, entry))
             self.wake(PAUSE)
 
@@ -312,6 +322,7 @@ class SiteRun:
             stage: Stage = entered.kind.first if isinstance(order, Enter) else order.stage
             body = b"" if isinstance(order, Enter) else order.body
             answer = self._answer(entered, stage, body)
+            signed = self._signed(entered, stage, answer)
         except InputError as error:
             _log.warning("%s", error)
             self._decline(order.round, error, "it does not enter this secure sum")
@@ -323,8 +334,9 @@ class SiteRun:
         except (Aborted, MessageError) as error:
             about = {"round": order.round + 1}
             _log.warning("left a secure sum of round %d: %s", order.round + 1, error, extra=about)
-            answer = b""
-        self.ask(Answer(self.digest, order.round, order.session, stage, self.parcels.pack(answer)))
+            answer, signed = b"", (b"", b"")
+        packed = self.parcels.pack(answer)
+        self.ask(Answer(self.digest, order.round, order.session, stage, packed, *signed))
 
     def _enter(self, order: Enter) -> SiteSum:
         """Begin a secure sum, as one of these nodes, and never again.

@@ -10,7 +10,9 @@ from tacit.experiment import Experiment
 from tacit.network.attendance import Attendance
 from tacit.network.blobs import Offer
 from tacit.network.intake import Intake
+from tacit.network.masked import Masked, signs_masked
 from tacit.network.protocol import Answer, Enter, Go, Reply, Stage, Taken, Wait
+from tacit.network.recording import Recording
 from tacit.network.stages import kind_of
 from tacit.network.store import Kept
 from tacit.network.sums import CoordinatorSum, KeyOf, Parcels, directory, session_of
@@ -31,6 +33,7 @@ class Summing:
         key_of: tells a site's long-term key.
         parcels: of the messages to sites.
         tell: lets a site know that there are news for it.
+        record: that the run leaves; None: none.
 
     Attributes:
         sum: the present one.
@@ -45,9 +48,11 @@ class Summing:
         key_of: KeyOf,
         parcels: Parcels,
         tell: Callable[[str], object],
+        record: Recording | None = None,
     ) -> None:
         self.experiment, self.attendance, self.intake = experiment, attendance, intake
-        self.key_of, self.parcels, self.tell = key_of, parcels, tell
+        self.key_of, self.parcels, self.tell, self.record = key_of, parcels, tell, record
+        self.rows = experiment.data.train.sizes.tolist()
         self.digest, self.names = experiment.digest(), experiment.data.names
         self.sum: CoordinatorSum | None = None
         self.sessions = 0
@@ -74,23 +79,26 @@ class Summing:
         if sum is None or not sum.is_(request.round, request.session) or node not in sum.awaited:
             return Taken(self.digest, False)
         if isinstance(request.body, bytes):
-            used = sum.take(node, request.stage, request.body)
+            sum.check(node, request, request.body, self.rows[node])
+            used = self._add(node, request.stage, request.body, sum)
             self.attendance.news()
             return Taken(self.digest, used)
         if request.body.size > sum.most:
             raise MessageError(
                 f"{site!r} offers a message of {request.body.size} bytes; {sum.most} is the most"
             )
-        self.intake.start(site, self._fetch, request.stage, request.body, sum)
+        self.intake.start(site, self._fetch, request, request.body, sum)
         return Wait(self.digest, "your message is being pulled")
 
-    def _fetch(self, site: str, stage: Stage, body: Offer, sum: CoordinatorSum) -> None:
+    def _fetch(self, site: str, request: Answer, body: Offer, sum: CoordinatorSum) -> None:
         """Pull a site's message."""
         message: bytes | None = None
+        node = self.names.index(site)
         try:
             path = self.intake.receive(site, body)
             message = path.read_bytes()
             path.unlink()
+            sum.check(node, request, message, self.rows[node])
         except MessageError as error:
             _log.warning("left out of a secure sum: %s", error, extra={"site": site})
             message = b""
@@ -102,8 +110,16 @@ class Summing:
             with self.attendance.changed:
                 self.intake.pulling.discard(site)
                 if message is not None:
-                    sum.take(self.names.index(site), stage, message)
+                    self._add(node, request.stage, message, sum)
                 self.attendance.news()
+
+    def _add(self, node: int, stage: Stage, message: bytes, sum: CoordinatorSum) -> bool:
+        """Take a site's message; whether it was awaited."""
+        try:
+            return sum.take(node, stage, message)
+        except CheckpointError as error:
+            self.attendance.end(error)
+            return False
 
     # What happens by itself
 
@@ -140,7 +156,10 @@ class Summing:
         keys = directory(experiment, nodes, self.key_of)
         assert experiment.guard is not None
         kind = kind_of(experiment.guard)
-        sum = CoordinatorSum(kind, session, number, exchange, keys, self.parcels.pack)
+        masked = None
+        if self.record and signs_masked(experiment):
+            masked = Masked(self.record, session, self.names)
+        sum = CoordinatorSum(kind, session, number, exchange, keys, self.parcels.pack, masked)
         opened: Opened | None = None
         try:
             while opened is None:

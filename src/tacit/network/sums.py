@@ -5,6 +5,7 @@ process and nowhere else, so that a site that was killed is lost to that session
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -12,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tacit.engine.secure_sum import Binding, Opened, masking
 from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
-from tacit.network.protocol import SMALL, Body, Stage
+from tacit.network.masked import Masked
+from tacit.network.protocol import SMALL, Answer, Body, Stage
 from tacit.network.stages import Kind, Vector, kind_of
 from tacit.network.tensors import Tensors
 from tacit.network.wire import Wire
@@ -104,6 +106,7 @@ class CoordinatorSum:
     Args:
         number, exchange: as for ``session_of``.
         pack: makes a message ready for the way.
+        masked: tells the run's record of vectors behind masks.
 
     Attributes:
         stage: the present one.
@@ -113,9 +116,11 @@ class CoordinatorSum:
     def __init__(
         self, kind: Kind, session: Session, number: int, exchange: int,
         keys: Mapping[int, Ed25519PublicKey], pack: Callable[[bytes], Body],
+        masked: Masked | None = None,
     ) -> None:  # fmt: skip
         self.kind, self.session, self.number, self.exchange = kind, session, number, exchange
         self._receiver, self._pack = kind.receiver(session, keys), pack
+        self._masked = masked
         self.stage = kind.first
         self.asked: dict[int, Body] = dict.fromkeys(session.nodes, b"")
         self._answers: dict[int, bytes] = {}
@@ -139,11 +144,22 @@ class CoordinatorSum:
         """Whether as many have answered as the next stage takes."""
         return len(self._answers) >= self.session.fewest
 
+    def check(self, node: int, answer: Answer, message: bytes, rows: int) -> None:
+        """Refuse a vector that is not what its sender has signed for the run's record.
+
+        Raises:
+            MessageError: it is not.
+        """
+        if self._masked and answer.stage == self.kind.adds and message:
+            self._masked.check(node, message, answer.entry, answer.nonce, rows)
+
     def take(self, node: int, stage: Stage, message: bytes) -> bool:
         """A site's message, empty if it is out; whether it was awaited."""
         if stage != self.stage or node not in self.awaited:
             return False
         if stage == self.kind.adds:  # vectors are added up as they come
+            if self._masked and message:
+                self._masked.heard(node, message)
             self._receiver.add(node, message)
             message = b""
         self._answers[node] = message
@@ -158,6 +174,7 @@ class CoordinatorSum:
         """Go to the next stage, or give the sum after the last; it may take long.
 
         Raises:
+            CheckpointError: the sum is there, and the run's record cannot be written.
             Aborted: too few nodes are left.
             SumError: one that honest nodes cannot have sent.
         """
@@ -165,7 +182,12 @@ class CoordinatorSum:
         made, after = advances(self._receiver, answers), self.kind.after(self.stage)
         if after is None:
             total, nodes = made
-            return Opened(total, nodes, total.nbytes * len(nodes))
+            opened = Opened(total, nodes, total.nbytes * len(nodes))
+            if self._masked:
+                recovered = self._receiver.recovered
+                opened = replace(opened, behind=total, masks=recovered)
+                self._masked.opened(opened)
+            return opened
         packed = {node: self._pack(message) for node, message in made.items()}
         self.stage, self.asked = after, packed
         return None

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import serialization
 
 from tacit.errors import CheckpointError, MessageError
 from tacit.ledger import records
+from tacit.ledger.incident import REPORT
 from tacit.ledger.merkle import included, leaf_hash
 from tacit.ledger.note import COSIGNATURE, Checkpoint, Key, Signer, split
 from tacit.ledger.policy import Policy
@@ -91,6 +92,7 @@ class Witnessing:
         coordinator: name of who keeps the log.
         key_of: tells others' long-term keys.
         ask: gets the coordinator's reply.
+        required: whether the site takes part in no run without a record.
 
     Raises:
         CheckpointError: the folder cannot be read or written.
@@ -106,11 +108,12 @@ class Witnessing:
         coordinator: str,
         key_of: KeyOf,
         ask: Callable[[Request], Reply],
+        required: bool = False,
     ) -> None:
         self.folder, self.experiment, self.rounds = folder, experiment, rounds
         self.site, self.signer = site, signer
         self.coordinator, self.key_of, self.ask = coordinator, key_of, ask
-        self.where = Where(-1, True)
+        self.required, self.where = required, Where(-1, True)
 
     @property
     def records(self) -> bool:
@@ -139,9 +142,15 @@ class Witnessing:
             round: the number of rounds for the end of the last.
 
         Raises:
-            Unrecorded: the record is not as far as the coordinator says.
+            Unrecorded: the record is not as far as the coordinator says, or is not there although
+                it is required.
         """
         if not self.records:
+            if self.required:
+                raise Unrecorded(
+                    f"this site's policy asks for a record of the run, and {self.coordinator!r}"
+                    " keeps none"
+                )
             return True
         over = round == self.rounds
         wanted = Where(round - over, over)
@@ -165,19 +174,24 @@ class Witnessing:
         if self.records and not hmac.compare_digest(_sha256(model), self.where.model):
             raise Unrecorded(f"{self.coordinator!r} sent another model than its record names")
 
-    def contribution(self, round: int, update: Path, rows: int, claim: str) -> bytes:
-        """The signed entry for a round's update, the same however often it is asked for.
+    def contribution(
+        self, round: int, sent: Path | bytes, rows: int, claim: str
+    ) -> tuple[bytes, bytes]:
+        """The signed entry for what is sent, and its nonce; the same if it is sent again.
+
+        Of a round the site stands by the last thing that it sent.
 
         Args:
-            claim: what protects the update, in words.
+            claim: what protects it, in words.
         """
         if not self.records:
-            return b""
+            return b"", b""
         with self._kept() as db:
-            row = db.execute("SELECT contribution FROM sent WHERE round = ?", (round,)).fetchone()
-            if row is not None:
-                return bytes(row[0])
-            nonce, digest = secrets.token_bytes(records.NONCE), _sha256(update)
+            digest = _sha256(sent)
+            asked = "SELECT contribution, nonce FROM sent WHERE round = ? AND digest = ?"
+            if (row := db.execute(asked, (round, digest)).fetchone()) is not None:
+                return bytes(row[0]), bytes(row[1])
+            nonce = secrets.token_bytes(records.NONCE)
             key = self.key_of(self.site).public_bytes(*_RAW)
             committed = records.commitment(key, round, nonce, digest)
             said = records.contribution(
@@ -185,10 +199,11 @@ class Witnessing:
             )  # fmt: skip
             entry = signed(said, {self.site: self.signer})
             db.execute(
-                "INSERT INTO sent (round, contribution, nonce, digest) VALUES (?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO sent (round, contribution, nonce, digest)"
+                " VALUES (?, ?, ?, ?)",
                 (round, entry, nonce, digest),
             )
-        return entry
+        return entry, nonce
 
     def close(self) -> None:
         """Close its files."""
@@ -300,6 +315,9 @@ class Witnessing:
                     "%s's record leaves out what this site sent in round %d", self.coordinator,
                     round + 1, extra={"round": round + 1},
                 )  # fmt: skip
+                report = records.incident(self.coordinator, [entry])
+                text = signed(report, {self.site: self.signer})
+                write(self.folder / REPORT.format(round), text)
                 db.execute("UPDATE sent SET withheld = 1 WHERE round = ?", (round,))
                 return
             opening = (reply.receipt.place, self.site, nonce, digest)
