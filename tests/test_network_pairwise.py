@@ -49,17 +49,22 @@ class Pairs(Crowd):
 
     Attributes:
         lost: whose replies do not come.
+        dead: runs whose process was killed, of which nothing comes any more.
     """
 
     lost = frozenset()
+    dead = frozenset()
 
     def average(self, asker, name, request):
         """Over bytes, as on the wire."""
         if name not in self.peers:
             raise Unreachable(f"no {name}")
         request = msgspec.msgpack.decode(msgspec.msgpack.encode(request), type=Average)
-        reply = self.peers[name].average(asker, request)
-        if name in self.lost:
+        run = self.peers[name]
+        if run in self.dead:
+            raise Unreachable(f"{name} was killed")
+        reply = run.average(asker, request)
+        if name in self.lost or run in self.dead:
             raise Unreachable(f"the reply of {name} is lost")
         return msgspec.msgpack.decode(msgspec.msgpack.encode(reply), type=Averaged)
 
@@ -264,6 +269,7 @@ def test_a_peer_killed_in_its_run_goes_on_and_the_mean_stays(tmp_path):
     def die_once_answered(name, model):
         if run.notes.round == 3:
             crowd.average(victim, name, Average(run.digest, run.software, run.notes.number, model))
+            crowd.dead = {run}
             raise Killed
         return hear(name, model)
 
