@@ -41,7 +41,8 @@ experiment = tacit.Experiment(
     data=tacit.data.at_sites(
         ("a", "b", "c"), target="y", columns=["u", "v"], labels=[0, 1], scaling="none"
     ),
-    model=lambda: nn.Linear(2, 2), loss=nn.functional.cross_entropy,
+    model=lambda: nn.Sequential(nn.Linear(2, 1500), nn.Linear(1500, 2)),
+    loss=nn.functional.cross_entropy,
     training=tacit.SGD(lr=0.1, batch_size=8, epochs=1), rounds=3,
 )
 """

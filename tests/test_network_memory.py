@@ -26,5 +26,5 @@ def test_memory_grows_with_the_model_and_not_with_what_travels(tmp_path: Path) -
     # A round's model, as mapped pages of its file, and the next one; and what allocators leave.
     assert large["coordinator"] - tiny["coordinator"] < 3 * large["model"]
     # The vector that is trained, its gradients, what it becomes and where it came from; at the end
-    # the initial module and its copy.
-    assert large[network_memory.SITE] - tiny[network_memory.SITE] < 6.5 * large["model"]
+    # the initial module and its copy; and what refers to itself, until the collector comes by.
+    assert large[network_memory.SITE] - tiny[network_memory.SITE] < 8 * large["model"]
