@@ -177,20 +177,22 @@ def play() -> Iterator[Callable[[Case], Case]]:
         driver.stdin.close()  # type: ignore[union-attr]
 
 
+def flat(plan: tacit.Experiment) -> list[float]:
+    """The model of a run in one process."""
+    vector: list[float] = plan.layout.vector(tacit.run(plan).model).tolist()
+    return vector
+
+
 @pytest.fixture(scope="module")
 def model() -> list[float]:
     """Of the same rounds in one process."""
-    plan = network_killing.plan()
-    vector: list[float] = plan.layout.vector(tacit.run(plan).model).tolist()
-    return vector
+    return flat(network_killing.plan())
 
 
 @pytest.fixture(scope="module")
 def small_model() -> list[float]:
     """Of the same rounds in one process."""
-    plan = network_killing.small_plan()
-    vector: list[float] = plan.layout.vector(tacit.run(plan).model).tolist()
-    return vector
+    return flat(network_killing.small_plan())
 
 
 @pytest.fixture(scope="module")
@@ -229,57 +231,29 @@ def test_there_are_enough_points() -> None:
     assert sum(map(len, POINTS.values())) >= 40
 
 
-@pytest.mark.parametrize(("role", "kill"), cases("server"))
+@pytest.mark.parametrize(
+    ("cast", "role", "kill"),
+    [
+        pytest.param(cast, *each.values, id=f"{cast}: {each.id}")
+        for cast, points in (("server", POINTS), ("small", SMALL))
+        for each in cases(cast, points)
+    ],
+)
 def test_a_killed_process_changes_nothing(
+    cast: str,
     role: str,
     kill: tuple[str, str, int],
     play: Callable[[Case], Case],
     model: list[float],
-    tmp_path: Path,
-) -> None:
-    told = play(case("server", role, kill, tmp_path))
-    all_finished(told, "server")
-    assert told["model"] == pytest.approx(model, abs=1e-6)
-    rows = told["coordinator"]["rows"]
-    assert [(row["round"], row["cohort"]) for row in rows] == [(1, 2), (2, 2)]
-
-
-@pytest.mark.parametrize(("role", "kill"), cases("small", SMALL))
-def test_a_killed_process_changes_nothing_where_updates_are_small(
-    role: str,
-    kill: tuple[str, str, int],
-    play: Callable[[Case], Case],
     small_model: list[float],
     tmp_path: Path,
 ) -> None:
-    told = play(case("small", role, kill, tmp_path))
-    all_finished(told, "small")
-    assert told["model"] == pytest.approx(small_model, abs=1e-6)
+    told = play(case(cast, role, kill, tmp_path))
+    all_finished(told, cast)
+    expected = {"server": model, "small": small_model}[cast]
+    assert told["model"] == pytest.approx(expected, abs=1e-6)
     rows = told["coordinator"]["rows"]
     assert [(row["round"], row["cohort"]) for row in rows] == [(1, 2), (2, 2)]
-
-
-@pytest.mark.parametrize(
-    ("role", "kill"),
-    [
-        pytest.param(role, kill, id=f"{role}: {phase}")
-        for role, kills in RECORDED.items()
-        for phase, kill in kills.items()
-    ],
-)
-def test_a_killed_process_leaves_the_record_whole(
-    role: str,
-    kill: tuple[str, str, int],
-    play: Callable[[Case], Case],
-    model: list[float],
-    tmp_path: Path,
-) -> None:
-    told = play(case("recorded", role, kill, tmp_path))
-    all_finished(told, "recorded")
-    assert told["findings"] == []
-    one = ["round-open", "contribution", "contribution", "aggregate"]
-    assert told["kinds"] == ["genesis", *one, *one]
-    assert told["model"] == pytest.approx(model, abs=1e-6)
 
 
 @pytest.mark.parametrize(("role", "kill"), cases("gossip"))

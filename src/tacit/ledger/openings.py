@@ -68,7 +68,7 @@ class Openings:
 
     def begin(self, round: int) -> None:
         """A round begins, perhaps again."""
-        self._round, self.sums, self._lost = round, 0, set[str]()
+        self._round, self.sums = round, 0
         self._total = hashlib.sha256()
         for table in _NAMES:
             self._db.execute(f"DELETE FROM {table} WHERE round = ?", (round,))

@@ -19,6 +19,7 @@ Numbers are whole, since fractions are written differently everywhere; digests a
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -179,6 +180,12 @@ def settlement(experiment: bytes, score: int, pot: int, payouts: Mapping[str, in
     says = {"score": score, "pot": str(pot), "payouts": amounts}
     subjects = {"experiment": experiment, "payouts": payout_digest(amounts)}
     return Statement("settlement", subjects, says)
+
+
+def file_digest(path: Path) -> bytes:
+    """SHA-256 of a file, which is read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def payout_digest(amounts: Mapping[str, str]) -> bytes:

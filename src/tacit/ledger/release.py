@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tacit.errors import InputError
+from tacit.ledger.records import file_digest
 from tacit.ledger.statement import Statement, parsed
 
 MODEL, SIGNATURE, PUBLIC, BOM = "model.safetensors", "model.sig", "model.pub", "bom.cdx.json"
@@ -76,7 +77,7 @@ def _differences(said: Statement, folder: Path) -> Iterator[str]:
     for name, path in (("signature", folder / SIGNATURE), ("bom", folder / BOM)):
         if not path.is_file():
             yield f"{path} is missing"
-        elif not hmac.compare_digest(_digest(path), said.subjects[name]):
+        elif not hmac.compare_digest(file_digest(path), said.subjects[name]):
             yield f"{path} is not the one that was recorded"
     try:
         if not hmac.compare_digest(vector_digest(folder / MODEL), said.subjects["model"]):
@@ -94,11 +95,6 @@ def _differences(said: Statement, folder: Path) -> Iterator[str]:
 
 def _all_but_itself(library: Any) -> Any:
     return library.hashing.Config().set_ignored_paths(paths=[SIGNATURE])
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _library() -> Any:

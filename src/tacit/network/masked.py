@@ -25,7 +25,6 @@ from tacit.errors import CheckpointError, InputError, MessageError
 from tacit.experiment import Experiment
 from tacit.ledger import records
 from tacit.ledger.openings import PART, Openings
-from tacit.ledger.statement import Envelope
 from tacit.protection import SecureAggregation
 from tacit.protection.secagg.messages import Kind, Reader
 from tacit.protection.secagg.session import Aborted, Session
@@ -95,9 +94,9 @@ class Masked:
             digest = hashlib.sha256(vector_in(self._session, node, message)).digest()
         except Aborted as error:
             raise MessageError(f"the vector of {site!r}: {error}") from None
-        self._recording.check(site, round, entry, rows)
+        said = self._recording.check(site, round, entry, rows)
         committed = records.commitment(self._recording.public(site), round, nonce, digest)
-        if Envelope.from_bytes(entry).statement.subjects["commitment"] != committed:
+        if said.subjects["commitment"] != committed:
             raise MessageError(f"{site!r} has signed another vector than it sends")
         signed = entry, nonce, digest
         if self._signed.setdefault(node, signed) != signed:

@@ -28,6 +28,7 @@ from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
 from tacit.network.identity import write
 from tacit.network.messages import Refused
+from tacit.network.notes import read_notes
 from tacit.network.party import (
     GRACE,
     NOTES,
@@ -144,7 +145,7 @@ class PairRun(Party):
         self._replies, self._asks = Tensors(folder / "replies"), Tensors(folder / "asks")
         self._receiving, self._lock = threading.Lock(), threading.Lock()
         self._asking = False  # the model is fixed
-        found = self._read_notes(Notes)
+        found = read_notes(self.folder / NOTES, Notes, self.digest)
         self._expect(bool(found), GRACE)
         first = found.own if found else self.tensors.put({"model": self.peer.own["models"][0]})
         self.notes: Notes = found or Notes(self.digest, 0, first, 0, {}, {})

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import msgspec
 import torch
@@ -17,7 +17,6 @@ from tacit.data import Federation
 from tacit.errors import InputError, MessageError, TacitError
 from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
-from tacit.network.decoding import from_json
 from tacit.network.gossip import Peer, check
 from tacit.network.labels import answered
 from tacit.network.protocol import Average, Holds, Seek, Talk
@@ -49,9 +48,6 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     experiment: str
     round: int
     own: Offer
-
-
-P = TypeVar("P", bound=Place)
 
 
 @dataclass(frozen=True)
@@ -237,12 +233,3 @@ class Party(ABC):
         now = time.monotonic()
         with self._presence:
             return {name for name, since in self._away.items() if now - since > seconds}
-
-    def _read_notes(self, kind: type[P]) -> P | None:
-        try:
-            notes = from_json((self.folder / NOTES).read_bytes(), kind)
-        except FileNotFoundError:
-            return None
-        except msgspec.MsgspecError:
-            raise InputError(f"{self.folder / NOTES}: the file is damaged; remove it") from None
-        return notes if notes.experiment == self.digest else None

@@ -15,6 +15,7 @@ from tacit.experiment import Experiment
 from tacit.network.blobs import Offer
 from tacit.network.identity import write
 from tacit.network.messages import Refused
+from tacit.network.notes import read_notes
 from tacit.network.party import (
     GRACE,
     NOTES,
@@ -114,7 +115,7 @@ class PeerRun(Party):
         self.received = Tensors(folder / "received")
         static = experiment.plan.static  # type: ignore[union-attr]  # a graph, by check
         self._kept = _KEPT if static else _KEPT_CHANGING
-        found = self._read_notes(Notes)
+        found = read_notes(self.folder / NOTES, Notes, self.digest)
         self._expect(bool(found), grace)
         self.notes: Notes = found or Notes(self.digest, 0, self.tensors.put(self.peer.own), (), {})
         self.peer.own = self.tensors.get(self.notes.own.digest)

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives import serialization
-
 from tacit.engine.recording import claim, rules
 from tacit.errors import CheckpointError, InputError, MessageError
 from tacit.experiment import Experiment
@@ -47,7 +45,6 @@ from tacit.network.sums import KeyOf
 _log = logging.getLogger("tacit.network")
 
 _KEY = "log.key"
-_RAW = (serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 
 
 @dataclass(frozen=True)
@@ -156,8 +153,8 @@ class Recording:
                 case Cosigned():
                     return Taken(self.digest, self._cosign(site, request))
 
-    def check(self, site: str, round: int, entry: bytes, rows: int) -> None:
-        """Refuse a contribution to the open round that is not what the site must sign.
+    def check(self, site: str, round: int, entry: bytes, rows: int) -> Statement:
+        """What a site signed; refused if it is no contribution to the open round as it must be.
 
         Raises:
             MessageError: it is not; with what is wrong.
@@ -175,6 +172,7 @@ class Recording:
             )
             if by != [site] or round != self._open or said.payload() != wanted.payload():
                 raise MessageError(f"{site!r} has signed a contribution to something else")
+        return said
 
     def contributed(self, site: str, round: int, entry: bytes) -> None:
         """A contribution whose bytes have come; none twice, and none after its round.
@@ -226,8 +224,7 @@ class Recording:
             InputError: the record does not hold the rounds before.
             CheckpointError: it cannot be written.
         """
-        with model.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").digest()
+        found = records.file_digest(model)
         with self._lock:
             self.require(round)
             if round > self._closed:
@@ -319,7 +316,7 @@ class Recording:
 
     def public(self, member: str) -> bytes:
         """A member's 32-byte Ed25519 key."""
-        return self.key_of(member).public_bytes(*_RAW)
+        return self.key_of(member).public_bytes_raw()
 
     # Heads
 

@@ -17,11 +17,11 @@ from tacit.engine.recording import claim
 from tacit.errors import CheckpointError, DivergenceError, InputError, MessageError
 from tacit.experiment import Experiment
 from tacit.network.blobs import Digest, Offer
-from tacit.network.decoding import from_json
 from tacit.network.disclosure import Disclosure, disclosed
 from tacit.network.identity import write
 from tacit.network.labels import answered
 from tacit.network.masked import signs_masked, vector_in
+from tacit.network.notes import read_notes
 from tacit.network.protocol import (
     INSIDE,
     MOST_ROWS,
@@ -144,7 +144,7 @@ class SiteRun:
         unread = own_entries(experiment) | experiment.algorithm.server_only()
         self._shapes = {n: s for n, s in shapes(experiment, 1).items() if n not in unread}
         self._most = HEADER + sum(s.numel() * t.itemsize for s, t in self._shapes.values())
-        self.notes = self._read_notes()
+        self.notes = read_notes(self.folder / _NOTES, Notes, self.digest)
         self._measured: Measured | None = None
         self._sum: SiteSum | None = None
         self.done: Done | None = None
@@ -468,12 +468,3 @@ class SiteRun:
         """Refuse another state than the one that the run's record names."""
         if self.record:
             self.record.require(state)
-
-    def _read_notes(self) -> Notes | None:
-        try:
-            notes = from_json((self.folder / _NOTES).read_bytes(), Notes)
-        except FileNotFoundError:
-            return None
-        except msgspec.MsgspecError:
-            raise InputError(f"{self.folder / _NOTES}: the file is damaged; remove it") from None
-        return notes if notes.experiment == self.digest else None

@@ -28,9 +28,9 @@ from tacit.network import rounds
 from tacit.network.attendance import Attendance
 from tacit.network.blobs import Offer
 from tacit.network.collecting import Collecting
-from tacit.network.decoding import from_json
 from tacit.network.identity import write
 from tacit.network.messages import Refused
+from tacit.network.notes import read_notes
 from tacit.network.party import Ended, require_same_run
 from tacit.network.protocol import MOST_ROWS, Record, Settled, Talk, Train, Trained
 from tacit.network.rounds import Server
@@ -192,7 +192,7 @@ class SwarmRun:
         # Agreement has a thread of its own, and so has training; pulls of updates have some.
         self._training = ThreadPoolExecutor(1, "tacit-train")
         self._pool = ThreadPoolExecutor(8, "tacit-pull")
-        self.notes = self._read_notes() or self._first_notes()
+        self.notes = read_notes(self.folder / _NOTES, Notes, self.digest) or self._first_notes()
         if self.notes.rows:
             self._rows = dict(zip(self.names, self.notes.rows, strict=True))
         with self._changed:
@@ -694,15 +694,6 @@ class SwarmRun:
         except OSError as error:
             self.attendance.end(error)
             raise unwritable(self.folder, error) from error
-
-    def _read_notes(self) -> Notes | None:
-        try:
-            notes = from_json((self.folder / _NOTES).read_bytes(), Notes)
-        except FileNotFoundError:
-            return None
-        except msgspec.MsgspecError:
-            raise InputError(f"{self.folder / _NOTES}: the file is damaged; remove it") from None
-        return notes if notes.experiment == self.digest else None
 
 
 def _nobody(_: object) -> NoReturn:

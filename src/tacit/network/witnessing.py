@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
-
 from tacit.errors import CheckpointError, MessageError
 from tacit.ledger import records
 from tacit.ledger.incident import REPORT
@@ -48,7 +46,6 @@ from tacit.network.sums import KeyOf
 _log = logging.getLogger("tacit.network")
 
 _KEY, _SEEN = "witness.key", "witness.db"
-_RAW = (serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 # Contributions that the site has not yet seen in the record; then they are openings.
 _TABLES = """
 CREATE TABLE IF NOT EXISTS openings (
@@ -192,7 +189,7 @@ class Witnessing:
             if (row := db.execute(asked, (round, digest)).fetchone()) is not None:
                 return bytes(row[0]), bytes(row[1])
             nonce = secrets.token_bytes(records.NONCE)
-            key = self.key_of(self.site).public_bytes(*_RAW)
+            key = self.key_of(self.site).public_bytes_raw()
             committed = records.commitment(key, round, nonce, digest)
             said = records.contribution(
                 round, self.site, self.where.model, committed, rows, claim
@@ -233,7 +230,7 @@ class Witnessing:
             fits = (
                 said.subjects["policy"] == hashlib.sha256(order.policy.encode()).digest()
                 and keeper == self.coordinator
-                and members.get(keeper) == self.key_of(keeper).public_bytes(*_RAW)
+                and members.get(keeper) == self.key_of(keeper).public_bytes_raw()
                 and len(policy.logs) == 1
                 and self._witness.key in policy.witnesses.values()
             )
@@ -241,7 +238,7 @@ class Witnessing:
             fits = said.kind == "membership" and len(policy.logs) == 1
             members = records.keys(said.says["add"]) if fits else {}
         fits = fits and said.subjects["experiment"].hex() == self.experiment
-        if not fits or members.get(self.site) != self.key_of(self.site).public_bytes(*_RAW):
+        if not fits or members.get(self.site) != self.key_of(self.site).public_bytes_raw():
             raise Unrecorded(f"{self.coordinator!r} begins a record that is not of this run")
         if self._witness.logs and self._last().size:
             raise Unrecorded(f"{self.coordinator!r} begins the record of this run once more")
@@ -287,7 +284,7 @@ class Witnessing:
         envelope = Envelope.from_bytes(reply.entry)
         said = envelope.statement
         records.require_shape(said)
-        key = self.key_of(self.coordinator).public_bytes(*_RAW)
+        key = self.key_of(self.coordinator).public_bytes_raw()
         if said.kind not in ("round-open", "aggregate") or not envelope.signers(
             {self.coordinator: key}
         ):
@@ -357,5 +354,4 @@ def _stands(entry: bytes, at: Receipt, head: Checkpoint) -> bool:
 def _sha256(content: Path | bytes) -> bytes:
     if isinstance(content, bytes):
         return hashlib.sha256(content).digest()
-    with content.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+    return records.file_digest(content)

@@ -1,6 +1,5 @@
 """``tacit release``: the folder that is handed out, whole or not there, and the record's entry."""
 
-import hashlib
 import json
 import os
 import secrets
@@ -12,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tacit.errors import InputError
 from tacit.ledger.recorder import Recorder
+from tacit.ledger.records import file_digest
 from tacit.ledger.release import BOM, MODEL, PUBLIC, SIGNATURE, sign, vector_digest
 from tacit.ledger.verify import verify
 from tacit.release.bom import bom
@@ -59,7 +59,7 @@ def release(run: Path, record: Path, to: Path, key: Path | None = None) -> Facts
             _fill(part, run / MODEL, facts, public)
             sign(part, private)
             _settle(part)
-            recorder.release(_digest(part / SIGNATURE), _digest(part / BOM))
+            recorder.release(file_digest(part / SIGNATURE), file_digest(part / BOM))
             part.replace(to)  # an empty folder gives way
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
@@ -71,7 +71,7 @@ def release(run: Path, record: Path, to: Path, key: Path | None = None) -> Facts
 
 def _fill(folder: Path, model: Path, facts: Facts, public: bytes) -> None:
     shutil.copyfile(model, folder / MODEL)
-    weights = _digest(folder / MODEL).hex()
+    weights = file_digest(folder / MODEL).hex()
     (folder / BOM).write_text(json.dumps(bom(facts, weights), indent=2) + "\n")
     (folder / CARD).write_text(card(facts))
     (folder / PUBLIC).write_bytes(public)
@@ -113,7 +113,3 @@ def _public(path: Path) -> bytes:
     return private.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-
-
-def _digest(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()
