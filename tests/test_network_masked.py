@@ -266,10 +266,10 @@ class Replaying(Recording):
 
     first: Any = None
 
-    def check(self, site: str, round: int, entry: bytes, rows: int) -> None:
-        super().check(site, round, entry, rows)
+    def check(self, site: str, round: int, entry: bytes, rows: int) -> Statement:
         self.first = self.first or {}
         self.first.setdefault(site, entry)
+        return super().check(site, round, entry, rows)
 
     def summed(self, entries: Any) -> None:
         super().summed({site: self.first[site] for site in entries})
