@@ -22,6 +22,7 @@ from safetensors.torch import save
 
 import tacit
 from network_parties import until
+from tacit.engine.recording import rules
 from tacit.errors import CheckpointError, MessageError, TacitError
 from tacit.network import protocol, store
 from tacit.network.blobs import Offer
@@ -384,7 +385,7 @@ class Liar:
         self.site = self.bench.site(self.name)
         self.site.record = Witnessing(
             folder / "record", self.digest, 3, self.name, KEY, "coordinator",
-            lambda _: KEY.public_key(), self.ask,
+            lambda _: KEY.public_key(), self.ask, rules=rules(self.bench.public),
         )  # fmt: skip
         self.site.ask, self.site.pull, self.site.wake = self.ask, self.pull, lambda _: None
         self.states: dict[bytes, bytes] = {}

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import tacit
 from tacit.cli import app
+from tacit.engine.recording import rules
 from tacit.engine.secure_sum import Opened
 from tacit.errors import InputError, MessageError, TacitError
 from tacit.ledger import records
@@ -61,7 +62,7 @@ class Round:
         self.sites = {
             name: Witnessing(
                 folder / name, plan.digest(), 1, name, self.keys[name], "hub", self.key_of,
-                partial(self.answer, name),
+                partial(self.answer, name), rules=rules(plan),
             )
             for name in NAMES
         }  # fmt: skip
@@ -311,7 +312,7 @@ def test_what_was_signed_for_another_sum_is_no_receipt(
 def test_a_site_that_wants_a_record_trains_in_no_run_without_one(tmp_path: Path) -> None:
     site = Witnessing(
         tmp_path, "0" * 64, 1, "a", Ed25519PrivateKey.generate(), "hub", lambda name: 1 / 0,
-        lambda request: 1 / 0, required=True,
+        lambda request: 1 / 0, required=True, rules={},
     )  # fmt: skip
     with pytest.raises(Unrecorded, match="policy asks for a record of the run, and 'hub' keeps no"):
         site.allows(0)

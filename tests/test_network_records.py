@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 import tacit
 from network_parties import free_port, joined
 from tacit.cli import app
+from tacit.engine.recording import rules
 from tacit.errors import CheckpointError, InputError, TacitError
 from tacit.ledger import records
 from tacit.ledger.log import Log
@@ -108,7 +109,12 @@ class Ward:
         self.lies({})
 
     def carry_out(
-        self, *, record: bool = True, openings: Path | None = None, **changes: Any
+        self,
+        *,
+        record: bool = True,
+        openings: Path | None = None,
+        deadline: float | None = None,
+        **changes: Any,
     ) -> dict[str, Any]:
         """The whole run; how it ended for each, or its error.
 
@@ -144,7 +150,7 @@ class Ward:
                 told["coordinator"], _ = processes.coordinate(
                     public, self.folder / "hub", self.folder / "run", listen=[self.address],
                     patience=120, grace=120, record=self.record if record else None,
-                    openings=openings,
+                    openings=openings, deadline=deadline,
                 )  # fmt: skip
             except CheckpointError as error:
                 told["coordinator"] = error
@@ -227,6 +233,14 @@ def test_a_networked_run_leaves_a_record_that_holds(ward: Ward) -> None:
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert "other head" in done.stdout
+
+
+def test_a_deadline_is_in_the_record(ward: Ward) -> None:
+    told = ward.carry_out(deadline=599.5)
+    assert {end.outcome for end in told.values()} == {"finished"}
+    assert verify(ward.record).findings == ()
+    begun = [said.says for said in statements(ward.record) if said.kind == "round-open"]
+    assert [said["deadline"] for said in begun] == [600, 600]
 
 
 def test_a_run_without_a_record_writes_none(ward: Ward) -> None:
@@ -432,6 +446,22 @@ def test_no_site_goes_on(crime: type[Recording], code: type, said: str, ward: Wa
         assert notes["round"] == (1 if crime in (Edited, WrongEnd) else 0)
 
 
+def test_no_site_begins_a_record_with_other_rules(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def weaker(plan: tacit.Experiment) -> dict[str, str]:
+        return rules(plan) | {"protection": "[]", "privacy budget": "none"}
+
+    monkeypatch.setattr(network_recording, "rules", weaker)
+    noise = [tacit.Clip(1.0), tacit.GaussianNoise(multiplier=1.0, delta=1e-5, where="local")]
+    found = refusals(ward.carry_out(protection=noise))
+    assert len(found) >= 3  # after which the test ends the run
+    for error in found.values():
+        assert isinstance(error, Unrecorded)
+        assert "begins a record with other rules than the experiment's" in str(error)
+    assert entries(ward.record) == []
+
+
 class WrongAggregate(Recording):
     """The first aggregate names another model than the one that the next round begins with."""
 
@@ -605,7 +635,7 @@ def test_more_sites_than_witnesses(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     sites = {
         name: Witnessing(
             tmp_path / name, plan.digest(), 1, name, keys[name], "hub", key_of,
-            partial(recording.answer, name),
+            partial(recording.answer, name), rules=rules(plan),
         )
         for name in names
     }  # fmt: skip

@@ -1,5 +1,7 @@
 """What a run in this process tells its record."""
 
+import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +10,7 @@ from numpy.typing import NDArray
 
 from tacit.engine.exchange import GraphExchange, StarExchange
 from tacit.engine.secure_sum import Opened
+from tacit.engine.valuation import require_scorable, usual
 from tacit.errors import InputError
 from tacit.experiment import Experiment
 from tacit.protection import SecureAggregation
@@ -42,14 +45,49 @@ def recorder(experiment: Experiment, folder: Path, masked: Path | None = None) -
 
 
 def rules(experiment: Experiment) -> dict[str, str]:
-    """What a record's genesis says of an experiment."""
+    """What a record's genesis says of an experiment, the same at every party."""
+    guard = experiment.guard
     parts = {
         "algorithm": experiment.algorithm,
         "aggregation": experiment.aggregation,
         "topology": experiment.plan,
         "protection": list(experiment.protection),
     }
-    return {name: repr(part) for name, part in parts.items()}
+    said = {name: _ADDRESS.sub("", repr(part)) for name, part in parts.items()}
+    least = guard.threshold if guard and guard.secure else experiment.aggregation.least
+    return said | {
+        "privacy budget": _promised(experiment),
+        "minimum cohort": str(least),
+        "valuation": _valued(experiment),
+    }
+
+
+# Of a part of somebody's own, which is another in every process.
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")
+
+
+def _promised(experiment: Experiment) -> str:
+    """What the plan allows all rounds together to spend."""
+    guard = experiment.guard
+    if guard is None or not (guard.budget or guard.labels):
+        return "none"
+    budget = guard.budget
+    epsilon = budget.epsilon if budget else None
+    if epsilon is None:
+        epsilon = guard.epsilon(guard.rounds)
+    bound = f"epsilon {epsilon:.4g}"
+    if math.isinf(epsilon):  # without noise, or before the rows are known that DP-SGD's depends on
+        bound = f"as noise of multiplier {guard.multiplier:.4g} has it"
+    return f"{bound}, delta {budget.delta if budget else 0:g}, for one {guard.unit}"
+
+
+def _valued(experiment: Experiment) -> str:
+    """How contributions are scored, unless the scorers agree on another method and say so."""
+    try:
+        require_scorable(experiment)
+    except InputError:
+        return "none"
+    return repr(usual(experiment))
 
 
 def claim(experiment: Experiment) -> str:

@@ -17,7 +17,8 @@ from tacit.engine.local import LocalTrain
 from tacit.engine.pace import OwnPace
 from tacit.engine.perceptron import hits, linear_layers
 from tacit.engine.run import Result, Row, Session, run
-from tacit.errors import InputError, require, require_whole
+from tacit.engine.valuation import groups, require_scorable, usual
+from tacit.errors import require, require_whole
 from tacit.experiment import Experiment
 from tacit.ledger.contribution import (
     MILLION,
@@ -26,12 +27,9 @@ from tacit.ledger.contribution import (
     Floats,
     Round,
     millionths,
-    suited,
 )
 from tacit.ledger.scores import Game, seed
 from tacit.ledger.settlement import payouts
-from tacit.protection import HomomorphicEncryption
-from tacit.topology import Hierarchical
 from tacit.training.plan import Ints
 
 # Rows times models of one forward pass.
@@ -106,7 +104,7 @@ def contributions(
     Raises:
         InputError: a plan in which nobody sees what could be scored, or a pot without a record.
     """
-    _require_scorable(experiment)
+    require_scorable(experiment)
     if pot is not None:
         require(record is not None, "pot", pot, "none without a record, which pays it out")
         require_whole(0, "pot", pot)
@@ -126,34 +124,6 @@ def contributions(
     return Scored(result, alone, session.method, session.scores, session.groups)
 
 
-def _require_scorable(experiment: Experiment) -> None:
-    guard, plan = experiment.guard, experiment.plan
-    if experiment.algorithm.exchanges != "server":
-        raise InputError(
-            f"algorithm: {experiment.algorithm!r} was given; contributions are scored under a"
-            " server, as with FedAvg()"
-        )
-    if experiment.arrivals is not None:
-        raise InputError(
-            f"algorithm: {experiment.algorithm!r} was given; contributions are scored in rounds"
-            " that nodes share, as with FedAvg()"
-        )
-    if guard and guard.noise and guard.noise.where == "central":
-        raise InputError(
-            "protection: noise by the server hides updates from whoever reads its results, and"
-            ' scores would tell of them without it; use where="local" or "distributed"'
-        )
-    if guard is None or guard.secure is None:
-        return
-    if isinstance(guard.secure, HomomorphicEncryption):
-        raise InputError("protection: nobody but the nodes reads a sum of HomomorphicEncryption")
-    if not isinstance(plan, Hierarchical):
-        raise InputError(
-            "protection: a secure sum of all nodes shows nobody's part; groups are scored with"
-            " Hierarchical(groups=...)"
-        )
-
-
 class _Tried(Round):
     """A round whose coalitions are tried by the run that it is of."""
 
@@ -171,18 +141,14 @@ class _Scoring(Session):
         self, experiment: Experiment, method: Contribution | None, record: str | Path | None = None
     ) -> None:
         super().__init__(experiment, "auto", None, record=record)
-        plan, n = experiment.plan, experiment.data.nodes
-        guard = experiment.guard
-        masked = guard is not None and guard.secure is not None
-        self.groups = plan.group_of(n) if masked and isinstance(plan, Hierarchical) else None
+        n, self.groups = experiment.data.nodes, groups(experiment)
         of = np.arange(n) if self.groups is None else self.groups
-        groups, self.first = np.unique(of, return_index=True)
+        found, self.first = np.unique(of, return_index=True)
         names = np.array(experiment.data.names)
-        self.players = [names[of == group].tolist() for group in groups]
+        self.players = [names[of == group].tolist() for group in found]
         self.games: list[Game] = []
         self.seed = seed(bytes.fromhex(experiment.digest()))
-        cohort = getattr(plan, "cohort", None) or n
-        self.method = method or suited(min(cohort, len(groups)))
+        self.method = method or usual(experiment)
         self.scores = np.zeros(n)
         classifies = self.evaluator.task == "classification"
         self.layers = linear_layers(experiment.template) if classifies else []

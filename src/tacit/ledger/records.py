@@ -18,6 +18,7 @@ Numbers are whole, since fractions are written differently everywhere; digests a
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -67,7 +68,8 @@ def genesis(
         experiment: its digest.
         policy: digest of the text that says whose signatures make a head count.
         keeper: name of the member who keeps the log and opens the rounds, and its Ed25519 key.
-        rules: algorithm, aggregation, topology and protections in words.
+        rules: in words: algorithm, aggregation, topology, protections, what privacy all rounds may
+            cost, of how many a round is made at least, and how contributions are valued.
         founders: members beside the keeper, with their Ed25519 keys.
     """
     members = {name: found.hex() for name, found in {**founders, keeper: key}.items()}
@@ -83,7 +85,9 @@ def membership(
     return Statement("membership", {"experiment": experiment}, says)
 
 
-def round_open(round: int, view: int, task: bytes, base: bytes, head: Checkpoint) -> Statement:
+def round_open(
+    round: int, view: int, task: bytes, base: bytes, head: Checkpoint, deadline: float | None = None
+) -> Statement:
     """A round begins.
 
     Args:
@@ -92,8 +96,12 @@ def round_open(round: int, view: int, task: bytes, base: bytes, head: Checkpoint
         task: digest of the experiment.
         base: digest of the model.
         head: of the record before this entry.
+        deadline: seconds after which the round goes on without the late; None: it waits for them.
     """
-    says = {"round": round, "view": view, "head": {"size": head.size, "root": head.root.hex()}}
+    says: dict[str, Any] = {"round": round, "view": view}
+    says["head"] = {"size": head.size, "root": head.root.hex()}
+    if deadline is not None:
+        says["deadline"] = math.ceil(deadline)
     return Statement("round-open", {"base": base, "task": task}, says)
 
 
@@ -249,8 +257,9 @@ _SHAPES: dict[str, tuple[set[str], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-# What a kind may be about as well, all or none.
+# What a kind may be about as well, all or none; and what it may say.
 _ALSO = {"aggregate": {"sum", "masks"}}
+_MAY_SAY: dict[str, dict[str, Any]] = {"round-open": {"deadline": int}}
 
 
 def require_shape(statement: Statement) -> None:
@@ -262,6 +271,8 @@ def require_shape(statement: Statement) -> None:
     if statement.kind not in _SHAPES:
         raise MessageError(f"{statement.kind!r:.40} is no kind of record")
     subjects, shape = _SHAPES[statement.kind]
+    may = _MAY_SAY.get(statement.kind, {})
+    shape = shape | {name: may[name] for name in may.keys() & statement.says.keys()}
     also = statement.subjects.keys() - subjects
     named = statement.subjects.keys() >= subjects and also in (set(), _ALSO.get(statement.kind))
     if not (named and _fits(statement.says, shape)):

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from tacit.algorithms import ADPSGD, FedBuff
 from tacit.data import Federation
+from tacit.engine.recording import rules
 from tacit.errors import InputError, MessageError, TacitError
 from tacit.experiment import Experiment
 from tacit.ledger.witness import Forked
@@ -133,7 +134,10 @@ def coordinate(
         closing(Blobs(endpoint)) as blobs,
     ):
         if record is not None:
-            kept_as = Recording(record, folder, experiment, identity, endpoint.key_of, openings)
+            kept_as = Recording(
+                record, folder, experiment, identity, endpoint.key_of, openings,
+                settings.get("deadline"),
+            )  # fmt: skip
             settings["record"] = at_last.enter_context(closing(kept_as))
         coordinator = (AsyncCoordinator if asynchronous else Coordinator)(
             experiment, store,
@@ -272,7 +276,7 @@ def take_part(
             closing(
                 Witnessing(
                     folder / RECORD, experiment.digest(), experiment.rounds, identity.name,
-                    identity, coordinator, endpoint.key_of, ask, record,
+                    identity, coordinator, endpoint.key_of, ask, record, rules=rules(experiment),
                 )
             )
         )  # fmt: skip

@@ -69,6 +69,7 @@ class Recording:
         keeper: the coordinator.
         key_of: tells the sites' long-term keys, with which they sign contributions.
         masked: file for the openings of masked vectors; None keeps none.
+        deadline: seconds, of a round; None: it has none.
 
     Raises:
         InputError: a folder with another run's record, or openings of a run that has none.
@@ -77,8 +78,9 @@ class Recording:
 
     def __init__(
         self, folder: Path, own: Path, experiment: Experiment, keeper: Identity, key_of: KeyOf,
-        masked: Path | None = None,
+        masked: Path | None = None, deadline: float | None = None,
     ) -> None:  # fmt: skip
+        self.deadline = deadline
         self.folder, self.experiment, self.keeper, self.key_of = folder, experiment, keeper, key_of
         self.digest, self.names = experiment.digest(), experiment.data.names
         self._task, self._claim = bytes.fromhex(self.digest), claim(experiment)
@@ -403,7 +405,7 @@ class Recording:
 
     def _opening(self, round: int, view: int) -> bytes:
         return self._signed(
-            records.round_open(round, view, self._task, self._model, self.log.head())
+            records.round_open(round, view, self._task, self._model, self.log.head(), self.deadline)
         )
 
     def _signed(self, statement: Statement) -> bytes:

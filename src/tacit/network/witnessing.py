@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,6 +90,7 @@ class Witnessing:
         key_of: tells others' long-term keys.
         ask: gets the coordinator's reply.
         required: whether the site takes part in no run without a record.
+        rules: of the experiment, which the record must begin with.
 
     Raises:
         CheckpointError: the folder cannot be read or written.
@@ -106,11 +107,14 @@ class Witnessing:
         key_of: KeyOf,
         ask: Callable[[Request], Reply],
         required: bool = False,
+        *,
+        rules: Mapping[str, str],
     ) -> None:
         self.folder, self.experiment, self.rounds = folder, experiment, rounds
         self.site, self.signer = site, signer
         self.coordinator, self.key_of, self.ask = coordinator, key_of, ask
         self.required, self.where = required, Where(-1, True)
+        self.rules = rules
 
     @property
     def records(self) -> bool:
@@ -234,6 +238,10 @@ class Witnessing:
                 and len(policy.logs) == 1
                 and self._witness.key in policy.witnesses.values()
             )
+            if fits and said.says["rules"] != self.rules:
+                raise Unrecorded(
+                    f"{self.coordinator!r} begins a record with other rules than the experiment's"
+                )
         else:
             fits = said.kind == "membership" and len(policy.logs) == 1
             members = records.keys(said.says["add"]) if fits else {}
