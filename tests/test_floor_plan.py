@@ -13,8 +13,8 @@ ROOT = Path(tacit.__file__).parent
 FLOORS = [
     "errors", "randomness", "data", "models", "layout", "training", "protection", "compression",
     "topology", "aggregation", "algorithms", "attacks", "description", "checks", "experiment",
-    "parties", "explain", "ledger", "engine", "network", "auditing", "verdict", "compare", "demo",
-    "robustness", "report", "release", "_public", "__init__", "settings", "cli",
+    "parties", "explain", "ledger", "release", "engine", "network", "auditing", "verdict",
+    "compare", "demo", "robustness", "report", "_public", "__init__", "settings", "cli",
 ]  # fmt: skip
 
 

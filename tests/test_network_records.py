@@ -114,6 +114,7 @@ class Ward:
         record: bool = True,
         openings: Path | None = None,
         deadline: float | None = None,
+        release: Path | None = None,
         **changes: Any,
     ) -> dict[str, Any]:
         """The whole run; how it ended for each, or its error.
@@ -150,7 +151,7 @@ class Ward:
                 told["coordinator"], _ = processes.coordinate(
                     public, self.folder / "hub", self.folder / "run", listen=[self.address],
                     patience=120, grace=120, record=self.record if record else None,
-                    openings=openings, deadline=deadline,
+                    openings=openings, deadline=deadline, release=release,
                 )  # fmt: skip
             except CheckpointError as error:
                 told["coordinator"] = error

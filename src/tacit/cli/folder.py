@@ -14,7 +14,7 @@ from tacit.data.contract import Contract
 from tacit.engine.run import Result
 from tacit.errors import InputError
 from tacit.explain import explain
-from tacit.ledger.release import MODEL, ORDER
+from tacit.ledger.release import MODEL, order
 from tacit.report import write
 
 
@@ -59,8 +59,8 @@ class Folder:
 
         write(self.path / "report.html", result, explain(result.experiment))
         state = {name: tensor.clone() for name, tensor in result.model.state_dict().items()}
-        order = {ORDER: json.dumps([entry.name for entry in result.experiment.layout.entries])}
-        (self.path / MODEL).write_bytes(save(state, order))
+        names = order([entry.name for entry in result.experiment.layout.entries])
+        (self.path / MODEL).write_bytes(save(state, names))
         found = summary(result) | {"folder": str(self.path)}
         (self.path / "metrics.json").write_text(to_json(found) + "\n")
         return found

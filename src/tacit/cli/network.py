@@ -80,6 +80,10 @@ def coordinator(
         Path | None,
         typer.Option(help="File for what the masked sums are computed again from."),
     ] = None,
+    release: Annotated[
+        Path | None,
+        typer.Option(help="Folder to make at the end: the model, signed, as tacit release does."),
+    ] = None,
     quorum: Annotated[
         int | None,
         typer.Option(help="Fewest updates that close a round; by default half of the cohort."),
@@ -119,6 +123,7 @@ def coordinator(
             experiment, home, folder or Path("runs") / file.stem,
             listen=listen, database=database, insecure=insecure, metrics=metrics, quorum=quorum,
             deadline=deadline, patience=patience, record=record, openings=openings,
+            release=release,
             on_round=lambda row: on_round(file.stem, row),
         )  # fmt: skip
     if as_json:

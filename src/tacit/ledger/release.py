@@ -1,12 +1,16 @@
 """A model that was handed out: signed by ``model-signing``, and named in the record.
 
 https://github.com/sigstore/model-transparency. The signature covers every file of the folder but
-itself; the record holds its digest, and the bill of materials' and the model's own.
+itself; the record holds its digest, and the bill of materials' and the model's own. The record of a
+networked run has the digest of a file of which the model is a part, beside what an algorithm gives
+the sites to go on from; then this file is in the folder, too.
 """
 
 import hashlib
 import hmac
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +19,20 @@ from tacit.ledger.records import file_digest
 from tacit.ledger.statement import Statement, parsed
 
 MODEL, SIGNATURE, PUBLIC, BOM = "model.safetensors", "model.sig", "model.pub", "bom.cdx.json"
+STATE = "state.safetensors"
+# What algorithms call the model in it.
+_CALLED = ("model", "past")
 # In a model's file: names of the tensors that are, one after the other, the vector of the record.
 ORDER = "tacit.vector"
+
+
+def order(names: Sequence[str]) -> dict[str, str]:
+    """Metadata of a model's file.
+
+    Args:
+        names: of the tensors of its vector, in order.
+    """
+    return {ORDER: json.dumps(list(names))}
 
 
 def vector_digest(model: Path) -> bytes:
@@ -40,6 +56,21 @@ def vector_digest(model: Path) -> bytes:
             f"model: {model} is no model that this version's tacit run has kept"
         ) from None
     return found.digest()
+
+
+def is_part(vector: bytes, state: Path) -> bool:
+    """Whether an algorithm's state has a model whose bytes have this digest."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(state, "np") as file:
+            return any(
+                hashlib.sha256(file.get_tensor(name).tobytes()).digest() == vector
+                for name in _CALLED
+                if name in file.keys()  # noqa: SIM118 (it is no mapping)
+            )
+    except (OSError, SafetensorError, ValueError, TypeError):
+        return False
 
 
 def sign(folder: Path, key: Path) -> None:
@@ -79,8 +110,16 @@ def _differences(said: Statement, folder: Path) -> Iterator[str]:
             yield f"{path} is missing"
         elif not hmac.compare_digest(file_digest(path), said.subjects[name]):
             yield f"{path} is not the one that was recorded"
+    recorded, state = said.subjects["model"], folder / STATE
     try:
-        if not hmac.compare_digest(vector_digest(folder / MODEL), said.subjects["model"]):
+        vector = vector_digest(folder / MODEL)
+        if state.is_file():
+            same = is_part(vector, state)
+            if not hmac.compare_digest(file_digest(state), recorded):
+                yield f"{state} is not the one that was recorded"
+        else:
+            same = hmac.compare_digest(vector, recorded)
+        if not same:
             yield f"{folder / MODEL} is not the model that was recorded"
     except InputError as error:
         yield str(error)
@@ -97,11 +136,18 @@ def _all_but_itself(library: Any) -> Any:
     return library.hashing.Config().set_ignored_paths(paths=[SIGNATURE])
 
 
+def require_library() -> None:
+    """Say what to install, before anything is done that would be in vain.
+
+    Raises:
+        InputError: ``model-signing`` is not there.
+    """
+    if find_spec("model_signing") is None:
+        raise InputError("signing a model needs more packages: pip install 'tacit[release]'")
+
+
 def _library() -> Any:
-    try:
-        import model_signing
-    except ImportError:
-        raise InputError(
-            "signing a model needs more packages: pip install 'tacit[release]'"
-        ) from None
+    require_library()
+    import model_signing
+
     return model_signing

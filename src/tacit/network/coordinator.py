@@ -38,6 +38,7 @@ from tacit.network.protocol import (
     Wait,
 )
 from tacit.network.recording import Recording
+from tacit.network.releasing import Releasing
 from tacit.network.rounds import Server, check
 from tacit.network.scores import Scores, real
 from tacit.network.software import software
@@ -73,6 +74,7 @@ class Coordinator:
         on_round: called with the metrics of each closed round.
         limits: of the federation, to which the experiment must keep.
         record: that the run leaves; None: none.
+        release: hands the model out after the last round, as the record's members sign.
 
     Raises:
         InputError: a plan that cannot work among real machines, or is against the limits.
@@ -94,6 +96,7 @@ class Coordinator:
         on_round: Callable[[Row], None] | None = None,
         limits: Limits = NO_LIMITS,
         record: Recording | None = None,
+        release: Releasing | None = None,
     ) -> None:
         check(experiment)
         enforce(limits, experiment)
@@ -103,7 +106,7 @@ class Coordinator:
         self.digest, self.names = experiment.digest(), experiment.data.names
         self.quorum, self.tell, self.key_of, self.limits = quorum, tell, key_of, limits
         self.on_round = on_round or (lambda row: None)
-        self.software, self.record = software(), record
+        self.software, self.record, self.release = software(), record, release
         if record and (begun := store.read()):
             record.require(begun.round)
         folder = store.tensors.folder
@@ -455,8 +458,7 @@ class Coordinator:
         if not last:
             about = {"round": kept.round + 1, "digest": kept.state.digest.hex()}
             _log.info("round %d begins, of %s", kept.round + 1, ", ".join(cohort), extra=about)
-        for name in self.names:
-            self.tell(name)
+        self._tell_all()
 
     def _round(self, kept: Kept) -> Kept:
         """Wait for the round to be complete, or complete enough, and close it."""
@@ -553,7 +555,20 @@ class Coordinator:
             while time.monotonic() < until and not self._all_measured():
                 self._changed.wait(_TICK)
         self.scores.report()
-        return self._end("finished", f"all {kept.round} rounds are done")
+        reason = f"all {kept.round} rounds are done"
+        if self.release:
+            assert self.server is not None
+            said = self.release.carry_out(
+                self.server.experiment, self.server.shared,
+                self.store.tensors.path(kept.state.digest), self.store.metrics()[-1],
+                self.attendance, self._tell_all,
+            )  # fmt: skip
+            reason = "; ".join(filter(None, (reason, said)))
+        return self._end("finished", reason)
+
+    def _tell_all(self) -> None:
+        for name in self.names:
+            self.tell(name)
 
     def _fail(self, reason: str) -> Kept:
         return self._end("failed", reason)
@@ -566,6 +581,5 @@ class Coordinator:
         with self._changed:
             kept = self._kept = self.store.read()
             assert kept is not None
-        for name in self.names:
-            self.tell(name)
+        self._tell_all()
         return kept

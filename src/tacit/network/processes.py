@@ -55,6 +55,7 @@ from tacit.network.protocol import (
 )
 from tacit.network.proxy import Proxy, through
 from tacit.network.recording import Recording
+from tacit.network.releasing import Releasing
 from tacit.network.site import SiteRun
 from tacit.network.status import Status, of_coordinator, of_peer, of_site
 from tacit.network.stopping import Stopped
@@ -92,6 +93,7 @@ def coordinate(
     metrics: str | None = None,
     record: Path | None = None,
     openings: Path | None = None,
+    release: Path | None = None,
     **settings: Any,
 ) -> tuple[Kept, list[dict[str, object]]]:
     """The coordinator of a run, to its end; started again, it goes on.
@@ -104,6 +106,7 @@ def coordinate(
         metrics: address, ``host:port``, of figures and of a health check.
         record: folder of the record that the run leaves, which its sites witness.
         openings: file for what the masked sums are computed again from; it opens nobody's update.
+        release: folder to make of the model that is handed out, as a quorum of the sites signs.
         settings: of ``Coordinator``.
 
     Returns:
@@ -127,6 +130,8 @@ def coordinate(
         )
     if openings is not None and record is None:
         raise InputError("openings: a file was given without a record; give record as well")
+    if release is not None and record is None:
+        raise InputError("release: a folder was given without a record; give record as well")
     with (
         closing(Store(folder, experiment.digest(), database)) as store,
         ExitStack() as at_last,
@@ -139,6 +144,7 @@ def coordinate(
                 settings.get("deadline"),
             )  # fmt: skip
             settings["record"] = at_last.enter_context(closing(kept_as))
+            settings["release"] = Releasing(release, folder, kept_as) if release else None
         coordinator = (AsyncCoordinator if asynchronous else Coordinator)(
             experiment, store,
             lambda site, offer, path: blobs.pull(site, offer, path, most=offer.size),

@@ -153,6 +153,12 @@ class Founded(Part, frozen=True):
     signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 
 
+class Released(Part, frozen=True):
+    """A site has signed the model's release."""
+
+    signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+
+
 class Extend(Part, frozen=True):
     """A site asks for the record's head, and for what shows that nothing was rewritten.
 
@@ -260,6 +266,12 @@ class Found(Part, frozen=True):
     statement: Annotated[bytes, msgspec.Meta(max_length=SMALL // 2)]
 
 
+class Release(Part, frozen=True):
+    """Sign that the model of the last round is handed out."""
+
+    statement: Annotated[bytes, msgspec.Meta(max_length=SMALL // 2)]
+
+
 class Cosign(Part, frozen=True):
     """The record has a new head: ask for it by ``Extend``."""
 
@@ -304,8 +316,8 @@ class Done(Part, frozen=True):
     rows: Annotated[tuple[Count, ...], msgspec.Meta(max_length=100_000)]
 
 
-ToRecord = Introduced | Founded | Extend | Cosigned
-OfRecord = Introduce | Found | Cosign
+ToRecord = Introduced | Founded | Extend | Cosigned | Released
+OfRecord = Introduce | Found | Cosign | Release
 Request = Join | Ask | Leave | Deliver | Ready | Answer | Measured | Decline | ToRecord
 Reply = Wait | Train | Enter | Go | Taken | Done | OfRecord | Extension
 

@@ -23,6 +23,7 @@ from tacit.ledger.policy import Policy, quorum
 from tacit.ledger.recorder import HEAD, LOG, MOST_WITNESSES, POLICY
 from tacit.ledger.statement import Envelope, Statement, encoded, signed
 from tacit.network.identity import Identity, sign_key, write
+from tacit.network.joint import Joint
 from tacit.network.masked import openings
 from tacit.network.members import is_signed
 from tacit.network.protocol import (
@@ -35,6 +36,7 @@ from tacit.network.protocol import (
     Introduce,
     Introduced,
     Receipt,
+    Released,
     Reply,
     Taken,
     ToRecord,
@@ -103,6 +105,8 @@ class Recording:
         self._places: dict[int, dict[str, int]] = {}  # of contributions: by round and site
         self._closed, self._open, self._model, self._last = 0, -1, b"", 0
         self._view = 0  # how often the open round was begun before
+        self._released = b""  # payload of the last release
+        self._joint: Joint | None = None  # of the release that members are asked to sign
         # The head that is being cosigned, and by whom it was.
         self._head: Checkpoint | None = None
         self._note = ""
@@ -128,8 +132,9 @@ class Recording:
         """What a site is to do for the record, before anything else."""
         with self._lock:
             if self._policy is not None:
-                due = self._head is not None and site not in self._cosigned
-                return Cosign(self.digest) if due else None
+                if self._head is not None and site not in self._cosigned:
+                    return Cosign(self.digest)
+                return self._joint.order(site) if self._joint else None
             if site not in self._witnesses:
                 return Introduce(self.digest)
             if len(self._witnesses) < len(self.names) or site in self._signatures:
@@ -154,6 +159,8 @@ class Recording:
                     return self._extension(site, request)
                 case Cosigned():
                     return Taken(self.digest, self._cosign(site, request))
+                case Released():
+                    return Taken(self.digest, self._release(site, request.signature))
 
     def check(self, site: str, round: int, entry: bytes, rows: int) -> Statement:
         """What a site signed; refused if it is no contribution to the open round as it must be.
@@ -238,6 +245,37 @@ class Recording:
                 self._model = found
                 self._append([self._opening(round, 0)])
             self._propose(len(self.log) if over else self._last + 1)
+
+    def ends_with(self, model: Path) -> bool:
+        """Whether a file is there that is what the last closed round ended with."""
+        return model.is_file() and records.file_digest(model) == self._model
+
+    def release(self, signature: bytes, bom: bytes) -> None:
+        """Ask the sites to sign that the last model is handed out, unless the record says so.
+
+        Args:
+            signature: digest of the file that ``model-signing`` wrote.
+            bom: digest of the bill of materials.
+        """
+        said = records.release(self._closed, self._model, signature, bom)
+        with self._lock:
+            if said.payload() != self._released:
+                keys = {name: self.public(name) for name in (self.keeper.name, *self.names)}
+                own = {self.keeper.name: self.keeper.sign(encoded(said.payload()))}
+                self._joint = Joint(self.digest, said, keys, own)
+
+    def unsigned(self, *, for_good: bool = False) -> str:
+        """How far the signatures on a release are from a quorum; nothing once it is recorded.
+
+        Args:
+            for_good: whether no more signatures are taken.
+        """
+        with self._lock:
+            if (joint := self._joint) is None:
+                return ""
+            if for_good:
+                self._joint = None
+            return f"{len(joint.signatures)} of {joint.least} signatures came"
 
     def end(self) -> None:
         """The run is over, and all that is in the record is to be cosigned."""
@@ -388,6 +426,15 @@ class Recording:
             self.log.keep(self._head.size, note)
         return True
 
+    def _release(self, site: str, signature: bytes) -> bool:
+        if (joint := self._joint) is None or not joint.take(site, signature):
+            return False  # of what was asked for before this process began
+        if (entry := joint.entry) is not None:
+            self._append([entry])
+            self._joint = None
+            self._propose(len(self.log))
+        return True
+
     # Entries
 
     def _aggregate(self, round: int, model: bytes, row: Mapping[str, Any]) -> Statement:
@@ -436,6 +483,8 @@ class Recording:
                 self._closed, self._model, self._last = (
                     said.says["round"] + 1, said.subjects["model"], place,
                 )  # fmt: skip
+            case "release":
+                self._released = said.payload()
 
 
 def _key(text: str) -> Key:

@@ -38,6 +38,8 @@ from tacit.network.protocol import (
     Introduced,
     OfRecord,
     Receipt,
+    Release,
+    Released,
     Reply,
     Request,
 )
@@ -135,6 +137,8 @@ class Witnessing:
                 self.ask(Founded(self.experiment, self._founded(order)))
             case Cosign():
                 self._extend()
+            case Release():
+                self.ask(Released(self.experiment, self._released(order)))
 
     def allows(self, round: int) -> bool:
         """Whether the record is at the beginning of a round; not if it is past that.
@@ -253,6 +257,20 @@ class Witnessing:
         with self._told():
             write(self.folder / POLICY, order.policy.encode())
         self._witness.logs = {log.name: log for log in policy.logs}
+        return self.signer.sign(encoded(order.statement))
+
+    def _released(self, order: Release) -> bytes:
+        """A signature on the release of the model that the record ends with."""
+        if not self.records:
+            raise Unrecorded(f"{self.coordinator!r} hands a model out, and its record is not begun")
+        self.allows(self.rounds)
+        said = Statement.from_payload(order.statement)
+        records.require_shape(said)
+        last = said.kind == "release" and said.says["rounds"] == self.rounds
+        if not last or not hmac.compare_digest(said.subjects["model"], self.where.model):
+            raise Unrecorded(
+                f"{self.coordinator!r} hands out another model than its record ends with"
+            )
         return self.signer.sign(encoded(order.statement))
 
     def _last(self) -> Checkpoint:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tacit.ledger.release import BOM, MODEL, PUBLIC, SIGNATURE
+from tacit.ledger.release import BOM, MODEL, PUBLIC, SIGNATURE, STATE
 from tacit.release.facts import Facts
 
 
@@ -64,6 +64,9 @@ def _text(facts: Facts) -> Iterator[str]:
     yield from ("", "## Record", "")
     yield f"Head before this release: {facts.head.size} entries of `{facts.head.origin}`, root"
     yield f"`{facts.head.root.hex()}`. Experiment: `{facts.digest}`."
+    if facts.state:
+        yield f"Its last round ends with the SHA-256 of `{STATE}`, what the sites were given; the"
+        yield "model is one of its tensors, the weights one after the other."
     yield "The record does not tell whether private data were good."
     yield from ("", "## Checking it", "", "```")
     yield f"model_signing verify key . --signature {SIGNATURE} --public_key {PUBLIC}"

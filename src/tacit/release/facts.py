@@ -33,6 +33,7 @@ class Facts:
         contributions: what ``tacit contributions --json`` printed, or the record's last scores;
             None: not measured.
         head: of the record, before the release.
+        state: whether the record is of the state that the model is a part of.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Facts:
     audit: Mapping[str, Any] | None
     contributions: Mapping[str, Any] | None
     head: Checkpoint
+    state: bool = False
 
     @classmethod
     def of(cls, run: Path, log: Log) -> "Facts":
@@ -59,17 +61,30 @@ class Facts:
         try:
             last = found["rounds"][-1]
             scores = {name: last[name] for name in found["baseline"] if name in last}
-            facts = cls(
-                run.resolve().name, found["digest"], found["experiment"], found["contract"],
-                found["privacy"], scores, last["round"], _json(run / AUDIT),
-                _json(run / CONTRIBUTIONS) or _scored(log), log.head(),
-            )  # fmt: skip
+            said = [found[name] for name in ("digest", "experiment", "contract", "privacy")]
+            rounds = last["round"]
         except (KeyError, IndexError, TypeError):
             raise InputError(
                 f"RUN: {run / METRICS} is not as this version of tacit writes it; run it again"
             ) from None
-        for name, said in ((AUDIT, facts.audit), (CONTRIBUTIONS, facts.contributions)):
-            if said is not None and said.get("experiment") != facts.digest:
+        return cls.beside(run, log, *said, scores, rounds)
+
+    @classmethod
+    def beside(cls, run: Path, log: Log, digest: str, *said: Any, state: bool = False) -> "Facts":
+        """With what was tried and measured, by the files in a run's folder and by the record.
+
+        Args:
+            said: experiment, contract, privacy, scores and rounds.
+
+        Raises:
+            InputError: a file that is about another experiment.
+        """
+        facts = cls(
+            run.resolve().name, digest, *said, _json(run / AUDIT),
+            _json(run / CONTRIBUTIONS) or _scored(log), log.head(), state,
+        )  # fmt: skip
+        for name, found in ((AUDIT, facts.audit), (CONTRIBUTIONS, facts.contributions)):
+            if found is not None and found.get("experiment") != facts.digest:
                 raise InputError(f"RUN: {run / name} is about another experiment than the run's")
         return facts
 

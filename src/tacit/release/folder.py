@@ -4,15 +4,16 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tacit.errors import InputError
-from tacit.ledger.recorder import Recorder
+from tacit.ledger.recorder import KEYS, LOG, Recorder
 from tacit.ledger.records import file_digest
-from tacit.ledger.release import BOM, MODEL, PUBLIC, SIGNATURE, sign, vector_digest
+from tacit.ledger.release import BOM, MODEL, PUBLIC, SIGNATURE, STATE, sign, vector_digest
 from tacit.ledger.verify import verify
 from tacit.release.bom import bom
 from tacit.release.card import card
@@ -35,8 +36,14 @@ def release(run: Path, record: Path, to: Path, key: Path | None = None) -> Facts
         InputError: the run is not finished, the record is not its own or does not hold, or the
             folder is not empty.
     """
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+    if filled(to):
         raise InputError(f"--to: {to} is there and not empty; give a new folder")
+    if (record / LOG).is_file() and not (record / KEYS).exists():
+        raise InputError(
+            f"--record: {record} has no {KEYS}; only a record of a run in one process holds the"
+            " keys of all members, of whom a quorum signs a release. Of a run among real machines"
+            " the coordinator hands the model out, with --release FOLDER"
+        )
     if not (run / METRICS).is_file():
         raise InputError(f"RUN: {run} holds no finished run: there is no {METRICS}")
     if findings := verify(record).findings:
@@ -48,17 +55,9 @@ def release(run: Path, record: Path, to: Path, key: Path | None = None) -> Facts
             raise InputError(f"--record: {record} is of another experiment than {run}")
         if [vector_digest(run / MODEL)] != list(recorder.models[-1:]):
             raise InputError(f"--record: {record} does not end with the model of {run}")
-        private = key or run / KEY
-        if key is None and not private.exists():
-            _make(private)
-        public = _public(private)
-        to.parent.mkdir(parents=True, exist_ok=True)
         part = to.with_name(f".{to.name}.{secrets.token_hex(4)}")
-        part.mkdir()
         try:
-            _fill(part, run / MODEL, facts, public)
-            sign(part, private)
-            _settle(part)
+            fill(part, facts, lambda path: shutil.copyfile(run / MODEL, path), key or made(run))
             recorder.release(file_digest(part / SIGNATURE), file_digest(part / BOM))
             part.replace(to)  # an empty folder gives way
         except BaseException:
@@ -69,31 +68,57 @@ def release(run: Path, record: Path, to: Path, key: Path | None = None) -> Facts
     return facts
 
 
-def _fill(folder: Path, model: Path, facts: Facts, public: bytes) -> None:
-    shutil.copyfile(model, folder / MODEL)
+def filled(folder: Path) -> bool:
+    """Whether there is something where a new folder is to be."""
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+
+
+def fill(
+    folder: Path,
+    facts: Facts,
+    write: Callable[[Path], object],
+    key: Path,
+    state: Path | None = None,
+) -> None:
+    """Make the folder that is handed out, signed; all of it is on the disk when this returns.
+
+    Args:
+        write: the model to a path.
+        key: file of an ECDSA key of the curve P-256, PEM.
+        state: file that the record is of, where that is not the model alone.
+
+    Raises:
+        InputError: no such key.
+    """
+    public = _public(key)
+    folder.mkdir(parents=True)
+    write(folder / MODEL)
+    if state is not None:
+        shutil.copyfile(state, folder / STATE)
     weights = file_digest(folder / MODEL).hex()
     (folder / BOM).write_text(json.dumps(bom(facts, weights), indent=2) + "\n")
     (folder / CARD).write_text(card(facts))
     (folder / PUBLIC).write_bytes(public)
-
-
-def _settle(folder: Path) -> None:
-    """Have all of it on the disk before the record speaks of it."""
+    sign(folder, key)
     for path in (*folder.iterdir(), folder):
         handle = os.open(path, os.O_RDONLY)
         os.fsync(handle)
         os.close(handle)
 
 
-def _make(path: Path) -> None:
-    """A key that only its owner may read."""
+def made(run: Path) -> Path:
+    """The key in a run's folder, which only its owner may read; made where it is not there."""
+    path, new = run / KEY, run / f".{KEY}"
+    if path.exists():
+        return path
     pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+    with open(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as file:
         file.write(pem)
+    return new.replace(path)
 
 
 def _public(path: Path) -> bytes:
