@@ -49,6 +49,8 @@ from tacit.network.protocol import (
     Measured,
     Ready,
     Receipt,
+    Release,
+    Released,
     Taken,
     Train,
     Wait,
@@ -141,6 +143,7 @@ def requests(digest: str) -> st.SearchStrategy[Any]:
         st.builds(Decline, ours, ROUND, st.text(max_size=40), st.text(max_size=200)),
         st.builds(Introduced, ours, st.text(max_size=200)),
         st.builds(Founded, ours, st.binary(min_size=64, max_size=64)),
+        st.builds(Released, ours, st.binary(min_size=64, max_size=64)),
         st.builds(Extend, ours, COUNT, st.none() | ROUND),
         st.builds(Cosigned, ours, COUNT, st.text(max_size=200)),
     )
@@ -538,6 +541,7 @@ def replies(liar: Liar) -> st.SearchStrategy[Any]:
         st.builds(Taken, ours, st.booleans()),
         st.builds(Introduce, ours),
         st.builds(Found, ours, st.text(max_size=50), st.binary(max_size=50)),
+        st.builds(Release, ours, st.binary(max_size=50)),
         st.builds(Cosign, ours),
         st.builds(
             Extension, ours, st.text(max_size=50), st.just(()), st.binary(max_size=50),

@@ -62,6 +62,42 @@ def text(path: Path, what: str) -> str:
         raise InputError(f"{what}: {path} is no text") from None
 
 
+def opened(path: Path) -> sqlite3.Connection:
+    """A file for the openings of commitments, which only its owner may read.
+
+    Raises:
+        CheckpointError: it cannot be used.
+    """
+    try:
+        db = sqlite3.connect(_private(path), isolation_level=None, check_same_thread=False)
+        db.execute(
+            "CREATE TABLE IF NOT EXISTS openings"
+            " (entry INTEGER PRIMARY KEY, site TEXT NOT NULL, nonce BLOB NOT NULL,"
+            " digest BLOB NOT NULL) STRICT"
+        )
+    except (sqlite3.Error, OSError) as error:
+        raise CheckpointError(f"{path}: it cannot be used ({error})") from None
+    return db
+
+
+def measured(
+    round: int, model: bytes, by: bytes, metrics: Mapping[str, Any], told: str
+) -> tuple[Statement, bytes, bytes]:
+    """An evaluation, with the nonce and the digest that its commitment is opened by.
+
+    Args:
+        by: key of who measured.
+        metrics: numbers by name.
+        told: which of them the record tells, a share, to the percent.
+    """
+    nonce = secrets.token_bytes(records.NONCE)
+    text = canonical({name: str(value) for name, value in metrics.items()})
+    digest = hashlib.sha256(text).digest()
+    committed = records.commitment(by, round, nonce, digest)
+    percent = _percent(metrics[told])
+    return records.evaluation(round, model, committed, told, percent), nonce, digest
+
+
 class Recorder:
     """Writes a run's record.
 
@@ -104,15 +140,7 @@ class Recorder:
         self._members = {name: self._key("member", name) for name in (KEEPER, *nodes)}
         log = Log(folder / LOG, self.origin)
         self.keeper = self._keeper(log)
-        self._openings = sqlite3.connect(_private(folder / OPENINGS), isolation_level=None)
-        try:
-            self._openings.execute(
-                "CREATE TABLE IF NOT EXISTS openings"
-                " (entry INTEGER PRIMARY KEY, site TEXT NOT NULL, nonce BLOB NOT NULL,"
-                " digest BLOB NOT NULL) STRICT"
-            )
-        except sqlite3.Error as error:
-            raise CheckpointError(f"{folder / OPENINGS}: it cannot be used ({error})") from None
+        self._openings = opened(folder / OPENINGS)
         if not len(log):
             self._begin(rules)
         self._models, self._view = self._recorded(log)
@@ -243,14 +271,9 @@ class Recorder:
         """
         if not self._new:
             return
-        round = len(self._models) - 1
-        nonce = secrets.token_bytes(records.NONCE)
-        text = canonical({name: str(value) for name, value in metrics.items()})
-        digest = hashlib.sha256(text).digest()
-        committed = records.commitment(self._public(KEEPER), round, nonce, digest)
-        percent = _percent(metrics[told])
-        statement = records.evaluation(round, self._models[-1], committed, told, percent)
-        first = self._append([(statement, KEEPER)])
+        round, own = len(self._models) - 1, self._public(KEEPER)
+        said, nonce, digest = measured(round, self._models[-1], own, metrics, told)
+        first = self._append([(said, KEEPER)])
         self._keep([(KEEPER, nonce, digest)], first)
 
     def scored(

@@ -242,7 +242,7 @@ class AsyncCoordinator(Coordinator):
         ]
         steps = torch.stack([read(slice(None)) for read in sent])
         take_step(server, kept.round, nodes, staleness, steps)
-        self.scores.report()
+        self._report()
         losses = {a.site: a.loss for a in taken if a.loss is not None}
         rows = sum(self._rows[name] for name in losses)
         row: Row = {

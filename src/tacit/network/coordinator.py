@@ -487,7 +487,7 @@ class Coordinator:
                 return self._fail(f"round {kept.round + 1}: {error}")
         else:
             nodes = self._close(kept, updates)
-        self.scores.report()
+        self._report()
         counted = [self.names[node] for node in nodes]
         found = {name: updates[name].loss for name in counted if name in updates}
         losses = {name: loss for name, loss in found.items() if loss is not None}
@@ -554,17 +554,24 @@ class Coordinator:
             until = time.monotonic() + min(self.attendance.patience, 60.0)
             while time.monotonic() < until and not self._all_measured():
                 self._changed.wait(_TICK)
-        self.scores.report()
+        self._report()
         reason = f"all {kept.round} rounds are done"
         if self.release:
             assert self.server is not None
             said = self.release.carry_out(
                 self.server.experiment, self.server.shared,
-                self.store.tensors.path(kept.state.digest), self.store.metrics()[-1],
+                self.store.tensors.path(kept.state.digest),
+                self.scores.told(self.store.metrics()[-1]),
                 self.attendance, self._tell_all,
             )  # fmt: skip
             reason = "; ".join(filter(None, (reason, said)))
         return self._end("finished", reason)
+
+    def _report(self) -> None:
+        """Add what sites have measured to the rows of rounds, and to the record."""
+        for row in self.scores.report():
+            if self.record:
+                self.record.evaluated(row["round"], self.scores.told(row))
 
     def _tell_all(self) -> None:
         for name in self.names:

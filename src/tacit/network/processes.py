@@ -116,6 +116,8 @@ def coordinate(
         InputError: the keys are not a coordinator's.
         Stopped: by a signal, under ``stoppable``; the sites were told.
     """
+    if release is not None and record is None:
+        raise InputError("release: a folder was given without a record; give record as well")
     identity = Identity.load(home)
     if identity.role != "coordinator":
         raise InputError(
@@ -130,8 +132,6 @@ def coordinate(
         )
     if openings is not None and record is None:
         raise InputError("openings: a file was given without a record; give record as well")
-    if release is not None and record is None:
-        raise InputError("release: a folder was given without a record; give record as well")
     with (
         closing(Store(folder, experiment.digest(), database)) as store,
         ExitStack() as at_last,

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,15 @@ from tacit.ledger import records
 from tacit.ledger.log import Log
 from tacit.ledger.note import COSIGNATURE, NOTE, Checkpoint, Key, Signature, sign, split, verified
 from tacit.ledger.policy import Policy, quorum
-from tacit.ledger.recorder import HEAD, LOG, MOST_WITNESSES, POLICY
+from tacit.ledger.recorder import (
+    HEAD,
+    LOG,
+    MOST_WITNESSES,
+    OPENINGS,
+    POLICY,
+    measured,
+    opened,
+)
 from tacit.ledger.statement import Envelope, Statement, encoded, signed
 from tacit.network.identity import Identity, sign_key, write
 from tacit.network.joint import Joint
@@ -104,6 +112,7 @@ class Recording:
         # Of the log, which says them again after a restart.
         self._places: dict[int, dict[str, int]] = {}  # of contributions: by round and site
         self._closed, self._open, self._model, self._last = 0, -1, b"", 0
+        self._evaluated = 0  # rounds after which the model was measured
         self._view = 0  # how often the open round was begun before
         self._released = b""  # payload of the last release
         self._joint: Joint | None = None  # of the release that members are asked to sign
@@ -245,6 +254,27 @@ class Recording:
                 self._model = found
                 self._append([self._opening(round, 0)])
             self._propose(len(self.log) if over else self._last + 1)
+
+    def evaluated(self, rounds: int, metrics: Mapping[str, float]) -> None:
+        """The sites have measured the model after so many rounds; told once, and to the percent.
+
+        Args:
+            metrics: their means; nothing where too few have.
+
+        Raises:
+            CheckpointError: the record cannot be written.
+        """
+        with self._lock:
+            new = rounds == self._closed and self._evaluated < rounds
+            if not new or "accuracy" not in metrics:
+                return
+            own = self.public(self.keeper.name)
+            said, nonce, digest = measured(rounds - 1, self._model, own, metrics, "accuracy")
+            place = len(self.log)
+            self._append([self._signed(said)])
+            with closing(opened(self.folder / OPENINGS)) as db:
+                opening = (place, self.keeper.name, nonce, digest)
+                db.execute("INSERT OR REPLACE INTO openings VALUES (?, ?, ?, ?)", opening)
 
     def ends_with(self, model: Path) -> bool:
         """Whether a file is there that is what the last closed round ended with."""
@@ -483,6 +513,8 @@ class Recording:
                 self._closed, self._model, self._last = (
                     said.says["round"] + 1, said.subjects["model"], place,
                 )  # fmt: skip
+            case "evaluation":
+                self._evaluated = said.says["round"] + 1
             case "release":
                 self._released = said.payload()
 

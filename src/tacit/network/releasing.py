@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save_file
 
@@ -25,7 +24,6 @@ from tacit.network.attendance import Attendance
 from tacit.network.recording import Recording
 from tacit.release.facts import Facts
 from tacit.release.folder import fill, filled, made
-from tacit.training.metrics import HIGHER_IS_BETTER
 
 _log = logging.getLogger("tacit.network")
 
@@ -53,7 +51,7 @@ class Releasing:
         experiment: Experiment,
         state: State,
         file: Path,
-        row: Mapping[str, Any],
+        scores: Mapping[str, float],
         attendance: Attendance,
         tell: Callable[[], object],
     ) -> str:
@@ -62,7 +60,7 @@ class Releasing:
         Args:
             experiment: with the rows that sites told.
             state: the server's entries after the last round, and the file with them.
-            row: of the last round.
+            scores: of the model, for the card.
             tell: lets the sites know that there is something to sign.
 
         Returns:
@@ -70,7 +68,7 @@ class Releasing:
         """
         try:
             if not filled(self.to):
-                self._make(experiment, state, file, row)
+                self._make(experiment, state, file, scores)
             digests = [file_digest(self.to / name) for name in (SIGNATURE, BOM)]
         except OSError as error:
             raise CheckpointError(f"release: {self.to} cannot be written ({error})") from None
@@ -88,7 +86,7 @@ class Releasing:
         return ""
 
     def _make(
-        self, experiment: Experiment, state: State, file: Path, row: Mapping[str, Any]
+        self, experiment: Experiment, state: State, file: Path, scores: Mapping[str, float]
     ) -> None:
         part = self.to.with_name(f".{self.to.name}.part")
         shutil.rmtree(part, ignore_errors=True)
@@ -98,7 +96,6 @@ class Releasing:
             delta = guard.budget.delta if guard.budget else 0.0
             epsilon = guard.epsilon(experiment.rounds)
             privacy = {"epsilon": epsilon, "delta": delta, "unit": guard.unit}
-        scores = {name: row[name] for name in HIGHER_IS_BETTER if name in row}
         facts = Facts.beside(
             self.own, self.record.log, self.record.digest, plan.description(),
             asdict(plan.contract or Contract.of(plan.data)), privacy, scores, experiment.rounds,

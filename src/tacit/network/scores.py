@@ -2,6 +2,8 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +14,8 @@ from tacit.network.protocol import MOST_ROWS, Measured
 from tacit.network.store import Store
 from tacit.training.metrics import HIGHER_IS_BETTER, summary
 
+# Sites whose mean others may learn: of two, each would know the other's.
+_FEWEST = 3
 # Of a float32; what a loss may be.
 _LARGEST = 3.4e38
 
@@ -57,8 +61,9 @@ class Scores:
             self.attendance.news()
         return table is not None
 
-    def report(self) -> None:
-        """Add what has come of a round's model to the row of the round that made it."""
+    def report(self) -> list[dict[str, object]]:
+        """Add what has come of a round's model to the row of the round that made it; these rows."""
+        described = []
         with self.attendance.changed:
             tables = {round: dict(table) for round, table in self.tables.items()}
         for round, table in tables.items():
@@ -74,6 +79,14 @@ class Scores:
             if self.late:
                 row["measured"] = len(table)
             self.store.describe(round - 1, row)
+            described.append(row)
+        return described
+
+    def told(self, row: Mapping[str, Any]) -> dict[str, float]:
+        """Scores of a reported row that others than the coordinator may learn, by name."""
+        if self._reported[row["round"]] < _FEWEST:
+            return {}
+        return {name: row[name] for name in HIGHER_IS_BETTER if name in row}
 
 
 def real(value: float) -> float | None:

@@ -58,7 +58,8 @@ def _text(facts: Facts) -> Iterator[str]:
     if experiment["attack"]:
         yield "Some of the sites were made to attack the training itself: this is an experiment."
     yield from ("", "## Contributions", "", *_contributions(facts.contributions))
-    yield from ("", "## Results", "", "On the test rows of all sites, after the last round.", "")
+    where = "On the test rows of all sites, after the last round." if facts.scores else "None told."
+    yield from ("", "## Results", "", where, "")
     for name, value in facts.scores.items():
         yield f"- {name}: {'no number' if value is None else f'{value:.4g}'}"
     yield from ("", "## Record", "")
