@@ -379,7 +379,7 @@ class Recorder:
             mine = Key.of(_named(name), own, COSIGNATURE)
             witnesses[mine.name] = Witness(Path(":memory:"), mine, own, [key])
             keys.append(mine)
-        return Keeper(log, key, private, Policy.of(key, keys), witnesses)
+        return Keeper(log, key, private, Policy.of([key], keys), witnesses)
 
     def _recorded(self, log: Log) -> tuple[list[bytes], int]:
         """Models of the rounds that the record holds, and how often the next one was begun."""
