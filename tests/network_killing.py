@@ -125,14 +125,19 @@ def _server_set_up(folder: Path, at: Addresses) -> None:
 
 
 def _server_act(
-    role: str, folder: Path, at: Addresses, plan: Plan = plan, record: Path | None = None
+    role: str,
+    folder: Path,
+    at: Addresses,
+    plan: Plan = plan,
+    record: Path | None = None,
+    release: Path | None = None,
 ) -> dict[str, Any]:
     whole = plan()
     public, home = whole.replace(data=empty(whole.data)), folder / "keys" / role
     if role == "coordinator":
         ended, rows = coordinate(
             public, home, folder / role, listen=[at[role]], quorum=len(SITES), grace=_BOUND,
-            patience=_BOUND, record=record,
+            patience=_BOUND, record=record, release=release,
         )  # fmt: skip
         return {"outcome": ended.outcome, "reason": ended.reason, "rows": rows}
     data = alone(whole.data, SITES.index(role))
@@ -155,13 +160,20 @@ def _recorded_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
     return _server_act(role, folder, at, record=folder / "record")
 
 
+def _released_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
+    return _server_act(role, folder, at, record=folder / "record", release=folder / "out")
+
+
 def _recorded_kept(folder: Path) -> dict[str, Any]:
     """What an auditor finds, with the policy and the head of each site, and what is in the log."""
     told = _server_kept(folder)
     found: list[str] = []
     for site in SITES:
-        part = folder / site / processes.RECORD
-        audit = verify(folder / "record", policy=part / POLICY, against=part)
+        part, out = folder / site / processes.RECORD, folder / "out"
+        audit = verify(
+            folder / "record", policy=part / POLICY, against=part,
+            release=out if out.exists() else None,
+        )  # fmt: skip
         found += map(str, audit.findings)
     _, log = kept(folder / "record")
     kinds = [Envelope.from_bytes(entry).statement.kind for entry in log]
@@ -224,6 +236,7 @@ def _transfer_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
 CASTS = {
     "server": Cast(("coordinator", *SITES), _server_set_up, _server_act, _server_kept),
     "recorded": Cast(("coordinator", *SITES), _server_set_up, _recorded_act, _recorded_kept),
+    "released": Cast(("coordinator", *SITES), _server_set_up, _released_act, _recorded_kept),
     "small": Cast(
         ("coordinator", *SITES),
         _server_set_up,

@@ -131,10 +131,27 @@ RECORDED = {
         "its witness key is made": ("witnessing:sign_key", "after", 1),
         "it has signed the beginning": ("witnessing:write", "after", 1),
         "it has cosigned and told nobody": ("witnessing:Witness.cosign", "after", 1),
-        "it has signed a contribution and told nobody": ("witnessing:signed", "after", 1),
+        "it has signed a contribution and told nobody": ("receipts:signed", "after", 1),
         "it has not looked for its receipt": ("witnessing:Witnessing._receipt", "before", 1),
         "it has its receipt": ("witnessing:Witnessing._receipt", "after", 1),
         "it has cosigned the end": ("witnessing:Witness.cosign", "after", 3),
+    },
+}
+# Of one whose model is handed out, too: then three members sign, and three are a quorum.
+RELEASED = {
+    "coordinator": {
+        "the folder is not made": ("releasing:fill", "before", 1),
+        "the folder is made, elsewhere": ("releasing:fill", "after", 1),
+        "the folder is in its place": ("recording:Recording.release", "before", 1),
+        "nobody has signed": ("recording:Recording.release", "after", 1),
+        "one has signed": ("joint:Joint.take", "after", 1),
+        "the release is not in the record": ("recording:Log.append", "before", 10),
+        "the release is in the record": ("recording:Log.append", "after", 10),
+        "the release is recorded, and the end is not written": ("store:Store.end", "before", 1),
+    },
+    "north": {
+        "asked to sign": ("witnessing:Witnessing._released", "before", 1),
+        "it has signed and told nobody": ("witnessing:Witnessing._released", "after", 1),
     },
 }
 # By turns the peer to which all others connect, and another.
@@ -254,6 +271,31 @@ def test_a_killed_process_changes_nothing(
     assert told["model"] == pytest.approx(expected, abs=1e-6)
     rows = told["coordinator"]["rows"]
     assert [(row["round"], row["cohort"]) for row in rows] == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("cast", "role", "kill"),
+    [
+        pytest.param(cast, *each.values, id=f"{cast}: {each.id}")
+        for cast, points in (("recorded", RECORDED), ("released", RELEASED))
+        for each in cases(cast, points)
+    ],
+)
+def test_a_killed_process_leaves_the_record_whole(
+    cast: str,
+    role: str,
+    kill: tuple[str, str, int],
+    play: Callable[[Case], Case],
+    model: list[float],
+    tmp_path: Path,
+) -> None:
+    told = play(case(cast, role, kill, tmp_path))
+    all_finished(told, cast)
+    assert told["findings"] == []
+    one = ["round-open", "contribution", "contribution", "aggregate"]
+    released = ["release"] * (cast == "released")
+    assert told["kinds"] == ["genesis", *one, *one, *released]
+    assert told["model"] == pytest.approx(model, abs=1e-6)
 
 
 @pytest.mark.parametrize(("role", "kill"), cases("gossip"))
