@@ -28,7 +28,7 @@ from tacit.network.protocol import Release, Released
 from tacit.network.recording import Recording
 from tacit.network.releasing import Releasing
 from tacit.network.witnessing import Unrecorded, Witnessing
-from test_network_records import ROUNDS, Ward, entries, statements, ward
+from test_network_records import ROUNDS, Careful, Ward, entries, statements, ward
 from test_network_rounds import experiment
 from test_release import FILES, signed_off
 
@@ -68,6 +68,39 @@ def test_the_sites_sign_that_the_model_is_handed_out(ward: Ward) -> None:
     assert "Of a run among real machines the coordinator hands the model out, with --release" in (
         done.stderr
     )
+
+
+class Deaf(Careful):
+    """It signs no release."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        assert self.record is not None
+        follow = self.record.follow
+        self.record.follow = lambda order: (  # type: ignore[method-assign]
+            self.wake(0.1) if isinstance(order, Release) else follow(order)
+        )
+
+
+def test_a_run_ends_though_no_quorum_signs(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    carry_out = Releasing.carry_out
+
+    def impatient(*given: Any) -> str:
+        given[5].patience = 0.2
+        return carry_out(*given)
+
+    monkeypatch.setattr(Releasing, "carry_out", impatient)
+    ward.lies(dict.fromkeys(("3", "4"), Deaf))
+    out = ward.folder / "out"
+    told = ward.carry_out(release=out)
+    for end in told.values():
+        assert end.outcome == "finished"
+        assert end.reason.startswith(
+            f"all {ROUNDS} rounds are done; the release of the model is not in the record: "
+        )
+    assert verify(ward.record).findings == ()
+    (missing,) = verify(ward.record, release=out).findings
+    assert str(missing) == "the record holds no release"
 
 
 class Hall:

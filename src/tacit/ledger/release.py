@@ -20,7 +20,7 @@ from tacit.ledger.statement import Statement, parsed
 
 MODEL, SIGNATURE, PUBLIC, BOM = "model.safetensors", "model.sig", "model.pub", "bom.cdx.json"
 STATE = "state.safetensors"
-# What algorithms call the model in it.
+# What algorithms call the model in it; of several, the first row is the newest.
 _CALLED = ("model", "past")
 # In a model's file: names of the tensors that are, one after the other, the vector of the record.
 ORDER = "tacit.vector"
@@ -60,12 +60,13 @@ def vector_digest(model: Path) -> bytes:
 
 def is_part(vector: bytes, state: Path) -> bool:
     """Whether an algorithm's state has a model whose bytes have this digest."""
+    import numpy as np
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(state, "np") as file:
             return any(
-                hashlib.sha256(file.get_tensor(name).tobytes()).digest() == vector
+                hashlib.sha256(np.atleast_2d(file.get_tensor(name))[0].tobytes()).digest() == vector
                 for name in _CALLED
                 if name in file.keys()  # noqa: SIM118 (it is no mapping)
             )
