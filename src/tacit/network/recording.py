@@ -462,7 +462,6 @@ class Recording:
         if (entry := joint.entry) is not None:
             self._append([entry])
             self._joint = None
-            self._propose(len(self.log))
         return True
 
     # Entries
