@@ -70,6 +70,20 @@ def test_the_sites_sign_that_the_model_is_handed_out(ward: Ward) -> None:
     )
 
 
+@pytest.mark.slow
+def test_the_card_tells_what_the_rounds_have_spent(ward: Ward) -> None:
+    noise = tacit.GaussianNoise(multiplier=4.0, delta=1e-5, where="central")
+    protection = [tacit.Clip(1.0), noise, tacit.SecureAggregation(threshold=3)]
+    out = ward.folder / "out"
+    told = ward.carry_out(release=out, protection=protection)
+    assert {end.outcome for end in told.values()} == {"finished"}
+    assert verify(ward.record, release=out).findings == ()
+    spent = ward.made[-1].row["epsilon"]
+    body = (out / "README.md").read_text()
+    assert f"Epsilon {spent:.4g} at delta 1e-05, for one node." in body
+    assert f"- accuracy: {ward.made[-1].store.metrics()[-1]['accuracy']:.4g}" in body
+
+
 class Deaf(Careful):
     """It signs no release."""
 

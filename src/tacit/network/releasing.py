@@ -5,6 +5,7 @@ on with the same: its signature would be another the next time.
 """
 
 import logging
+import math
 import os
 import shutil
 import time
@@ -95,6 +96,7 @@ class Releasing:
         if guard and (guard.budget or guard.labels):
             delta = guard.budget.delta if guard.budget else 0.0
             epsilon = guard.epsilon(experiment.rounds)
+            epsilon = None if math.isinf(epsilon) else epsilon
             privacy = {"epsilon": epsilon, "delta": delta, "unit": guard.unit}
         facts = Facts.beside(
             self.own, self.record.log, self.record.digest, plan.description(),

@@ -61,7 +61,7 @@ class Scores:
             self.attendance.news()
         return table is not None
 
-    def report(self) -> list[dict[str, object]]:
+    def report(self) -> list[dict[str, Any]]:
         """Add what has come of a round's model to the row of the round that made it; these rows."""
         described = []
         with self.attendance.changed:

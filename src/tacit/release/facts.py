@@ -61,27 +61,29 @@ class Facts:
         try:
             last = found["rounds"][-1]
             scores = {name: last[name] for name in found["baseline"] if name in last}
-            said = [found[name] for name in ("digest", "experiment", "contract", "privacy")]
-            rounds = last["round"]
+            return cls.beside(
+                run, log, found["digest"], found["experiment"], found["contract"],
+                found["privacy"], scores, last["round"],
+            )  # fmt: skip
         except (KeyError, IndexError, TypeError):
             raise InputError(
                 f"RUN: {run / METRICS} is not as this version of tacit writes it; run it again"
             ) from None
-        return cls.beside(run, log, *said, scores, rounds)
 
     @classmethod
-    def beside(cls, run: Path, log: Log, digest: str, *said: Any, state: bool = False) -> "Facts":
+    def beside(
+        cls, run: Path, log: Log, digest: str, experiment: Mapping[str, Any],
+        contract: Mapping[str, Any], privacy: Mapping[str, Any] | None,
+        scores: Mapping[str, float], rounds: int, *, state: bool = False,
+    ) -> "Facts":  # fmt: skip
         """With what was tried and measured, by the files in a run's folder and by the record.
-
-        Args:
-            said: experiment, contract, privacy, scores and rounds.
 
         Raises:
             InputError: a file that is about another experiment.
         """
         facts = cls(
-            run.resolve().name, digest, *said, _json(run / AUDIT),
-            _json(run / CONTRIBUTIONS) or _scored(log), log.head(), state,
+            run.resolve().name, digest, experiment, contract, privacy, scores, rounds,
+            _json(run / AUDIT), _json(run / CONTRIBUTIONS) or _scored(log), log.head(), state,
         )  # fmt: skip
         for name, found in ((AUDIT, facts.audit), (CONTRIBUTIONS, facts.contributions)):
             if found is not None and found.get("experiment") != facts.digest:
