@@ -55,7 +55,10 @@ def test_all_copies_say_the_same_and_hold(changes, tmp_path):
     ]  # fmt: skip
     assert (first / "policy.txt").read_text() == (others[0] / "policy.txt").read_text()
     # Who leads is drawn anew after each five rounds, from what was revealed in them.
-    keys = {name: key.public_key().public_bytes_raw() for name, key in zip(swarm.names, KEYS)}
+    keys = {
+        name: key.public_key().public_bytes_raw()
+        for name, key in zip(swarm.names, KEYS, strict=True)
+    }
     seed = bytes.fromhex(swarm.public.digest())
     first_nonces = b"".join(
         bytes.fromhex(each.says["revealed"])
@@ -115,7 +118,7 @@ def test_a_member_that_was_away_gets_the_entries_that_it_missed(tmp_path):
         others = pool.submit(swarm.run)
         assert arrived.wait(BOUND)
         run, asked = swarm.member(late), list[int]()
-        pages = run.missing
+        pages = run.proposals.missing
 
         def lied_to(member, missing):
             """The first answer is of another record."""
@@ -123,7 +126,7 @@ def test_a_member_that_was_away_gets_the_entries_that_it_missed(tmp_path):
             page = pages(member, missing)
             return Entries(page.entries[::-1]) if len(asked) == 1 else page
 
-        run.missing = lied_to
+        run.proposals.missing = lied_to
         swarm.join(run)
         own = pool.submit(run.run)
         back.set()
@@ -197,7 +200,7 @@ def test_a_leader_that_proposes_entries_that_cannot_be_is_passed_over(lie, tmp_p
     round = rogue.replica.round
 
     def falsified(*given):
-        entries, size, root = round(*given)
+        entries, size, _ = round(*given)
         if lie is None:
             return entries, size, bytes(32)
         lie(rogue.replica, entries, {rogue.name: rogue.signer})
