@@ -3,19 +3,23 @@
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import tacit
 from tacit.errors import InputError, MessageError
 from tacit.ledger.recorder import kept
 from tacit.ledger.statement import Envelope, Statement, signed
 from tacit.ledger.verify import verify
-from tacit.network.protocol import Entries
+from tacit.network.protocol import Entries, Founding, Witnessed
 from test_network_swarm import BOUND, KEYS, PHASES, Swarm, arm, plan_of
 
 
@@ -251,6 +255,72 @@ def test_a_signature_on_another_beginning_does_not_count(tmp_path, caplog):
         one.found(each.name, each.founding)
     assert "1 has signed another beginning" in caplog.text
     assert "1" in one.absent
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """Copies of members who have all signed the beginning."""
+    swarm = Swarm(plan_of(), tmp_path_factory.mktemp("swarm"), record=True)
+    found = [swarm.member(name).replica for name in swarm.names]
+    for _ in range(2):
+        for one in found:
+            for other in found:
+                one.found(other.name, other.founding)
+    assert all(one.turns for one in found)
+    return found
+
+
+TEXT = st.text(max_size=60) | st.from_regex(r"\A[a-z]{1,5}\+[0-9a-f]{8}\+[A-Za-z0-9/]{4,44}=?\Z")
+FEW = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def test_any_founding_is_taken_or_refused_in_a_sentence(tmp_path):
+    swarm = Swarm(plan_of(), tmp_path, record=True)
+    one, other = swarm.member("0").replica, swarm.member("1").replica
+
+    @FEW
+    @given(TEXT, TEXT, st.binary(max_size=64), st.sampled_from([0, 1, 2]))
+    def told(log, witness, signature, keys):
+        said = Founding(
+            other.founding.log if keys else log,
+            other.founding.witness if keys == 2 else witness,
+            signature,
+        )
+        with suppress(MessageError):
+            one.found("1", said)
+        assert one.turns is None
+
+    told()
+
+
+@FEW
+@given(st.text(max_size=200), st.integers(0, 2**53 - 1), st.booleans(), st.booleans())
+def test_any_cosignature_is_counted_or_not(begun, text, size, counts, same):
+    one, other = begun[:2]
+    mine = other.witnessed
+    line = text if same else mine.line.replace(mine.line[5:9], text[:4])
+    before = dict(one._lines)
+    one.cosigned("1", Witnessed(mine.size if same else size, line, counts))
+    assert one._lines == before or line == mine.line
+
+
+@FEW
+@given(st.binary(max_size=300), st.integers(0, 2000), st.integers(0, 255))
+def test_any_entry_is_refused_in_a_sentence(begun, raw, at, byte):
+    one, other = begun[:2]
+    file = other.folder / "update"
+    file.write_bytes(b"an update")
+    good = other.contribution(0, bytes(32), file, 40)
+    one.check("1", 0, bytes(32), good, 40)
+    place = at % len(good)
+    changed = good[:place] + bytes([byte]) + good[place + 1 :]
+    for entry in (raw, good[:place], changed):
+        if entry != good:
+            with pytest.raises(MessageError):
+                one.check("1", 0, bytes(32), entry, 40)
+    for wrong in ((1, bytes(32), 40), (0, bytes(31) + b"1", 40), (0, bytes(32), 4000)):
+        with pytest.raises(MessageError, match="has signed a contribution to something else"):
+            one.check("1", wrong[0], wrong[1], good, wrong[2])
 
 
 def test_a_copy_that_was_lost_is_named(tmp_path):
