@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
@@ -20,7 +19,7 @@ from tacit.ledger.recorder import kept
 from tacit.ledger.statement import Envelope, Statement, signed
 from tacit.ledger.verify import verify
 from tacit.network.protocol import Entries, Founding, Witnessed
-from test_network_swarm import BOUND, KEYS, PHASES, Swarm, arm, plan_of
+from test_network_swarm import BOUND, KEYS, Swarm, arm, plan_of
 
 
 def copies(swarm: Swarm) -> list[Path]:
@@ -35,6 +34,19 @@ def statements(record: Path) -> list[Statement]:
 def close(swarm: Swarm) -> None:
     for run in swarm.members.values():
         run.replica.close()
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """Copies of members who have all signed the beginning."""
+    swarm = Swarm(plan_of(), tmp_path_factory.mktemp("swarm"), record=True)
+    found = [swarm.member(name).replica for name in swarm.names]
+    for _ in range(2):
+        for one in found:
+            for other in found:
+                one.found(other.name, other.founding)
+    assert all(one.turns for one in found)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -80,8 +92,9 @@ def test_all_copies_say_the_same_and_hold(changes, tmp_path):
         assert list(signers) == [order[turn % 5]]
 
 
-@pytest.mark.parametrize("method", PHASES.values(), ids=PHASES)
-@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize(
+    ("method", "back"), [("_fetch", False), ("_close", True), ("_settle", False), ("_settle", True)]
+)
 def test_a_leader_that_is_killed_leaves_copies_that_hold(method, back, tmp_path):
     swarm = Swarm(plan_of(), tmp_path, record=True)
     for name in swarm.names:
@@ -142,45 +155,45 @@ def test_a_member_that_was_away_gets_the_entries_that_it_missed(tmp_path):
         assert verify(tmp_path / late / "copy", against=other).findings == ()
 
 
-def another_view(replica, entries, key):
+def another_view(entries, key):
     said = records_of(entries)[0]
     said.says["view"] += 1
     entries[0] = signed(said, key)
 
 
-def another_head(replica, entries, key):
+def another_head(entries, key):
     said = records_of(entries)[0]
     said.says["head"]["size"] -= 1
     entries[0] = signed(said, key)
 
 
-def one_less(replica, entries, key):
+def one_less(entries, key):
     del entries[1]
 
 
-def one_changed(replica, entries, key):
+def one_changed(entries, key):
     said = records_of(entries)[1]
     said.says["claim"] = "DPSGD"
     entries[1] = signed(said, key)
 
 
-def one_twice(replica, entries, key):
+def one_twice(entries, key):
     entries[2] = entries[1]
 
 
-def another_model(replica, entries, key):
+def another_model(entries, key):
     said = records_of(entries)[-1]
     said.subjects["model"] = bytes(32)
     entries[-1] = signed(said, key)
 
 
-def one_not_counted(replica, entries, key):
+def one_not_counted(entries, key):
     said = records_of(entries)[-1]
     said.says["included"].pop()
     entries[-1] = signed(said, key)
 
 
-def another_leader(replica, entries, key):
+def another_leader(entries, key):
     (other,) = [name for name in "01234" if name not in key][:1]
     entries[0] = signed(records_of(entries)[0], {other: KEYS[int(other)]})
 
@@ -196,7 +209,28 @@ LIES = [
 
 
 @pytest.mark.parametrize("lie", [*LIES, None], ids=lambda lie: lie and lie.__name__)
-def test_a_leader_that_proposes_entries_that_cannot_be_is_passed_over(lie, tmp_path, caplog):
+def test_entries_that_cannot_be_are_refused(lie, begun):
+    first = begun[0]
+    leader = next(one for one in begun if one.name == first.turns.leader(0, 0))
+    file, base, state = first.folder / "update", bytes(32), bytes([1]) * 32
+    file.write_bytes(b"an update")
+    parts = {one.name: one.contribution(0, base, file, 40) for one in begun[:4]}
+    rows = dict.fromkeys(parts, 40)
+    entries, size, root = leader.round(0, 0, base, state, parts, {"2": "turned away by Krum"})
+    first.judge(0, base, state, rows, entries, size, root)
+    if lie is None:
+        root = bytes(32)
+    else:
+        lie(entries, {leader.name: leader.signer})
+        size, root = leader._after(entries)
+    with pytest.raises(MessageError):
+        first.judge(0, base, state, rows, entries, size, root)
+    with pytest.raises(MessageError, match="do not lead to the head"):
+        first.decided(entries, size, bytes(32))
+    assert len(first.log) == 1
+
+
+def test_a_leader_that_proposes_entries_that_cannot_be_is_passed_over(tmp_path, caplog):
     swarm = Swarm(plan_of(rounds=1), tmp_path, record=True)
     for name in swarm.names:
         swarm.join(swarm.member(name))
@@ -204,10 +238,8 @@ def test_a_leader_that_proposes_entries_that_cannot_be_is_passed_over(lie, tmp_p
     round = rogue.replica.round
 
     def falsified(*given):
-        entries, size, _ = round(*given)
-        if lie is None:
-            return entries, size, bytes(32)
-        lie(rogue.replica, entries, {rogue.name: rogue.signer})
+        entries, _, _ = round(*given)
+        another_model(entries, {rogue.name: rogue.signer})
         return entries, *rogue.replica._after(entries)
 
     rogue.replica.round = falsified
@@ -255,19 +287,6 @@ def test_a_signature_on_another_beginning_does_not_count(tmp_path, caplog):
         one.found(each.name, each.founding)
     assert "1 has signed another beginning" in caplog.text
     assert "1" in one.absent
-
-
-@pytest.fixture(scope="module")
-def begun(tmp_path_factory):
-    """Copies of members who have all signed the beginning."""
-    swarm = Swarm(plan_of(), tmp_path_factory.mktemp("swarm"), record=True)
-    found = [swarm.member(name).replica for name in swarm.names]
-    for _ in range(2):
-        for one in found:
-            for other in found:
-                one.found(other.name, other.founding)
-    assert all(one.turns for one in found)
-    return found
 
 
 TEXT = st.text(max_size=60) | st.from_regex(r"\A[a-z]{1,5}\+[0-9a-f]{8}\+[A-Za-z0-9/]{4,44}=?\Z")
