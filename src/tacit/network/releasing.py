@@ -96,8 +96,8 @@ class Releasing:
         if guard and (guard.budget or guard.labels):
             delta = guard.budget.delta if guard.budget else 0.0
             epsilon = guard.epsilon(experiment.rounds)
-            epsilon = None if math.isinf(epsilon) else epsilon
-            privacy = {"epsilon": epsilon, "delta": delta, "unit": guard.unit}
+            bound = None if math.isinf(epsilon) else epsilon
+            privacy = {"epsilon": bound, "delta": delta, "unit": guard.unit}
         facts = Facts.beside(
             self.own, self.record.log, self.record.digest, plan.description(),
             asdict(plan.contract or Contract.of(plan.data)), privacy, scores, experiment.rounds,
