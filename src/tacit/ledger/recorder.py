@@ -6,6 +6,7 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -94,29 +95,25 @@ class Recorder:
         self.origin = f"tacit/{experiment.hex()[:16]}"
         if masked and masked.resolve() == (folder / OPENINGS).resolve():
             raise InputError(f"openings: {masked} is the record's own file; give another")
-        # First, so that a file that cannot be written leaves no record that was not begun.
-        self._masked = Openings(masked) if masked else None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._seeds = self._keys()
-        except OSError as error:
-            raise CheckpointError(f"record: {folder} cannot be written ({error})") from None
-        self._members = {name: self._key("member", name) for name in (KEEPER, *nodes)}
-        log = Log(folder / LOG, self.origin)
-        self.keeper = self._keeper(log)
-        self._openings = sqlite3.connect(_private(folder / OPENINGS), isolation_level=None)
-        try:
-            self._openings.execute(
-                "CREATE TABLE IF NOT EXISTS openings"
-                " (entry INTEGER PRIMARY KEY, site TEXT NOT NULL, nonce BLOB NOT NULL,"
-                " digest BLOB NOT NULL) STRICT"
-            )
-        except sqlite3.Error as error:
-            raise CheckpointError(f"{folder / OPENINGS}: it cannot be used ({error})") from None
-        if not len(log):
-            self._begin(rules)
-        self._models, self._view = self._recorded(log)
         self._sent: dict[int, Any] = {}
+        with ExitStack() as files:
+            # First, so that a file that cannot be written leaves no record that was not begun.
+            self._masked = files.enter_context(closing(Openings(masked))) if masked else None
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                # Before anything is written, as another run may be writing here.
+                log = files.enter_context(closing(Log(folder / LOG, self.origin)))
+                self._seeds = self._keys()
+            except OSError as error:
+                raise CheckpointError(f"record: {folder} cannot be written ({error})") from None
+            self._members = {name: self._key("member", name) for name in (KEEPER, *nodes)}
+            self.keeper = self._keeper(log)
+            self._openings = self._opened(folder / OPENINGS)
+            files.enter_context(closing(self._openings))
+            if not len(log):
+                self._begin(rules)
+            self._models, self._view = self._recorded(log)
+            self._files = files.pop_all()
 
     @classmethod
     def again(cls, folder: Path) -> "Recorder":
@@ -309,10 +306,7 @@ class Recorder:
 
     def finish(self) -> None:
         """Close the record's files."""
-        self.keeper.log.close()
-        self._openings.close()
-        if self._masked:
-            self._masked.close()
+        self._files.close()
 
     def _summed(self, round: int, openings: Sequence[tuple[str, bytes, bytes]]) -> dict[str, bytes]:
         """Commitments to the round's sums and masks; they, and the sites', are opened to audits."""
@@ -357,6 +351,19 @@ class Recorder:
             witnesses[mine.name] = Witness(Path(":memory:"), mine, own, [key])
             keys.append(mine)
         return Keeper(log, key, private, Policy.of(key, keys), witnesses)
+
+    def _opened(self, path: Path) -> sqlite3.Connection:
+        db = sqlite3.connect(_private(path), isolation_level=None)
+        try:
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS openings"
+                " (entry INTEGER PRIMARY KEY, site TEXT NOT NULL, nonce BLOB NOT NULL,"
+                " digest BLOB NOT NULL) STRICT"
+            )
+        except sqlite3.Error as error:
+            db.close()
+            raise CheckpointError(f"{path}: it cannot be used ({error})") from None
+        return db
 
     def _recorded(self, log: Log) -> tuple[list[bytes], int]:
         """Models of the rounds that the record holds, and how often the next one was begun."""
