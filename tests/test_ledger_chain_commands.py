@@ -172,6 +172,14 @@ def test_keys_are_made_private_and_no_other_is_taken(
     (tmp_path / "new").chmod(0o640)
     assert "allowed is a file of mode 600" in call(*deploy, "--key", tmp_path / "new").output
     assert "TACIT_CHAIN_KEY is not in the environment" in call(*deploy).output
+    (tmp_path / "new").chmod(0o600)
+    (tmp_path / "new").write_bytes(b"\xff\x00" * 16)
+    for file, why in (
+        ("new", "is no text"),
+        ("none", "cannot be read (No such file or directory)"),
+    ):
+        done = call(*deploy, "--key", tmp_path / file)
+        assert done.output == f"tacit: --key: {tmp_path / file} {why} [TACIT-101]\n"
     wrong = call(*deploy, TACIT_CHAIN_KEY=secret[:-1] + "g")
     assert "TACIT_CHAIN_KEY holds no key of 64 hex digits" in wrong.output
     assert secret[:20] not in wrong.output

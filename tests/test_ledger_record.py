@@ -405,7 +405,13 @@ def test_the_commands(record: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "out").glob("keys*"))
     assert call("ledger", "export", record, tmp_path / "out", code=2)
     assert call("verify", tmp_path, code=2)
-    assert call("ledger", "proof", record, "99", code=2)
+    for entry in ("14", "99"):
+        told = f"tacit: ENTRY: {entry} was given; allowed is 0 to 13, under the signed head"
+        assert call("ledger", "proof", record, entry, code=2).startswith(told)
+    with closing(sqlite3.connect(record / LOG)) as db:
+        db.execute("DELETE FROM heads")
+        db.commit()
+    assert "has no signed head yet" in call("ledger", "head", record, code=2)
     rewrite(record, entries(record)[::-1])
     assert "FAIL  entries: entry 0: " in call("verify", record, code=1)
     assert json.loads(call("verify", record, "--json", code=1))["holds"] is False
@@ -445,6 +451,16 @@ def test_files_that_are_no_text_and_a_folder_that_is_no_record(record: Path) -> 
     done = CliRunner().invoke(app, ["verify", str(record), "--seen", str(record / "noise")])
     assert done.exit_code == 2
     assert "tacit: seen: " in done.output
+    for written in ("", "no head\n", "\n\n", "tacit/0\n14\nAAAA\n\n— a AAAAAAA=\n"):
+        (record / "noise").write_text(written)
+        done = CliRunner().invoke(app, ["verify", str(record), "--seen", str(record / "noise")])
+        assert done.exit_code == 2
+        assert done.output.startswith("tacit: seen: no signed head was given, as tacit ledger head")
+        assert done.output.count("\n") == 1
+    for none in (record / "nowhere", record / "noise"):
+        done = CliRunner().invoke(app, ["verify", str(record), "--release", str(none)])
+        assert done.exit_code == 2
+        assert done.output == f"tacit: release: {none} is no folder [TACIT-101]\n"
     with pytest.raises(InputError, match=f"nowhere has no {LOG}"):
         verify(record / "nowhere")
     with pytest.raises(InputError, match=f"{POLICY} has no {LOG}"):

@@ -244,14 +244,16 @@ def _agreed(record: Path) -> "Agreed":
 def _account(file: Path | None) -> "LocalAccount":
     """Of the key in a file, or in the environment; what was read is never told."""
     from tacit.ledger.chain.node import account_of
+    from tacit.ledger.recorder import text
 
     if file is None:
         if KEY not in os.environ:
             raise InputError(f"--key: no file was given, and {KEY} is not in the environment")
         return account_of(os.environ[KEY], KEY)
-    if os.stat(file).st_mode & 0o077:
+    found = text(file, "--key")
+    if file.stat().st_mode & 0o077:
         raise InputError(f"--key: others may read {file}; allowed is a file of mode 600")
-    return account_of(file.read_text(), str(file))
+    return account_of(found, str(file))
 
 
 def _members(file: Path) -> dict[str, str]:

@@ -132,7 +132,10 @@ def proof(record: Record, entry: Entry) -> None:
 @app.command()
 def head(record: Record) -> None:
     """Print the record's signed head; keep it for tacit verify --seen."""
-    typer.echo(_log(record).note() or "", nl=False)
+    note = _log(record).note()
+    if note is None:
+        raise InputError(f"record: {record} has no signed head yet")
+    typer.echo(note, nl=False)
 
 
 def _anchored(record: Path, file: Path) -> "list[Checkpoint]":

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tacit.errors import MessageError, TacitError
+from tacit.errors import InputError, MessageError, TacitError
 from tacit.ledger import erasure, incident, merkle, records, scores
 from tacit.ledger import openings as sums
 from tacit.ledger import release as models
@@ -103,8 +103,13 @@ def verify(
         anchored: heads that its keeper has put on a chain (``ledger.chain``).
 
     Raises:
-        InputError: a folder without a record, or a policy that is none.
+        InputError: a folder without a record; a policy or an earlier head that is none; no folder
+            of a release.
     """
+    if seen is not None:
+        _require_head(seen)
+    if release is not None and not release.is_dir():
+        raise InputError(f"release: {release} is no folder")
     # Before the entries: of a record that still grows they are there before their openings.
     opened = _opened(folder / OPENINGS)
     record = _read(folder, policy)
@@ -144,6 +149,15 @@ def verify(
     except MessageError:
         head = None
     return Audit(head, tuple(told), tuple(findings))
+
+
+def _require_head(seen: str) -> None:
+    try:
+        Checkpoint.from_text(split(seen)[0])
+    except MessageError as error:
+        raise InputError(
+            f"seen: no signed head was given, as tacit ledger head prints one ({error})"
+        ) from None
 
 
 def _read(folder: Path, policy: Path | None) -> _Record:
