@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 import tacit
@@ -301,9 +302,18 @@ def test_a_member_attests_what_its_own_record_says_and_nothing_else(
     refused = call("chain", "settle", "register", site, **key)
     assert "made for another record, or for other members [TACIT-122]" in refused.output
     (site / "chain.json").write_text((keepers / "chain.json").read_text())
+    call("chain", "settle", "open", keepers, **key)
+    seed = json.loads((site / "keys.json").read_text())["member keeper"]
+    by = {"keeper": Ed25519PrivateKey.from_private_bytes(bytes.fromhex(seed))}
+    with closing(Log(site / "log.db", "")) as log:
+        said = [Envelope.from_bytes(entry).statement for entry in log]
+        model = next(each.subjects["model"] for each in said if each.kind == "aggregate")
+        log.append([signed(records.evaluation(0, model, bytes(32), "accuracy", 50), by)])
+    refused = call("chain", "settle", "attest", site, **key)
+    assert refused.exit_code == 2
+    assert "record: 1 entries at its end stand under no signed head" in refused.output
     with closing(sqlite3.connect(site / "log.db")) as db, db:
         db.execute("UPDATE entries SET entry = zeroblob(9) WHERE place = 3")
-    call("chain", "settle", "open", keepers, **key)
     refused = call("chain", "settle", "attest", site, **key)
     assert refused.exit_code == 2
     assert "record: it does not hold (entry 3" in refused.output

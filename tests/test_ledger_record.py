@@ -280,11 +280,11 @@ def test_other_disorder(change: Callable[[list[bytes]], list[bytes]], record: Pa
     assert verify(record).findings
 
 
-def test_entries_under_no_head_and_a_missing_tail(record: Path) -> None:
+def test_an_entry_added_again_and_a_missing_tail(record: Path) -> None:
     log = Log(record / LOG, Policy.from_text((record / POLICY).read_text()).logs[0].name)
     log.append([entries(record)[2]])
     log.close()
-    assert ("signatures of the head", 14) in found(verify(record))
+    assert found(verify(record)) == [("entries", 14)]
     with sqlite3.connect(record / LOG) as db:
         db.execute("DELETE FROM entries WHERE place > 11")
     assert "the last 2 of 14 entries are missing" in map(str, verify(record).findings)
@@ -551,11 +551,3 @@ def test_an_audit_of_a_record_that_grows(record: Path, monkeypatch: pytest.Monke
     recorder.finish()
     assert audit.findings == ()
     assert dict(audit.checks)["rounds"] == "4 rounds"
-
-
-def test_a_run_that_was_cut_off_says_so(record: Path) -> None:
-    with closing(Log(record / LOG, "")) as log:
-        log.append([entries(record)[13]])
-    first = verify(record).findings[0]
-    assert (first.check, first.entry) == ("signatures of the head", 14)
-    assert "the run is not over" in first.what

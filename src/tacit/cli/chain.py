@@ -294,8 +294,14 @@ def _payouts(log: "Log", agreed: "Agreed", number: int) -> tuple[bytes, dict[str
 def _require_held(record: Path) -> None:
     from tacit.ledger.verify import verify
 
-    if findings := verify(record).findings:
-        raise InputError(f"record: it does not hold ({findings[0]}); see tacit verify")
+    audit = verify(record)
+    if audit.findings:
+        raise InputError(f"record: it does not hold ({audit.findings[0]}); see tacit verify")
+    if audit.beyond:
+        raise InputError(
+            f"record: {audit.beyond} entries at its end stand under no signed head, and nobody"
+            " vouches for them yet; see tacit verify"
+        )
 
 
 def _tell(what: str, receipt: Any) -> None:

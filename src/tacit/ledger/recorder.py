@@ -18,7 +18,7 @@ from tacit.ledger import records, scores
 from tacit.ledger.contribution import Contribution, Floats, millionths
 from tacit.ledger.keeper import Keeper
 from tacit.ledger.log import Log
-from tacit.ledger.note import COSIGNATURE, NOTE, Key
+from tacit.ledger.note import COSIGNATURE, NOTE, Checkpoint, Key, split
 from tacit.ledger.openings import PART, Openings
 from tacit.ledger.policy import Policy, quorum
 from tacit.ledger.settlement import payouts
@@ -113,6 +113,7 @@ class Recorder:
             if not len(log):
                 self._begin(rules)
             self._models, self._view = self._recorded(log)
+            self._vouch(log)
             self._files = files.pop_all()
 
     @classmethod
@@ -340,6 +341,12 @@ class Recorder:
             statement = records.membership(self.experiment, {n: self._public(n) for n in added})
             entries.append(signed(statement, {name: self._members[name] for name in added}))
         self.keeper.append(entries)
+
+    def _vouch(self, log: Log) -> None:
+        """Have those entries cosigned that were when the run was cut off."""
+        note = log.note()
+        if note is None or Checkpoint.from_text(split(note)[0]).size < len(log):
+            self.keeper.append([])
 
     def _keeper(self, log: Log) -> Keeper:
         private = self._key("log", self.origin)
