@@ -103,9 +103,11 @@ class Log:
         return merkle.consistency(self._read, old, new)
 
     def keep(self, size: int, note: str) -> None:
-        """Keep a signed and cosigned head."""
-        with self._told():
-            self._db.execute("INSERT OR REPLACE INTO heads VALUES (?, ?)", (size, note))
+        """Keep a signed and cosigned head, in the place of those of fewer entries."""
+        with self._told(), self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("DELETE FROM heads WHERE size <= ?", (size,))
+            self._db.execute("INSERT INTO heads VALUES (?, ?)", (size, note))
 
     def note(self) -> str | None:
         """The newest head that was kept."""
