@@ -79,7 +79,7 @@ def test_a_witness_cosigns_what_extends_what_it_saw(kind: int, tmp_path: Path) -
     log, bern = Log(tmp_path / "log", "hearts"), witness(tmp_path, kind=kind)
     log.append(LEAVES[:3])
     line = bern.cosign(0, [], signed(log))
-    policy = Policy.of(KEY, [bern.key])
+    policy = Policy.of([KEY], [bern.key])
     assert policy.check(signed(log) + str(line)) == log.head()
     log.append(LEAVES[3:])
     bern.cosign(3, log.consistency(3, 8), signed(log))
@@ -139,7 +139,7 @@ def test_a_policy_counts_cosignatures(tmp_path: Path) -> None:
     log.append(LEAVES)
     sites = [witness(tmp_path, name) for name in ("bern", "basel", "zurich", "geneva")]
     lines = [str(site.cosign(0, [], signed(log))) for site in sites]
-    policy = Policy.of(KEY, [site.key for site in sites])
+    policy = Policy.of([KEY], [site.key for site in sites])
     assert Policy.from_text(str(policy)) == policy
     assert policy.check(signed(log) + "".join(lines[:3])) == log.head()
     for few in (lines[:2], lines[:1] * 3):  # one witness counts once
@@ -185,7 +185,7 @@ def test_a_proof_is_checked_away_from_the_log(tmp_path: Path) -> None:
         Proof.of(log, 0)
     log.keep(8, signed(log) + str(bern.cosign(0, [], signed(log))))
     log.append([b"not yet under a signed head"])
-    policy = Policy.of(KEY, [bern.key])
+    policy = Policy.of([KEY], [bern.key])
     for i, leaf in enumerate(LEAVES):
         text = str(Proof.of(log, i))
         assert text.startswith(f"c2sp.org/tlog-proof@v1\nindex {i}\n")

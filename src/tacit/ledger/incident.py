@@ -115,7 +115,7 @@ def _require_conflict(found: Sequence[tuple[Statement, list[str]]], about: str) 
 def _require_withheld(
     sent: Statement, about: str, statements: Mapping[int, Statement], place: int
 ) -> None:
-    if sent.kind != "contribution" or about != statements[0].says["keeper"]:
+    if sent.kind != "contribution" or about != statements[0].says.get("keeper"):
         raise MessageError("a keeper withholds contributions, and nobody anything else")
     before = [other for at, other in statements.items() if at < place]
     if any(other.payload() == sent.payload() for other in before):

@@ -262,7 +262,7 @@ class _Round:
         return digest.digest()
 
     def _keeper(self) -> str:
-        return str(self.statements[0].says["keeper"])
+        return str(self.statements[0].says.get("keeper", ""))
 
     def _of(self, site: str) -> int:
         """A site's entry in the round; that of the aggregate where it has none."""

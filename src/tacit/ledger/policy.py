@@ -33,16 +33,16 @@ class Policy:
     rule: str
 
     @classmethod
-    def of(cls, log: Key, witnesses: Sequence[Key]) -> "Policy":
-        """One log, with a quorum of all its witnesses."""
+    def of(cls, logs: Sequence[Key], witnesses: Sequence[Key]) -> "Policy":
+        """A log, or copies of it with a key each, with a quorum of all witnesses."""
         if not witnesses:
-            return cls((log,), {}, {}, _NONE)
+            return cls(tuple(logs), {}, {}, _NONE)
         names = tuple(key.name for key in witnesses)
         group = "witnesses"
         while group in names:
             group += "-"
         return cls(
-            (log,), dict(zip(names, witnesses, strict=True)),
+            tuple(logs), dict(zip(names, witnesses, strict=True)),
             {group: (quorum(len(names)), names)}, group,
         )  # fmt: skip
 

@@ -357,7 +357,7 @@ class Recorder:
             mine = Key.of(_named(name), own, COSIGNATURE)
             witnesses[mine.name] = Witness(Path(":memory:"), mine, own, [key])
             keys.append(mine)
-        return Keeper(log, key, private, Policy.of(key, keys), witnesses)
+        return Keeper(log, key, private, Policy.of([key], keys), witnesses)
 
     def _opened(self, path: Path) -> sqlite3.Connection:
         db = sqlite3.connect(_private(path), isolation_level=None)

@@ -1,11 +1,13 @@
 """The records of a run: what each kind says, and the commitments in them.
 
-genesis       the log's keeper names the experiment and its rules; signed by all that it lists
+genesis       the experiment, its rules, and who keeps the log, or that its members do by turns;
+              signed by all that it lists
 membership    founders, by the hundred, and who comes or goes later; signed by whoever is added and,
               once the first round is open, by a quorum of the members
-round-open    the keeper: the model that the round begins with, and the record's head before it
+round-open    the keeper, or who leads: the model that the round begins with, and the record's head
+              before it
 contribution  a site: its commitment to what it sent
-aggregate     the keeper: what was included, what was excluded and why, and the new model
+aggregate     the same: what was included, what was excluded and why, and the new model
 evaluation    members who measured the model: a coarse metric, and a commitment to all of them
 score         two or more scorers: what each site was worth in an epoch, and the digest of the
               utilities that this was computed from
@@ -19,6 +21,7 @@ Numbers are whole, since fractions are written differently everywhere; digests a
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,6 +33,19 @@ from tacit.ledger.statement import Statement, canonical
 # Members of one record; with keys and signatures of all it stays below the log's 65,535 bytes.
 MOST_FOUNDERS = 100
 NONCE = 32
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a contribution adds to the draw of the order in which members lead.
+
+    Attributes:
+        next: SHA-256 of a nonce that the site reveals in its next contribution.
+        revealed: the nonce that its last one committed to; empty in its first.
+    """
+
+    next: bytes
+    revealed: bytes
 
 
 def commitment(key: bytes, round: int, nonce: bytes, digest: bytes) -> bytes:
@@ -75,6 +91,20 @@ def genesis(
     return Statement("genesis", {"experiment": experiment, "policy": policy}, says)
 
 
+def swarm_genesis(
+    experiment: bytes, policy: bytes, epoch: int, rules: Mapping[str, str],
+    founders: Mapping[str, bytes],
+) -> Statement:  # fmt: skip
+    """The first entry of a record that its members keep by turns, each a copy; all sign it.
+
+    Args:
+        epoch: rounds after which the order in which they lead is drawn anew; see ``turns``.
+    """
+    members = {name: key.hex() for name, key in founders.items()}
+    says = {"epoch": epoch, "members": members, "rules": dict(rules)}
+    return Statement("genesis", {"experiment": experiment, "policy": policy}, says)
+
+
 def membership(
     experiment: bytes, added: Mapping[str, bytes], removed: Sequence[str] = ()
 ) -> Statement:
@@ -98,16 +128,22 @@ def round_open(round: int, view: int, task: bytes, base: bytes, head: Checkpoint
 
 
 def contribution(
-    round: int, site: str, base: bytes, committed: bytes, rows: int, claim: str
-) -> Statement:
+    round: int, site: str, base: bytes, committed: bytes, rows: int, claim: str,
+    turn: Turn | None = None,
+) -> Statement:  # fmt: skip
     """A site has sent its part of a round.
 
     Args:
         committed: its ``commitment``.
         claim: what protects it, in words.
+        turn: where members lead by turns.
     """
     says = {"round": round, "site": site, "rows": bucket(rows), "claim": claim}
-    return Statement("contribution", {"base": base, "commitment": committed}, says)
+    subjects = {"base": base, "commitment": committed}
+    if turn is not None:
+        says["revealed"] = turn.revealed.hex()
+        subjects["next"] = turn.next
+    return Statement("contribution", subjects, says)
 
 
 def aggregate(
@@ -249,6 +285,18 @@ _SHAPES: dict[str, tuple[set[str], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+# The same in a record that its members keep by turns.
+_BY_TURNS: dict[str, tuple[set[str], dict[str, Any]]] = {
+    "genesis": (
+        {"experiment", "policy"}, {"epoch": int, "members": {str: str}, "rules": {str: str}}
+    ),
+    "contribution": (
+        {"base", "commitment", "next"},
+        {"round": int, "site": str, "rows": str, "claim": str, "revealed": str},
+    ),
+}  # fmt: skip
+
+
 # What a kind may be about as well, all or none.
 _ALSO = {"aggregate": {"sum", "masks"}}
 
@@ -261,13 +309,16 @@ def require_shape(statement: Statement) -> None:
     """
     if statement.kind not in _SHAPES:
         raise MessageError(f"{statement.kind!r:.40} is no kind of record")
-    subjects, shape = _SHAPES[statement.kind]
-    also = statement.subjects.keys() - subjects
-    named = statement.subjects.keys() >= subjects and also in (set(), _ALSO.get(statement.kind))
-    if not (named and _fits(statement.says, shape)):
+    forms = [forms[statement.kind] for forms in (_SHAPES, _BY_TURNS) if statement.kind in forms]
+    if not any(_named(statement, form[0]) and _fits(statement.says, form[1]) for form in forms):
         raise MessageError(f"it is not what a record of the kind {statement.kind!r} says")
     if any(len(found) != 32 for found in statement.subjects.values()):
         raise MessageError("a digest has 32 bytes")
+
+
+def _named(statement: Statement, subjects: set[str]) -> bool:
+    also = statement.subjects.keys() - subjects
+    return statement.subjects.keys() >= subjects and also in (set(), _ALSO.get(statement.kind))
 
 
 def _fits(value: Any, shape: Any) -> bool:

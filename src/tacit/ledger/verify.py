@@ -28,6 +28,7 @@ from tacit.ledger.note import Checkpoint, split, verified
 from tacit.ledger.policy import Policy, quorum
 from tacit.ledger.recorder import HEAD, LOG, OPENINGS, kept, text
 from tacit.ledger.statement import Envelope, Statement
+from tacit.ledger.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -274,6 +275,7 @@ def _entries(record: _Record) -> Iterator[Finding | str]:
     """Every entry is signed by who may, of those who were members then."""
     members: dict[str, bytes] = {}
     keeper, opened, said = "", False, set[bytes]()
+    turns: Turns | None = None
     for place, entry in enumerate(record.entries):
         try:
             envelope = Envelope.from_bytes(entry)
@@ -283,7 +285,9 @@ def _entries(record: _Record) -> Iterator[Finding | str]:
                 if place or statement.kind != "genesis":
                     raise MessageError("a record begins with its genesis, and has one")
                 members = records.keys(statement.says["members"])
-                keeper = statement.says["keeper"]
+                keeper = statement.says.get("keeper", "")
+                if not keeper:
+                    turns = Turns(statement, members)
                 _require_policy(record, statement)
                 known = dict(members)
             elif statement.kind == "membership":
@@ -291,6 +295,8 @@ def _entries(record: _Record) -> Iterator[Finding | str]:
             else:
                 known = members
             by = envelope.signers(known)
+            if turns:
+                keeper = _by_turns(turns, statement) or keeper
             _require_signers(statement, by, keeper, members, opened)
             if place < record.vouched:
                 said.add(envelope.payload)
@@ -301,11 +307,27 @@ def _entries(record: _Record) -> Iterator[Finding | str]:
             yield Finding("", place, str(error))
             continue
         record.keys[place] = dict(known)
+        if turns:
+            turns.take(statement)
         record.statements[place], record.signers[place] = statement, by
         opened = opened or statement.kind == "round-open"
         gone = statement.says["remove"] if statement.kind == "membership" else ()
         members = {name: key for name, key in known.items() if name not in gone}
     yield f"{len(record.entries)} signed by {len(members)} members"
+
+
+def _by_turns(turns: Turns, statement: Statement) -> str | None:
+    """Who leads the round that is opened; refuses what has no place where members lead by turns."""
+    match statement.kind:
+        case "round-open":
+            return turns.leader(statement.says["round"], statement.says["view"])
+        case "membership":
+            raise MessageError("the members of a record that they keep by turns do not change")
+        case "aggregate" if "sum" in statement.subjects:
+            raise MessageError("where members lead by turns, no masked vectors are summed")
+        case "contribution":
+            turns.reveals(statement.says["site"], statement)
+    return None
 
 
 def _require_policy(record: _Record, genesis: Statement) -> None:
@@ -320,7 +342,7 @@ def _require_signers(
     """Raise MessageError where not those have signed who must."""
     match statement.kind:
         case "genesis":
-            needed = {keeper, *members}
+            needed = {keeper, *members} - {""}
         case "round-open" | "aggregate":
             needed = {keeper}
         case "evaluation" | "incident":
@@ -356,6 +378,8 @@ def _rounds(record: _Record) -> Iterator[Finding | str]:
     tree = merkle.Growing()
     base: bytes | None = None
     parts: dict[int, str] = {}
+    # Where members lead by turns, a view in which they agreed on nothing leaves no entry.
+    by_turns = 0 in record.statements and "keeper" not in record.statements[0].says
     for place, entry in enumerate(record.entries):
         root = tree.root
         tree.add(merkle.leaf_hash(entry))
@@ -364,7 +388,7 @@ def _rounds(record: _Record) -> Iterator[Finding | str]:
         says, subjects = statement.says, statement.subjects
         match statement.kind:
             case "round-open":
-                if says["round"] != done or says["view"] != view:
+                if says["round"] != done or (says["view"] != view and not by_turns):
                     yield Finding("", place, f"it opens another round than {done}, or again")
                 if model and subjects["base"] != model:
                     yield Finding("", place, "it does not begin with the model of the round before")

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from tacit.errors import MessageError
+from tacit.ledger.turns import order
 from tacit.topology.swarm import require_members
 
 Phase = Literal["prevote", "precommit"]
@@ -96,15 +97,14 @@ class Committee:
         """Members in the order of SHA-256(seed || key).
 
         Args:
-            seed: of the epoch: what nobody knew who chose a key.
+            seed: of the epoch (``turns``).
             keys: public keys by name.
 
         Raises:
             InputError: fewer than four members.
         """
         require_members(len(keys))
-        order = sorted(keys, key=lambda name: sha256(seed + keys[name]).digest())
-        return cls(run, tuple(order), verify)
+        return cls(run, order(seed, keys), verify)
 
     @property
     def faults(self) -> int:

@@ -304,7 +304,7 @@ class Recording:
         if self._planned is None:
             keys = {name: self.public(name) for name in self.names}
             witnesses = [self._witnesses[name] for name in self.names[:MOST_WITNESSES]]
-            policy = Policy.of(self._key, witnesses)
+            policy = Policy.of([self._key], witnesses)
             most, keeper = records.MOST_FOUNDERS, self.keeper.name
             told = hashlib.sha256(str(policy).encode()).digest()
             first, *others = [self.names[i : i + most] for i in range(0, len(keys), most)]

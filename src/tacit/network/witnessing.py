@@ -8,23 +8,18 @@ signatures make a head count, and what it needs to open its commitments.
 import hashlib
 import hmac
 import logging
-import os
-import secrets
-import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from tacit.errors import CheckpointError, MessageError
+from tacit.errors import MessageError
 from tacit.ledger import records
-from tacit.ledger.incident import REPORT
 from tacit.ledger.merkle import included, leaf_hash
 from tacit.ledger.note import COSIGNATURE, Checkpoint, Key, Signer, split
 from tacit.ledger.policy import Policy
-from tacit.ledger.recorder import HEAD, OPENINGS, POLICY
-from tacit.ledger.statement import Envelope, Statement, encoded, signed
+from tacit.ledger.recorder import HEAD, POLICY
+from tacit.ledger.statement import Envelope, Statement, encoded
 from tacit.ledger.witness import Witness
 from tacit.network.identity import sign_key, write
 from tacit.network.protocol import (
@@ -41,21 +36,12 @@ from tacit.network.protocol import (
     Reply,
     Request,
 )
+from tacit.network.receipts import Receipts, sha256, told
 from tacit.network.sums import KeyOf
 
 _log = logging.getLogger("tacit.network")
 
 _KEY, _SEEN = "witness.key", "witness.db"
-# Contributions that the site has not yet seen in the record; then they are openings.
-_TABLES = """
-CREATE TABLE IF NOT EXISTS openings (
-    entry INTEGER PRIMARY KEY, site TEXT NOT NULL, nonce BLOB NOT NULL, digest BLOB NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS sent (
-    round INTEGER PRIMARY KEY, contribution BLOB NOT NULL, nonce BLOB NOT NULL,
-    digest BLOB NOT NULL, withheld INTEGER NOT NULL DEFAULT 0
-) STRICT;
-"""
 
 
 class Unrecorded(MessageError):
@@ -111,6 +97,7 @@ class Witnessing:
         self.site, self.signer = site, signer
         self.coordinator, self.key_of, self.ask = coordinator, key_of, ask
         self.required, self.where = required, Where(-1, True)
+        self.receipts = Receipts(folder, site, signer, key_of)
 
     @property
     def records(self) -> bool:
@@ -168,7 +155,7 @@ class Witnessing:
         Raises:
             Unrecorded: it is.
         """
-        if self.records and not hmac.compare_digest(_sha256(model), self.where.model):
+        if self.records and not hmac.compare_digest(sha256(model), self.where.model):
             raise Unrecorded(f"{self.coordinator!r} sent another model than its record names")
 
     def contribution(
@@ -183,24 +170,7 @@ class Witnessing:
         """
         if not self.records:
             return b"", b""
-        with self._kept() as db:
-            digest = _sha256(sent)
-            asked = "SELECT contribution, nonce FROM sent WHERE round = ? AND digest = ?"
-            if (row := db.execute(asked, (round, digest)).fetchone()) is not None:
-                return bytes(row[0]), bytes(row[1])
-            nonce = secrets.token_bytes(records.NONCE)
-            key = self.key_of(self.site).public_bytes_raw()
-            committed = records.commitment(key, round, nonce, digest)
-            said = records.contribution(
-                round, self.site, self.where.model, committed, rows, claim
-            )  # fmt: skip
-            entry = signed(said, {self.site: self.signer})
-            db.execute(
-                "INSERT OR REPLACE INTO sent (round, contribution, nonce, digest)"
-                " VALUES (?, ?, ?, ?)",
-                (round, entry, nonce, digest),
-            )
-        return entry, nonce
+        return self.receipts.contribution(round, self.where.model, sent, rows, claim)
 
     def close(self) -> None:
         """Close its files."""
@@ -209,7 +179,7 @@ class Witnessing:
 
     @cached_property
     def _witness(self) -> Witness:
-        with self._told():
+        with told(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             private = sign_key(self.folder, _KEY)
             key = Key.of(self.site[:60], private, COSIGNATURE)
@@ -225,7 +195,7 @@ class Witnessing:
         said = Statement.from_payload(order.statement)
         records.require_shape(said)
         if said.kind == "genesis":
-            keeper = said.says["keeper"]
+            keeper = said.says.get("keeper")
             members = records.keys(said.says["members"])
             fits = (
                 said.subjects["policy"] == hashlib.sha256(order.policy.encode()).digest()
@@ -242,7 +212,7 @@ class Witnessing:
             raise Unrecorded(f"{self.coordinator!r} begins a record that is not of this run")
         if self._witness.logs and self._last().size:
             raise Unrecorded(f"{self.coordinator!r} begins the record of this run once more")
-        with self._told():
+        with told(self.folder):
             write(self.folder / POLICY, order.policy.encode())
         self._witness.logs = {log.name: log for log in policy.logs}
         return self.signer.sign(encoded(order.statement))
@@ -261,14 +231,14 @@ class Witnessing:
         """
         if not self.records:
             raise Unrecorded(f"{self.coordinator!r} asks to cosign a record that was not begun")
-        waiting = self._waiting()
-        with self._told():
+        waiting = self.receipts.waiting
+        with told(self.folder):
             last = self._last()
         reply = self.ask(Extend(self.experiment, last.size, waiting))
         if not isinstance(reply, Extension):  # it was started again, and is not yet where it was
             return
         head = Checkpoint.from_text(split(reply.note)[0])
-        with self._told():
+        with told(self.folder):
             line = self._witness.cosign(last.size, reply.proof, reply.note)
             write(self.folder / HEAD, f"{reply.note}{line}".encode())
         said = self._stated(head, reply)
@@ -295,63 +265,19 @@ class Witnessing:
             )
         return said
 
-    def _waiting(self) -> int | None:
-        """The last round whose contribution was not seen in the record so far."""
-        with self._kept() as db:
-            (round,) = db.execute("SELECT max(round) FROM sent WHERE NOT withheld").fetchone()
-        return None if round is None else int(round)
-
     def _receipt(self, round: int, head: Checkpoint, reply: Extension) -> None:
         """Note where the record has this site's contribution, or that it has not."""
-        with self._kept() as db:
-            entry, nonce, digest = db.execute(
-                "SELECT contribution, nonce, digest FROM sent WHERE round = ?", (round,)
-            ).fetchone()
-            if reply.receipt is None or not _stands(entry, reply.receipt, head):
-                _log.warning(
-                    "%s's record leaves out what this site sent in round %d", self.coordinator,
-                    round + 1, extra={"round": round + 1},
-                )  # fmt: skip
-                report = records.incident(self.coordinator, [entry])
-                text = signed(report, {self.site: self.signer})
-                write(self.folder / REPORT.format(round), text)
-                db.execute("UPDATE sent SET withheld = 1 WHERE round = ?", (round,))
-                return
-            opening = (reply.receipt.place, self.site, nonce, digest)
-            db.execute("INSERT OR REPLACE INTO openings VALUES (?, ?, ?, ?)", opening)
-            db.execute("DELETE FROM sent WHERE round = ?", (round,))
-
-    @contextmanager
-    def _kept(self) -> Iterator[sqlite3.Connection]:
-        """What the site alone may know, in one transaction."""
-        path = self.folder / OPENINGS
-        with self._told():
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            db = sqlite3.connect(path, isolation_level=None)
-            try:
-                db.execute("PRAGMA synchronous=FULL")
-                db.executescript(_TABLES)
-                db.execute("BEGIN IMMEDIATE")
-                with db:
-                    yield db
-            finally:
-                db.close()
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """What goes wrong on the disk, as one sentence."""
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise CheckpointError(f"{self.folder}: it cannot be used ({error})") from None
+        entry, receipt = self.receipts.entry(round), reply.receipt
+        if receipt is not None and _stands(entry, receipt, head):
+            self.receipts.found(round, receipt.place)
+            return
+        _log.warning(
+            "%s's record leaves out what this site sent in round %d", self.coordinator, round + 1,
+            extra={"round": round + 1},
+        )  # fmt: skip
+        self.receipts.withheld(round, self.coordinator)
 
 
 def _stands(entry: bytes, at: Receipt, head: Checkpoint) -> bool:
     """Whether an entry is under a head."""
     return included(leaf_hash(entry), at.place, head.size, at.path, head.root)
-
-
-def _sha256(content: Path | bytes) -> bytes:
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).digest()
-    return records.file_digest(content)

@@ -1,0 +1,144 @@
+"""What a site signed and sent in a run, and what opens its commitments.
+
+Both lie in one file that the site alone may read: what is sent is waited for in the record, and
+once it stands there its nonce is an opening.
+"""
+
+import hashlib
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tacit.errors import CheckpointError
+from tacit.ledger import records
+from tacit.ledger.incident import REPORT
+from tacit.ledger.note import Signer
+from tacit.ledger.recorder import OPENINGS
+from tacit.ledger.statement import signed
+from tacit.network.identity import write
+from tacit.network.sums import KeyOf
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS openings (
+    entry INTEGER PRIMARY KEY, site TEXT NOT NULL, nonce BLOB NOT NULL, digest BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS sent (
+    round INTEGER PRIMARY KEY, contribution BLOB NOT NULL, nonce BLOB NOT NULL,
+    digest BLOB NOT NULL, withheld INTEGER NOT NULL DEFAULT 0
+) STRICT;
+"""
+
+
+class Receipts:
+    """A site's contributions.
+
+    Args:
+        folder: for the file; it is made when something is sent.
+        site: its name; ``signer`` holds its long-term key.
+        key_of: tells the public one.
+    """
+
+    def __init__(self, folder: Path, site: str, signer: Signer, key_of: KeyOf) -> None:
+        self.folder, self.site, self.signer, self.key_of = folder, site, signer, key_of
+
+    def contribution(
+        self,
+        round: int,
+        base: bytes,
+        sent: Path | bytes,
+        rows: int,
+        claim: str,
+        turn: records.Turn | None = None,
+    ) -> tuple[bytes, bytes]:
+        """The signed entry for what is sent, and its nonce; the same if it is sent again.
+
+        Of a round the site stands by the last thing that it sent.
+
+        Args:
+            base: digest of the model that the round began with.
+            claim: what protects it, in words.
+            turn: where members lead by turns.
+        """
+        with self._kept() as db:
+            digest = sha256(sent)
+            asked = "SELECT contribution, nonce FROM sent WHERE round = ? AND digest = ?"
+            if (row := db.execute(asked, (round, digest)).fetchone()) is not None:
+                return bytes(row[0]), bytes(row[1])
+            nonce = secrets.token_bytes(records.NONCE)
+            key = self.key_of(self.site).public_bytes_raw()
+            committed = records.commitment(key, round, nonce, digest)
+            said = records.contribution(round, self.site, base, committed, rows, claim, turn)
+            entry = signed(said, {self.site: self.signer})
+            db.execute(
+                "INSERT OR REPLACE INTO sent (round, contribution, nonce, digest)"
+                " VALUES (?, ?, ?, ?)",
+                (round, entry, nonce, digest),
+            )
+        return entry, nonce
+
+    @property
+    def waiting(self) -> int | None:
+        """The last round whose contribution was not seen in the record so far."""
+        with self._kept() as db:
+            (round,) = db.execute("SELECT max(round) FROM sent WHERE NOT withheld").fetchone()
+        return None if round is None else int(round)
+
+    def entry(self, round: int) -> bytes:
+        """The contribution to a round that is waited for."""
+        with self._kept() as db:
+            asked = "SELECT contribution FROM sent WHERE round = ?"
+            return bytes(db.execute(asked, (round,)).fetchone()[0])
+
+    def found(self, round: int, place: int) -> None:
+        """A contribution stands in the record."""
+        with self._kept() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO openings"
+                " SELECT ?, ?, nonce, digest FROM sent WHERE round = ?",
+                (place, self.site, round),
+            )
+            db.execute("DELETE FROM sent WHERE round = ?", (round,))
+
+    def withheld(self, round: int, by: str) -> None:
+        """The record is past a round, and leaves this site's contribution to it out: report it."""
+        report = records.incident(by, [self.entry(round)])
+        text = signed(report, {self.site: self.signer})
+        with self._kept() as db:
+            write(self.folder / REPORT.format(round), text)
+            db.execute("UPDATE sent SET withheld = 1 WHERE round = ?", (round,))
+
+    @contextmanager
+    def _kept(self) -> Iterator[sqlite3.Connection]:
+        """What the site alone may know, in one transaction."""
+        path = self.folder / OPENINGS
+        with told(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            db = sqlite3.connect(path, isolation_level=None)
+            try:
+                db.execute("PRAGMA synchronous=FULL")
+                db.executescript(_TABLES)
+                db.execute("BEGIN IMMEDIATE")
+                with db:
+                    yield db
+            finally:
+                db.close()
+
+
+@contextmanager
+def told(folder: Path) -> Iterator[None]:
+    """What goes wrong on the disk, as one sentence."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise CheckpointError(f"{folder}: it cannot be used ({error})") from None
+
+
+def sha256(content: Path | bytes) -> bytes:
+    """Of a file, or of bytes."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).digest()
+    return records.file_digest(content)
