@@ -110,7 +110,7 @@ def test_a_record_holds(record: Path) -> None:
     last = Envelope.from_bytes(entries(record)[-1]).statement
     assert last.says["included"] == [9, 10, 11]
     assert last.says["excluded"] == [{"entry": 12, "reason": "turned away by Krum"}]
-    assert (record / KEYS).stat().st_mode & 0o077 == 0
+    assert {(record / name).stat().st_mode & 0o777 for name in (KEYS, OPENINGS)} == {0o600}
 
 
 def test_what_is_sent_can_be_guessed_from_no_entry(record: Path) -> None:
@@ -510,6 +510,23 @@ def test_keys_that_cannot_be_read(record: Path, written: bytes) -> None:
         Recorder.again(record)
     with pytest.raises(InputError, match="does not hold its keys any more"):
         Recorder(record, bytes(32), NODES, [10] * 4, {}, "none")
+
+
+def test_keys_that_were_half_written_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Path.write_text
+
+    def half(path: Path, text: str) -> int:
+        write(path, text[: len(text) // 2])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", half)
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            Recorder(tmp_path, bytes(32), NODES, [10] * 4, {}, "none")
+    Recorder(tmp_path, bytes(32), NODES, [10] * 4, {}, "none").finish()
+    assert verify(tmp_path).findings == ()
 
 
 def test_records_that_cannot_be_gone_on_with(record: Path) -> None:

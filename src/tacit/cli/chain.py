@@ -62,11 +62,10 @@ def key(file: Annotated[Path, typer.Argument(metavar="FILE", help="To make.")]) 
 
     account = new_key()
     try:
-        handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        file.touch(0o600, exist_ok=False)
     except FileExistsError:
         raise InputError(f"FILE: {file} is there already; give a new one") from None
-    with os.fdopen(handle, "w") as written:
-        written.write(account.key.hex() + "\n")
+    file.write_text(account.key.hex() + "\n")
     typer.echo(account.address)
 
 

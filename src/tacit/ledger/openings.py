@@ -17,7 +17,6 @@ find keys whose masks turn the vectors into the sum that it wants.
 """
 
 import hashlib
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -59,7 +58,7 @@ class Openings:
 
     def __init__(self, path: Path) -> None:
         try:
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            path.touch(0o600)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA secure_delete=ON")  # auditors are given the whole file
             self._db.executescript(_TABLES)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import secrets
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
@@ -282,7 +281,9 @@ class Recorder:
         )  # fmt: skip
         self._require_unpaid(statement.says, pot)
         place = len(self.keeper.log)
-        _private(self.folder / scores.FILE.format(place)).write_bytes(file)
+        told = self.folder / scores.FILE.format(place)
+        told.touch(0o600)
+        told.write_bytes(file)
         both = {name: self._members[name] for name in (KEEPER, self.nodes[0])}
         self.keeper.append([signed(statement, both)])
         if pot is not None:
@@ -360,15 +361,15 @@ class Recorder:
         return Keeper(log, key, private, Policy.of([key], keys), witnesses)
 
     def _opened(self, path: Path) -> sqlite3.Connection:
-        db = sqlite3.connect(_private(path), isolation_level=None)
+        path.touch(0o600)
         try:
+            db = sqlite3.connect(path, isolation_level=None)
             db.execute(
                 "CREATE TABLE IF NOT EXISTS openings"
                 " (entry INTEGER PRIMARY KEY, site TEXT NOT NULL, nonce BLOB NOT NULL,"
                 " digest BLOB NOT NULL) STRICT"
             )
         except sqlite3.Error as error:
-            db.close()
             raise CheckpointError(f"{path}: it cannot be used ({error})") from None
         return db
 
@@ -399,7 +400,10 @@ class Recorder:
         wanted += [("member", name) for name in (KEEPER, *self.nodes)]
         wanted += [("witness", name) for name in self.nodes[:MOST_WITNESSES]]
         seeds = {f"{use} {name}": secrets.token_hex(32) for use, name in wanted}
-        _private(path).write_text(json.dumps(seeds))
+        part = self.folder / f".{KEYS}"  # half a file of keys would end every later run
+        part.touch(0o600)
+        part.write_text(json.dumps(seeds))
+        part.replace(path)
         return seeds
 
     def _key(self, use: str, name: str) -> Ed25519PrivateKey:
@@ -431,9 +435,3 @@ def _percent(share: float) -> int:
 def _named(node: str) -> str:
     """A key's name for a node's, which may have spaces."""
     return "".join("-" if c.isspace() or c in "+\x7f" else c for c in node)[:60]
-
-
-def _private(path: Path) -> Path:
-    """A file that only its owner may read."""
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    return path
