@@ -197,7 +197,7 @@ def test_the_agreed_chain_is_the_only_one(chain: Chain, anchored: Path, key: Pat
     assert done.exit_code == 2
     assert "is on chain 131277322940537, and chain 5 is meant" in done.output
     one = '{"chain": 1, "anchors": "0x17", "block": 0}'
-    for text in ("{}", "[", one.replace('"0x17"', "1"), one, "[1, 2, 3]"):
+    for text in ("{}", "[", one.replace('"0x17"', "1"), one, "[1, 2, 3]", "[" * 100_000):
         file.write_text(text)
         assert "does not say which contracts these are" in call("chain", "status", anchored).output
 

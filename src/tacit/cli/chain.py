@@ -1,6 +1,5 @@
 """``tacit chain``: the record's heads, and payments, on an EVM chain."""
 
-import json
 import os
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -142,6 +141,10 @@ def settle(
     key: KeyFile = None,
     pot: Annotated[int, typer.Option(help="What open pays in, in wei.")] = 0,
     hours: Annotated[int, typer.Option(help="How long open leaves the round open.")] = 168,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="New file into which commit signs, for others, and sends nothing."),
+    ] = None,
     confirmations: Confirmations = 12,
     most_price: MostPrice = 200,
 ) -> None:
@@ -154,8 +157,11 @@ def settle(
     keeper its pot back after the deadline; leave and reclaim, a member its stake.
     """
     from tacit.ledger.chain import agreed as told
+    from tacit.ledger.chain import signed
     from tacit.ledger.chain.settlement import result
 
+    if to is not None and step != Step.commit:
+        raise InputError(f"--to: it was given with {step.value}; commit alone is signed for others")
     log, account, agreed = _log(record), _account(key), _agreed(record)
     at = _node(node, agreed.chain, confirmations, most_price)
     contract = _settlement(at, agreed, log)
@@ -169,9 +175,12 @@ def settle(
         case Step.open:
             receipt = contract.open(account, number, pot, contract.time() + 3600 * hours)
         case Step.commit:
-            receipt = contract.commit(
-                account, number, told.part(log, _name(agreed, account), number)
-            )
+            commitment = told.part(log, _name(agreed, account), number)
+            if to is not None:
+                signed.write(to, number, contract.said(account, number, commitment))
+                typer.echo(f"Signed: the commitment for round {number}, in {to}.")
+                return
+            receipt = contract.commit(account, number, commitment)
         case Step.post | Step.attest:
             _require_held(record)
             digest = result(*_payouts(log, agreed, number))
@@ -181,6 +190,36 @@ def settle(
         case Step.cancel:
             receipt = contract.cancel(account, number)
     _tell(f"Done: {step.value}", receipt)
+
+
+@app.command()
+def slash(
+    record: Record,
+    node: Url,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="What a member signed: settle commit --to.")
+    ],
+    other: Annotated[
+        Path | None,
+        typer.Argument(metavar="OTHER", help="Another; by default what it did on the chain."),
+    ] = None,
+    key: KeyFile = None,
+    confirmations: Confirmations = 12,
+    most_price: MostPrice = 200,
+) -> None:
+    """Prove that a member has made two different commitments for one round: it loses its stake.
+
+    Anyone may, and earns nothing: the stake goes to the next pot. Nothing else costs one; neither a
+    low score, nor an incident in the record, whose signatures the chain cannot check.
+    """
+    from tacit.ledger.chain.signed import contradiction
+
+    log, account, agreed = _log(record), _account(key), _agreed(record)
+    contract = _settlement(_node(node, agreed.chain, confirmations, most_price), agreed, log)
+    files = [file] if other is None else [file, other]
+    name, number, first, second = contradiction(contract, files)
+    receipt = contract.slash(account, name, number, first, second)
+    _tell(f"Done: {name} has lost its stake of {contract.stake} wei", receipt)
 
 
 @app.command()
@@ -256,8 +295,12 @@ def _account(file: Path | None) -> "LocalAccount":
 
 
 def _members(file: Path) -> dict[str, str]:
+    from tacit.ledger.recorder import text
+    from tacit.ledger.statement import parsed
+
+    written = text(file, "members").encode()
     try:
-        found = json.loads(file.read_text())
+        found = parsed(written)
     except ValueError:
         found = None
     if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
