@@ -45,6 +45,28 @@ def add(record: Path, entry: bytes) -> None:
         log.append([entry])
 
 
+def test_every_round_ends_under_a_head_and_has_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep, sizes = Log.keep, list[int]()
+
+    def told(log: Log, size: int, note: str) -> None:
+        sizes.append(size)
+        keep(log, size, note)
+
+    monkeypatch.setattr(Log, "keep", told)
+    recorder = opened(tmp_path)
+    for round in range(2):
+        recorder.open(round, b"model %d" % round)
+        assert (verify(tmp_path).findings, verify(tmp_path).beyond) == ((), 1)
+        for node in range(4):
+            recorder.heard(node, b"update")
+        recorder.close(round, {}, b"model %d" % (round + 1))
+        assert (verify(tmp_path).findings, verify(tmp_path).beyond) == ((), 0)
+    recorder.finish()
+    assert sizes == [2, 8, 14]
+
+
 def test_a_run_that_was_cut_off_is_judged_and_vouched_for_by_nobody(record: Path) -> None:
     whole = entries(record)
     for size in range(2, 14):

@@ -176,7 +176,7 @@ class Recorder:
                 self._masked.begin(round)
             log, view = self.keeper.log, self._view
             opened = records.round_open(round, view, self.experiment, self._base, log.head())
-            self._append([(opened, KEEPER)])
+            log.append(self._signed([(opened, KEEPER)]))
             self._view += 1
 
     def heard(self, node: int, sent: bytes | memoryview) -> None:
@@ -221,12 +221,13 @@ class Recorder:
                 ), site)
             )  # fmt: skip
             openings.append((site, nonce, digest))
-        first = self._append(statements) if statements else len(self.keeper.log)
-        places = {node: first + i for i, node in enumerate(sorted(self._sent))}
+        first = self.keeper.log.append(self._signed(statements))
         self._keep(openings, first)
+        places = {node: first + i for i, node in enumerate(sorted(self._sent))}
         included = [place for node, place in places.items() if node not in excluded]
         why = {places[node]: reason for node, reason in excluded.items() if node in places}
         summed = self._summed(round, openings)
+        # One head a round, with this entry: most of a record's time goes into cosignatures.
         self._append([(records.aggregate(round, found, included, why, summed), KEEPER)])
         self._models.append(found)
         self._view = 0
@@ -324,7 +325,10 @@ class Recorder:
         return found
 
     def _append(self, statements: Iterable[tuple[Statement, str]]) -> int:
-        return self.keeper.append([signed(s, {by: self._members[by]}) for s, by in statements])
+        return self.keeper.append(self._signed(statements))
+
+    def _signed(self, statements: Iterable[tuple[Statement, str]]) -> list[bytes]:
+        return [signed(statement, {by: self._members[by]}) for statement, by in statements]
 
     def _append_together(self, statement: Statement) -> None:
         """What a quorum of the members signs."""
