@@ -202,8 +202,6 @@ class Session:
                 "record: it was given, but records are of rounds in step so far; leave it out, or"
                 " use FedAvg() or Gossip() as the algorithm"
             )
-        masked = Path(openings) if openings is not None else None
-        self.recorder = recorder(experiment, Path(record), masked) if record is not None else None
         self.ledger = PrivacyBudget(Path(ledger)) if ledger is not None else None
         data, layout = experiment.data, experiment.layout
         template = experiment.template
@@ -228,6 +226,9 @@ class Session:
         # A daemon (a member of a multiprocessing.Pool) may have no processes of its own.
         able = hasattr(os, "memfd_create") and not multiprocessing.current_process().daemon
         workers = min(workers, data.nodes) if able else 1
+        # Of what may be refused the last, since it stays open, for this run alone.
+        masked = Path(openings) if openings is not None else None
+        self.recorder = recorder(experiment, Path(record), masked) if record is not None else None
         self.workers = Workers(self.choice.lowering, workers) if workers > 1 else None
         pools = experiment.algorithm.pools
         self.trainer = Trainer(
