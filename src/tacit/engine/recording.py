@@ -4,16 +4,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from tacit.algorithms import FedBuff
+from tacit.algorithms.arrivals import Arrivals
 from tacit.engine.exchange import GraphExchange, StarExchange
 from tacit.engine.secure_sum import Opened
 from tacit.errors import InputError
 from tacit.experiment import Experiment
+from tacit.ledger.rounds import ROUNDS, STALENESS
 from tacit.protection import SecureAggregation
 
 if TYPE_CHECKING:
-    from tacit.ledger.recorder import Recorder
+    from tacit.ledger.recorder import Begun, Recorder
 
 
 def recorder(experiment: Experiment, folder: Path, masked: Path | None = None) -> "Recorder":
@@ -49,6 +53,8 @@ def rules(experiment: Experiment) -> dict[str, str]:
         "topology": experiment.plan,
         "protection": list(experiment.protection),
     }
+    if isinstance(experiment.algorithm, FedBuff):
+        parts |= {STALENESS: experiment.algorithm.max_staleness, ROUNDS: experiment.rounds}
     return {name: repr(part) for name, part in parts.items()}
 
 
@@ -79,6 +85,40 @@ def listen(recorder: "Recorder", exchange: StarExchange | GraphExchange | None) 
         if exchange.protector is not None:
             exchange.protector.listener = heard
             exchange.protector.on_unmasked = unmasked
+
+
+def listen_late(
+    recorder: "Recorder", exchange: StarExchange, round: int, arrivals: Arrivals
+) -> "list[Begun]":
+    """``listen``, in an asynchronous round; who contributes to it, and from which model, in order.
+
+    A round has one exchange, in which one node may send several times.
+    """
+    begun = [
+        (int(node), round - int(stale), int(again))
+        for node, stale, again in zip(
+            arrivals.nodes, arrivals.staleness, arrivals.again, strict=True
+        )
+    ]
+    order, before = iter(begun), exchange.listener
+
+    def heard(node: int, sent: NDArray[np.generic]) -> None:
+        if before is not None:
+            before(node, sent)
+        sender, began, again = next(order)
+        assert sender == node
+        recorder.heard(node, sent.tobytes(), began, again)
+
+    exchange.listener = heard
+    return begun
+
+
+def turned_away(exchange: StarExchange) -> dict[int, str]:
+    """Which of the updates of an asynchronous round its rule did not count, by their order."""
+    if exchange.verdict is None:
+        return {}
+    reason = f"turned away by {type(exchange.aggregation).__name__}"
+    return dict.fromkeys(torch.nonzero(exchange.verdict.accepted == 0)[:, 0].tolist(), reason)
 
 
 def excluded(exchange: StarExchange | GraphExchange | None) -> dict[int, str]:
