@@ -114,7 +114,7 @@ class Ward:
 
         Of sites that refuse the coordinator takes leave, as of dead ones; without a quorum it ends.
         """
-        plan = experiment(rounds=ROUNDS, **changes)
+        plan = experiment(**{"rounds": ROUNDS} | changes)
         public = plan.replace(data=told_nothing(plan.data))
         told: dict[str, Any] = {}
         over = threading.Event()

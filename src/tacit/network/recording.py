@@ -36,6 +36,7 @@ from tacit.network.protocol import (
     Introduced,
     Receipt,
     Reply,
+    Sent,
     Taken,
     ToRecord,
     Wait,
@@ -167,12 +168,15 @@ class Recording:
         except MessageError as error:
             raise MessageError(f"the contribution of {site!r}: {error}") from None
         with self._lock:
-            wanted = records.contribution(
-                round, site, self._model, said.subjects.get("commitment", b""), rows, self._claim
-            )
-            if by != [site] or round != self._open or said.payload() != wanted.payload():
+            base, committed = self._base(round), said.subjects.get("commitment", b"")
+            wanted = records.contribution(round, site, base, committed, rows, self._claim)
+            if not base or by != [site] or said.payload() != wanted.payload():
                 raise MessageError(f"{site!r} has signed a contribution to something else")
         return said
+
+    def _base(self, round: int) -> bytes:
+        """The model from which a site may have trained for a round; none, if it is not open."""
+        return self._model if round == self._open else b""
 
     def contributed(self, site: str, round: int, entry: bytes) -> None:
         """A contribution whose bytes have come; none twice, and none after its round.
@@ -228,7 +232,7 @@ class Recording:
         with self._lock:
             self.require(round)
             if round > self._closed:
-                self._append([self._signed(self._aggregate(round - 1, found, last))])
+                self._append(self._closing(round - 1, found, last))
             if self._model and self._model != found:
                 raise InputError(f"record: {self.folder} holds another model of round {round}")
             over = over or round == self.experiment.rounds
@@ -340,13 +344,16 @@ class Recording:
             return Wait(self.digest, "the record is not there yet")
         size = self._head.size
         proof = self.log.consistency(request.size, size) if request.size <= size else []
-        sent = -1 if request.sent is None else request.sent
-        place = self._places.get(sent, {}).get(site, size)
+        places = [self._place(site, sent) for sent in request.sent]
         return Extension(
             self.digest, self._note, tuple(proof), self.log[self._last],
             self._receipt(self._last, size),
-            self._receipt(place, size) if place < size else None,
+            tuple(None if p is None or p >= size else self._receipt(p, size) for p in places),
         )  # fmt: skip
+
+    def _place(self, site: str, sent: Sent) -> int | None:
+        """Where a contribution stands."""
+        return self._places.get(sent.round, {}).get(site)
 
     def _receipt(self, place: int, size: int) -> Receipt:
         return Receipt(place, tuple(self.log.inclusion(place, size)))
@@ -400,6 +407,10 @@ class Recording:
             for subject, (nonce, digest) in opened.items()
         }
         return records.aggregate(round, model, counted, why, summed)
+
+    def _closing(self, round: int, model: bytes, row: Mapping[str, Any]) -> list[bytes]:
+        """The entries that end a round."""
+        return [self._signed(self._aggregate(round, model, row))]
 
     def _opening(self, round: int, view: int) -> bytes:
         return self._signed(
