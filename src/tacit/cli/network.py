@@ -250,6 +250,10 @@ def swarm(
         typer.Option(help="Seconds without progress after which a leader is given up."),
     ] = 60.0,
     ledger: Ledger = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="Folder of this member's copy of the run's signed record; see verify."),
+    ] = None,
     policy: PolicyFile = None,
     insecure: Insecure = False,
     metrics: Metrics = None,
@@ -273,7 +277,8 @@ def swarm(
     home, name, experiment, filled, rules = _approved(
         file, data, settings, site, home, policy, as_json
     )
-    _refuse_to_leave_none(rules)
+    if rules.record and record is None:
+        raise InputError("--record: this site's policy asks for a record of the run; give a folder")
     with (
         service(home, log_format, log_level, as_json),
         progress([file.stem], experiment.rounds, quiet=as_json) as on_round,
@@ -281,7 +286,7 @@ def swarm(
         taken = take_part(
             experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
             listen=listen, connect=connect, patience=patience, deadline=deadline,
-            stall=stall, insecure=insecure, metrics=metrics,
+            stall=stall, insecure=insecure, metrics=metrics, record=record,
             ledger=PrivacyBudget(ledger) if ledger else None,
             on_round=lambda row: on_round(file.stem, row), disclosure=rules.disclosure,
         )  # fmt: skip
