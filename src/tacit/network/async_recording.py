@@ -5,14 +5,12 @@ in which step an update counts; the contributions to a step and its end are writ
 whoever is killed writes the same entries as before, and none twice.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tacit.errors import MessageError
 from tacit.ledger import records
 from tacit.ledger.statement import Envelope, Statement
-from tacit.network.protocol import Sent
 from tacit.network.recording import Recording
 
 
@@ -27,7 +25,6 @@ class AsyncRecording(Recording):
 
     def __init__(self, *given: Any) -> None:
         self._bases = dict[int, bytes]()  # the model that each round began with
-        self._sent = defaultdict[tuple[str, int], list[int]](list)  # places, as they came
         self._taken = set[bytes]()  # commitments
         super().__init__(*given)
 
@@ -49,10 +46,6 @@ class AsyncRecording(Recording):
     def _base(self, round: int) -> bytes:
         return self._bases.get(round, b"")
 
-    def _place(self, site: str, sent: Sent) -> int | None:
-        places = self._sent.get((site, sent.round), ())
-        return places[sent.again] if sent.again < len(places) else None
-
     def _closing(self, round: int, model: bytes, row: Mapping[str, Any]) -> list[bytes]:
         entries, first = self.step(round), len(self.log)
         why = {first + int(i): reason for i, reason in row["turned_away"].items()}
@@ -66,5 +59,4 @@ class AsyncRecording(Recording):
             case "round-open":
                 self._bases[said.says["round"]] = said.subjects["base"]
             case "contribution":
-                self._sent[said.says["site"], said.says["round"]].append(place)
                 self._taken.add(said.subjects["commitment"])

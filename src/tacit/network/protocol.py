@@ -155,23 +155,16 @@ class Founded(Part, frozen=True):
     signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 
 
-class Sent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a site has sent: in asynchronous runs, of a round's model for the how manieth time."""
-
-    round: Round
-    again: Count = 0
-
-
 class Extend(Part, frozen=True):
     """A site asks for the record's head, and for what shows that nothing was rewritten.
 
     Attributes:
         size: of the last head that it cosigned; 0 before the first.
-        sent: whose contributions it has not seen in the record.
+        sent: leaf hashes of its contributions that it has not seen in the record.
     """
 
     size: Count
-    sent: Annotated[tuple[Sent, ...], msgspec.Meta(max_length=MOST_RECEIPTS)]
+    sent: Annotated[tuple[Hash, ...], msgspec.Meta(max_length=MOST_RECEIPTS)]
 
 
 class Cosigned(Part, frozen=True):

@@ -18,6 +18,7 @@ from tacit.errors import CheckpointError, InputError, MessageError
 from tacit.experiment import Experiment
 from tacit.ledger import records
 from tacit.ledger.log import Log
+from tacit.ledger.merkle import leaf_hash
 from tacit.ledger.note import COSIGNATURE, NOTE, Checkpoint, Key, Signature, sign, split, verified
 from tacit.ledger.policy import Policy, quorum
 from tacit.ledger.recorder import HEAD, LOG, MOST_WITNESSES, POLICY
@@ -36,7 +37,6 @@ from tacit.network.protocol import (
     Introduced,
     Receipt,
     Reply,
-    Sent,
     Taken,
     ToRecord,
     Wait,
@@ -100,6 +100,7 @@ class Recording:
         self._policy: Policy | None = None
         # Of the log, which says them again after a restart.
         self._places: dict[int, dict[str, int]] = {}  # of contributions: by round and site
+        self._stand: dict[bytes, int] = {}  # of the same, by their leaf hashes
         self._closed, self._open, self._model, self._last = 0, -1, b"", 0
         self._view = 0  # how often the open round was begun before
         # The head that is being cosigned, and by whom it was.
@@ -344,16 +345,12 @@ class Recording:
             return Wait(self.digest, "the record is not there yet")
         size = self._head.size
         proof = self.log.consistency(request.size, size) if request.size <= size else []
-        places = [self._place(site, sent) for sent in request.sent]
+        places = [self._stand.get(sent, size) for sent in request.sent]
         return Extension(
             self.digest, self._note, tuple(proof), self.log[self._last],
             self._receipt(self._last, size),
-            tuple(None if p is None or p >= size else self._receipt(p, size) for p in places),
+            tuple(self._receipt(place, size) if place < size else None for place in places),
         )  # fmt: skip
-
-    def _place(self, site: str, sent: Sent) -> int | None:
-        """Where a contribution stands."""
-        return self._places.get(sent.round, {}).get(site)
 
     def _receipt(self, place: int, size: int) -> Receipt:
         return Receipt(place, tuple(self.log.inclusion(place, size)))
@@ -433,6 +430,7 @@ class Recording:
                 raise InputError(f"record: {self.folder} holds another experiment's record")
             case "contribution":
                 self._places.setdefault(said.says["round"], {})[said.says["site"]] = place
+                self._stand[leaf_hash(entry)] = place
             case "round-open":
                 self._open, self._model, self._last = (
                     said.says["round"],

@@ -37,7 +37,6 @@ from tacit.network.protocol import (
     Receipt,
     Reply,
     Request,
-    Sent,
 )
 from tacit.network.receipts import Receipts, sha256, told
 from tacit.network.sums import KeyOf
@@ -253,7 +252,7 @@ class Witnessing:
         waiting = self.receipts.awaited(MOST_RECEIPTS)
         with told(self.folder):
             last = self._last()
-        sent = tuple(Sent(*each) for each in waiting)
+        sent = tuple(leaf_hash(self.receipts.entry(*each)) for each in waiting)
         reply = self.ask(Extend(self.experiment, last.size, sent))
         if not isinstance(reply, Extension):  # it was started again, and is not yet where it was
             return
