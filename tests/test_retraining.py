@@ -13,6 +13,9 @@ import tacit
 from tacit.cli import app
 from tacit.engine.checkpoint import KEPT, Checkpoint, kept_at
 from tacit.engine.retraining import Retraining, retraining
+from tacit.ledger.statement import Envelope
+from tacit.ledger.verify import verify
+from test_ledger_record import entries
 
 # By the seed, which is the experiment's own, "a" is first in a cohort of two in round 3, from 0.
 SIZES, COHORT = (20, 7, 9, 30), 2
@@ -204,6 +207,32 @@ def test_the_command_says_the_cost_and_then_trains(file: Path) -> None:
     model = Path("runs/hearts-without-0/model.safetensors").read_bytes()
     call(*words)  # again, over the finished one
     assert Path("runs/hearts-without-0/model.safetensors").read_bytes() == model
+
+
+def test_the_new_run_leaves_a_record_of_what_it_is_a_retraining(file: Path) -> None:
+    call("run", "hearts.py", "--keep-every", "1", "--record", "old")
+    words = ("retrain", "hearts.py", "--without", "0", "--to-record", "new")
+    call(*words)
+    audit = verify(Path("new"))
+    assert audit.findings == ()
+    assert dict(audit.checks)["rounds"] == "rounds 2 to 5, counted from 0"
+    before, after = ([Envelope.from_bytes(entry).statement for entry in entries(Path(folder))]
+                     for folder in ("old", "new"))  # fmt: skip
+    rules = after[0].says["rules"]
+    assert rules["retrained_from"] == before[0].subjects["experiment"].hex()
+    assert rules["retrained_from"] != after[0].subjects["experiment"].hex()
+    assert (rules["without"], rules["first_round"]) == ("0", "2")
+    opened, closed = (
+        {said.says["round"]: said for said in told if said.kind == kind}
+        for told, kind in ((after, "round-open"), (before, "aggregate"))
+    )
+    assert list(opened) == [2, 3, 4, 5]
+    assert opened[2].subjects["base"] == closed[1].subjects["model"]
+    assert "0" not in {said.says["site"] for said in after if said.kind == "contribution"}
+    call(*words)  # again, over the finished one
+    assert len(entries(Path("new"))) == len(after)
+    assert verify(Path("new")).findings == ()
+    call("retrain", "hearts.py", "--without", "0", "--to-record", "old", code=2)
 
 
 def test_a_record_of_another_experiment_and_no_run_are_refused(file: Path) -> None:

@@ -1,6 +1,8 @@
 """What a run in this process tells its record."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,11 +22,17 @@ if TYPE_CHECKING:
     from tacit.ledger.recorder import Begun, Recorder
 
 
-def recorder(experiment: Experiment, folder: Path, masked: Path | None = None) -> "Recorder":
+def recorder(
+    experiment: Experiment,
+    folder: Path,
+    masked: Path | None = None,
+    origin: Mapping[str, str] = MappingProxyType({}),
+) -> "Recorder":
     """Who writes an experiment's record.
 
     Args:
         masked: file for the openings of masked vectors.
+        origin: what the genesis says beside the experiment's rules, where the record begins.
 
     Raises:
         InputError: openings of a plan without masks; or of one whose peers each open a sum: their
@@ -41,7 +49,8 @@ def recorder(experiment: Experiment, folder: Path, masked: Path | None = None) -
         )
     return Recorder(
         folder, bytes.fromhex(experiment.digest()), experiment.data.names,
-        experiment.data.train.sizes.tolist(), rules(experiment), claim(experiment), masked,
+        experiment.data.train.sizes.tolist(), rules(experiment) | dict(origin), claim(experiment),
+        masked,
     )  # fmt: skip
 
 

@@ -19,9 +19,11 @@ import torch
 
 from tacit.algorithms.base import State
 from tacit.engine.checkpoint import KEPT, Checkpoint, kept_at
+from tacit.engine.recording import recorder
 from tacit.engine.run import MEMORY, VERDICTS
 from tacit.errors import InputError
 from tacit.experiment import Experiment
+from tacit.ledger.rounds import FIRST
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +38,7 @@ class Retraining:
         start: what the others go on from; None: from the initial model.
         rounds: that are carried out again.
         seconds: that they take at the pace of the run.
+        before: digest of the experiment with the site.
     """
 
     experiment: Experiment
@@ -44,6 +47,19 @@ class Retraining:
     start: Checkpoint | None
     rounds: int
     seconds: float
+    before: str
+
+    def begin_record(self, folder: Path) -> None:
+        """Begin the record of the retraining, whose genesis tells of what it is one.
+
+        Raises:
+            InputError: a folder with another experiment's record.
+            CheckpointError: a folder that cannot be written.
+        """
+        origin = {"retrained_from": self.before, "without": self.site}
+        if self.start:
+            origin[FIRST] = str(self.start.round)
+        recorder(self.experiment, folder, origin=origin).finish()
 
 
 def retraining(
@@ -87,7 +103,7 @@ def retraining(
         start = None
     rounds = (others.guard or experiment).rounds - (start.round if start else 0)
     pace = median(row["seconds"] for row in last.metrics)
-    return Retraining(others, site, first, start, rounds, rounds * pace)
+    return Retraining(others, site, first, start, rounds, rounds * pace, digest)
 
 
 def _first(experiment: Experiment, node: int) -> int:

@@ -21,6 +21,7 @@ from tacit.ledger.log import Log
 from tacit.ledger.note import COSIGNATURE, NOTE, Key
 from tacit.ledger.openings import PART, Openings
 from tacit.ledger.policy import Policy, quorum
+from tacit.ledger.rounds import FIRST, rule
 from tacit.ledger.settlement import payouts
 from tacit.ledger.statement import Envelope, Statement, canonical, signed
 from tacit.ledger.witness import Witness
@@ -385,6 +386,8 @@ class Recorder:
             statement = Envelope.from_bytes(entry).statement
             if not place and statement.subjects.get("experiment") != self.experiment:
                 raise InputError(f"record: {self.folder} holds another experiment's record")
+            if not place:  # those before are in the record of another run
+                models += [b""] * (rule(statement, FIRST) or 0)
             if statement.kind == "round-open":
                 begun += 1
                 self._bases[statement.says["round"]] = statement.subjects["base"]
