@@ -106,6 +106,22 @@ def test_what_a_rule_remembers_by_places_is_not_taken_over(tmp_path: Path) -> No
     assert retraining(plan, "a", tmp_path).start is None
 
 
+def test_where_nobody_is_waited_for_training_begins_anew(tmp_path: Path) -> None:
+    # By the arrivals of the others a node trains on, in round 11, from a model that is not kept.
+    algorithm = tacit.FedBuff(buffer=1, spread=20.0)
+    data = small.federation((20, 7, 9, 30, 5, 6))
+    changes = {"data": data, "seed": 44, "algorithm": algorithm, "topology": tacit.Star()}
+    plan = experiment(**changes, rounds=12)
+    tacit.run(plan, folder=tmp_path / "run", keep_every=1)
+    found = retraining(plan, "a", tmp_path / "run")
+    assert (found.contributed >= 11, found.start) == (True, None)
+    found.begin_record(tmp_path / "record")
+    tacit.run(found.experiment, record=tmp_path / "record")
+    audit = verify(tmp_path / "record")
+    assert audit.findings == ()
+    assert dict(audit.checks)["rounds"] == "12 rounds"
+
+
 def test_the_others_keep_what_is_their_own(tmp_path: Path) -> None:
     plan = late(algorithm=tacit.Scaffold())
     tacit.run(plan, folder=tmp_path, keep_every=1)

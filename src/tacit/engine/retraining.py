@@ -122,8 +122,13 @@ def _kept(folder: Path, experiment: str, most: int) -> Checkpoint | None:
 
 
 def _others(state: State, experiment: Experiment, node: int) -> State | None:
-    """The state without a node's own; None where a rule remembers by places or links."""
-    if any(name.startswith(MEMORY) for name in state):
+    """The state without a node's own; None where nothing can go on from it.
+
+    A rule remembers by places or links; and in asynchronous rounds others would have other models
+    in hand, some of which are not kept any more.
+    """
+    late = experiment.arrivals is not None and experiment.algorithm.exchanges == "server"
+    if late or any(name.startswith(MEMORY) for name in state):
         return None
     layout, algorithm = experiment.layout, experiment.algorithm
     flat = torch.zeros(1).expand(layout.size)
