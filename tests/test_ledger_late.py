@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import tacit
+from tacit.engine.pairs import PairAveraging
 from tacit.ledger import merkle, records
 from tacit.ledger.recorder import Recorder
 from tacit.ledger.rounds import due
@@ -239,6 +240,26 @@ def test_a_run_names_the_model_that_each_node_trained_from(
     assert out == (4 * 6 if "aggregation" in changes else 0)  # Krum takes one of five
     without = tacit.run(plan)
     assert without.metrics[-1]["loss"] == with_one.metrics[-1]["loss"]
+
+
+def test_of_pairs_both_contribute_what_they_send(tmp_path: Path) -> None:
+    plan = experiment(algorithm=tacit.ADPSGD(), topology=tacit.Ring(), rounds=3)
+    result, plain = tacit.run(plan, record=tmp_path / "record"), tacit.run(plan)
+    assert result.vectors is not None
+    assert plain.vectors is not None
+    assert result.vectors.equal(plain.vectors)
+    audit = verify(tmp_path / "record")
+    assert audit.findings == ()
+    links, names = plan.plan.graph(4, plan.seed, 0), plan.data.names
+    expected = []
+    for round, came in enumerate(plan.arrivals or ()):
+        partners = PairAveraging(links, plan.seed, round).partners(came.nodes)
+        expected.append({names[node] for node in (*came.nodes, *partners)})
+    told = [set[str]() for _ in expected]
+    for statement in map(said, entries(tmp_path / "record")):
+        if statement.kind == "contribution":
+            told[statement.says["round"]].add(statement.says["site"])
+    assert told == expected
 
 
 def test_a_run_that_is_cut_off_goes_on_with_its_record(tmp_path: Path) -> None:

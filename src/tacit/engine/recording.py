@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from tacit.algorithms import FedBuff
 from tacit.algorithms.arrivals import Arrivals
 from tacit.engine.exchange import GraphExchange, StarExchange
+from tacit.engine.pairs import PairAveraging
 from tacit.engine.secure_sum import Opened
 from tacit.errors import InputError
 from tacit.experiment import Experiment
 from tacit.ledger.rounds import ROUNDS, STALENESS
 from tacit.protection import SecureAggregation
+
+Exchange = StarExchange | GraphExchange | PairAveraging
 
 if TYPE_CHECKING:
     from tacit.ledger.recorder import Begun, Recorder
@@ -72,7 +75,7 @@ def claim(experiment: Experiment) -> str:
     return ", ".join(type(part).__name__ for part in experiment.protection) or "none"
 
 
-def listen(recorder: "Recorder", exchange: StarExchange | GraphExchange | None) -> None:
+def listen(recorder: "Recorder", exchange: Exchange | None) -> None:
     """Have a round's exchange tell what the nodes send, beside whoever listens already.
 
     In a graph a liar is recorded with its own model, since it may send each neighbour another lie.
@@ -91,7 +94,7 @@ def listen(recorder: "Recorder", exchange: StarExchange | GraphExchange | None) 
 
     if exchange is not None:
         exchange.listener = heard
-        if exchange.protector is not None:
+        if not isinstance(exchange, PairAveraging) and exchange.protector is not None:
             exchange.protector.listener = heard
             exchange.protector.on_unmasked = unmasked
 
@@ -130,7 +133,7 @@ def turned_away(exchange: StarExchange) -> dict[int, str]:
     return dict.fromkeys(torch.nonzero(exchange.verdict.accepted == 0)[:, 0].tolist(), reason)
 
 
-def excluded(exchange: StarExchange | GraphExchange | None) -> dict[int, str]:
+def excluded(exchange: Exchange | None) -> dict[int, str]:
     """Nodes whose part of a round no receiver counted, and why."""
     if exchange is None:
         return {}

@@ -197,11 +197,6 @@ class Session:
         self.experiment = experiment
         if openings is not None and record is None:
             raise InputError("openings: a file was given without a record; give record as well")
-        if record is not None and isinstance(experiment.algorithm, ADPSGD):
-            raise InputError(
-                "record: it was given, and of ADPSGD(), whose nodes average two at a time, none is"
-                " kept; leave it out, or use Gossip() or FedBuff() as the algorithm"
-            )
         masked = Path(openings) if openings is not None else None
         self.recorder = recorder(experiment, Path(record), masked) if record is not None else None
         self.ledger = PrivacyBudget(Path(ledger)) if ledger is not None else None
@@ -341,7 +336,6 @@ class Session:
             train = OwnPace(self.trainer, late, round)
         exchange = self._exchange(nodes, train)
         if self.recorder:
-            assert not isinstance(exchange, PairAveraging)
             self.recorder.open(round, self._model())
             if late:
                 assert isinstance(exchange, StarExchange)
@@ -367,7 +361,6 @@ class Session:
             if isinstance(exchange, GraphExchange | PairAveraging):
                 row |= self._agreement(exchange, round)
         if self.recorder:
-            assert not isinstance(exchange, PairAveraging)
             if late:
                 assert isinstance(exchange, StarExchange)
                 out = {begun[i]: why for i, why in turned_away(exchange).items()}
