@@ -316,6 +316,8 @@ def require_shape(statement: Statement) -> None:
         raise MessageError(f"it is not what a record of the kind {statement.kind!r} says")
     if any(len(found) != 32 for found in statement.subjects.values()):
         raise MessageError("a digest has 32 bytes")
+    if statement.says.get("round", 0) < 0:
+        raise MessageError("rounds are counted from 0")
     if statement.kind == "genesis":
         require_numbers(statement)
 
