@@ -59,6 +59,7 @@ def test_the_fewest_of_whom_a_round_is_made() -> None:
     assert said("minimum cohort", protection=masked) == "3"
     # n > 2 f + 2: Blanchard et al., NeurIPS 2017, proposition 4.2.
     assert said("minimum cohort", aggregation=tacit.Krum(f=1)) == "5"
+    assert said("minimum cohort", algorithm=tacit.FedBuff(buffer=2)) == "2"
 
 
 @pytest.mark.parametrize(

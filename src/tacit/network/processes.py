@@ -27,6 +27,7 @@ from tacit.errors import InputError, MessageError, TacitError
 from tacit.experiment import Experiment
 from tacit.ledger.witness import Forked
 from tacit.network import joining
+from tacit.network.async_recording import AsyncRecording
 from tacit.network.asynchronous import AsyncCoordinator, AsyncSiteRun
 from tacit.network.authority import Authority
 from tacit.network.blobs import Blobs, Offer
@@ -128,11 +129,6 @@ def coordinate(
             " a coordinator's are made by `tacit federation init`"
         )
     asynchronous = isinstance(experiment.algorithm, FedBuff)
-    if record is not None and asynchronous:
-        raise InputError(
-            f"record: {record} was given; of rounds that wait for nobody none is kept so far; leave"
-            " it out, or use another algorithm than FedBuff"
-        )
     if openings is not None and record is None:
         raise InputError("openings: a file was given without a record; give record as well")
     with (
@@ -142,7 +138,7 @@ def coordinate(
         closing(Blobs(endpoint)) as blobs,
     ):
         if record is not None:
-            kept_as = Recording(
+            kept_as = (AsyncRecording if asynchronous else Recording)(
                 record, folder, experiment, identity, endpoint.key_of, openings,
                 settings.get("deadline"),
             )  # fmt: skip
@@ -281,16 +277,18 @@ def take_part(
             news.wait(seconds)
             news.clear()
 
+        algorithm = experiment.algorithm
+        late = algorithm.max_staleness if isinstance(algorithm, FedBuff) else None
         witnessing = at_last.enter_context(
             closing(
                 Witnessing(
                     folder / RECORD, experiment.digest(), experiment.rounds, identity.name,
-                    identity, coordinator, endpoint.key_of, ask, record, rules=rules(experiment),
+                    identity, coordinator, endpoint.key_of, ask, record, late,
+                    rules=rules(experiment),
                 )
             )
         )  # fmt: skip
-        asynchronous = isinstance(experiment.algorithm, FedBuff)
-        run = (AsyncSiteRun if asynchronous else SiteRun)(
+        run = (SiteRun if late is None else AsyncSiteRun)(
             experiment, data, identity.name, folder, ask,
             lambda offer, path: blobs.pull(coordinator, offer, path, most=offer.size),
             lambda path: blobs.offer(path, to=[coordinator]), wake, ledger,
@@ -433,8 +431,8 @@ def swarm(
     require_remembered(folder, experiment.digest())
     patience = settings.get("patience", 600.0)
     with (
+        ExitStack() as at_last,  # what is closed when nobody can ask any more
         _among(home, folder, listen, connect, patience, insecure, disclosure) as (endpoint, blobs),
-        ExitStack() as at_last,
     ):
         identity = endpoint.identity
         if record is not None:

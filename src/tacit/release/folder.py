@@ -116,8 +116,9 @@ def made(run: Path) -> Path:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    with open(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as file:
-        file.write(pem)
+    new.unlink(missing_ok=True)
+    new.touch(0o600)
+    new.write_bytes(pem)
     return new.replace(path)
 
 
