@@ -166,7 +166,7 @@ def _recorded_kept(folder: Path) -> dict[str, Any]:
     _, log = kept(folder / "record")
     kinds = [Envelope.from_bytes(entry).statement.kind for entry in log]
     log.close()
-    return told | {"findings": found, "kinds": kinds}
+    return told | {"findings": found, "beyond": audit.beyond, "kinds": kinds}
 
 
 def _peers_set_up(folder: Path, at: Addresses) -> None:

@@ -131,7 +131,7 @@ RECORDED = {
         "its witness key is made": ("witnessing:sign_key", "after", 1),
         "it has signed the beginning": ("witnessing:write", "after", 1),
         "it has cosigned and told nobody": ("witnessing:Witness.cosign", "after", 1),
-        "it has signed a contribution and told nobody": ("witnessing:signed", "after", 1),
+        "it has signed a contribution and told nobody": ("receipts:signed", "after", 1),
         "it has not looked for its receipt": ("witnessing:Witnessing._receipt", "before", 1),
         "it has its receipt": ("witnessing:Witnessing._receipt", "after", 1),
         "it has cosigned the end": ("witnessing:Witness.cosign", "after", 3),
@@ -254,6 +254,29 @@ def test_a_killed_process_changes_nothing(
     assert told["model"] == pytest.approx(expected, abs=1e-6)
     rows = told["coordinator"]["rows"]
     assert [(row["round"], row["cohort"]) for row in rows] == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("role", "kill"),
+    [
+        pytest.param(role, kill, id=f"{role}: {phase}")
+        for role, kills in RECORDED.items()
+        for phase, kill in kills.items()
+    ],
+)
+def test_a_killed_process_leaves_the_record_whole(
+    role: str,
+    kill: tuple[str, str, int],
+    play: Callable[[Case], Case],
+    model: list[float],
+    tmp_path: Path,
+) -> None:
+    told = play(case("recorded", role, kill, tmp_path))
+    all_finished(told, "recorded")
+    assert (told["findings"], told["beyond"]) == ([], 0)
+    one = ["round-open", "contribution", "contribution", "aggregate"]
+    assert told["kinds"] == ["genesis", *one, *one]
+    assert told["model"] == pytest.approx(model, abs=1e-6)
 
 
 @pytest.mark.parametrize(("role", "kill"), cases("gossip"))
