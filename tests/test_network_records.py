@@ -25,6 +25,7 @@ from tacit.cli import app
 from tacit.errors import CheckpointError, InputError, TacitError
 from tacit.ledger import records
 from tacit.ledger.log import Log
+from tacit.ledger.merkle import leaf_hash
 from tacit.ledger.recorder import LOG, OPENINGS, POLICY
 from tacit.ledger.statement import Envelope, Statement, signed
 from tacit.ledger.verify import Audit, verify
@@ -114,7 +115,7 @@ class Ward:
 
         Of sites that refuse the coordinator takes leave, as of dead ones; without a quorum it ends.
         """
-        plan = experiment(rounds=ROUNDS, **changes)
+        plan = experiment(**{"rounds": ROUNDS} | changes)
         public = plan.replace(data=told_nothing(plan.data))
         told: dict[str, Any] = {}
         over = threading.Event()
@@ -486,7 +487,7 @@ class Pretending(Omitting):
     def contributed(self, site: str, round: int, entry: bytes) -> None:
         super().contributed(site, round, entry)
         if (site, round) == ("2", 0):
-            self._places.setdefault(0, {})["2"] = 0
+            self._stand[leaf_hash(entry)] = 0
 
 
 @pytest.mark.parametrize("crime", [Pretending, slow(Omitting)])

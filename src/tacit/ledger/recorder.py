@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,6 +21,7 @@ from tacit.ledger.log import Log
 from tacit.ledger.note import COSIGNATURE, NOTE, Checkpoint, Key, split
 from tacit.ledger.openings import PART, Openings
 from tacit.ledger.policy import Policy, quorum
+from tacit.ledger.rounds import FIRST, rule
 from tacit.ledger.settlement import payouts
 from tacit.ledger.statement import Envelope, Statement, canonical, signed
 from tacit.ledger.witness import Witness
@@ -28,6 +30,8 @@ from tacit.protection.secagg.masks import Mask
 LOG, POLICY, KEYS, OPENINGS = "log.db", "policy.txt", "keys.json", "openings.db"
 HEAD = "head.txt"
 KEEPER = "keeper"
+# A node, the round from whose model it trained, and how often it had before.
+Begun = tuple[int, int, int]
 # Cosignatures of a head: enough for a quorum of traitors to be unlikely, few enough for its bytes.
 MOST_WITNESSES = 100
 
@@ -94,7 +98,8 @@ class Recorder:
         self.origin = f"tacit/{experiment.hex()[:16]}"
         if masked and masked.resolve() == (folder / OPENINGS).resolve():
             raise InputError(f"openings: {masked} is the record's own file; give another")
-        self._sent: dict[int, Any] = {}
+        self._sent: dict[Begun, Any] = {}
+        self._bases: dict[int, bytes] = {}
         with ExitStack() as files:
             # First, so that a file that cannot be written leaves no record that was not begun.
             self._masked = files.enter_context(closing(Openings(masked))) if masked else None
@@ -169,19 +174,29 @@ class Recorder:
                 f"record: {self.folder} holds {len(self._models)} rounds, and round {round + 1} is"
                 " to be recorded; give a new folder to a new run"
             )
-        self._base, self._sent = hashlib.sha256(base).digest(), {}
+        self._round, self._sent = round, {}
+        self._bases[round] = hashlib.sha256(base).digest()
         self._new = round == len(self._models)
         if self._new:
             if self._masked:
                 self._masked.begin(round)
             log, view = self.keeper.log, self._view
-            opened = records.round_open(round, view, self.experiment, self._base, log.head())
+            base = self._bases[round]
+            opened = records.round_open(round, view, self.experiment, base, log.head())
             log.append(self._signed([(opened, KEEPER)]))
             self._view += 1
 
-    def heard(self, node: int, sent: bytes | memoryview) -> None:
-        """What a node sent in the round; again for each exchange."""
-        self._sent.setdefault(node, hashlib.sha256()).update(sent)
+    def heard(
+        self, node: int, sent: bytes | memoryview, began: int | None = None, again: int = 0
+    ) -> None:
+        """What a node sent in the round; again for each exchange.
+
+        Args:
+            began: in asynchronous rounds, the one from whose model it trained, for the how manieth
+                time (``again``).
+        """
+        begun = (node, self._round if began is None else began, again)
+        self._sent.setdefault(begun, hashlib.sha256()).update(sent)
         if self._masked and self._new:
             self._masked.sent(self.nodes[node], sent)
 
@@ -195,11 +210,15 @@ class Recorder:
         if self._masked and self._new:
             self._masked.summed(total, recovered, self.nodes)
 
-    def close(self, round: int, excluded: Mapping[int, str], model: bytes) -> None:
+    def close(
+        self, round: int, excluded: Mapping[int, str], model: bytes,
+        late: Mapping[Begun, str] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         """A round ends.
 
         Args:
             excluded: nodes that were left out, and why.
+            late: in asynchronous rounds, what was left out of theirs, and why.
             model: the new one's bytes.
 
         Raises:
@@ -210,22 +229,23 @@ class Recorder:
             if self._models[round] != found:
                 raise InputError(f"record: {self.folder} holds another model of round {round + 1}")
             return
-        statements, openings = [], []
-        for node in sorted(self._sent):
+        statements, openings, first = list[tuple[Statement, str]](), [], len(self.keeper.log)
+        places = {begun: place for place, begun in enumerate(sorted(self._sent), first)}
+        for node, began, again in places:
             site, nonce = self.nodes[node], secrets.token_bytes(records.NONCE)
-            digest = self._sent[node].digest()
-            committed = records.commitment(self._public(site), round, nonce, digest)
+            digest = self._sent[node, began, again].digest()
+            committed = records.commitment(self._public(site), began, nonce, digest)
             statements.append(
                 (records.contribution(
-                    round, site, self._base, committed, self.rows[node], self.claim
+                    began, site, self._bases[began], committed, self.rows[node], self.claim
                 ), site)
             )  # fmt: skip
             openings.append((site, nonce, digest))
-        first = self.keeper.log.append(self._signed(statements))
+        self.keeper.log.append(self._signed(statements))
         self._keep(openings, first)
-        places = {node: first + i for i, node in enumerate(sorted(self._sent))}
-        included = [place for node, place in places.items() if node not in excluded]
-        why = {places[node]: reason for node, reason in excluded.items() if node in places}
+        out = {begun: excluded[begun[0]] for begun in places if begun[0] in excluded} | dict(late)
+        included = [place for begun, place in places.items() if begun not in out]
+        why = {places[begun]: reason for begun, reason in out.items()}
         summed = self._summed(round, openings)
         # One head a round, with this entry: most of a record's time goes into cosignatures.
         self._append([(records.aggregate(round, found, included, why, summed), KEEPER)])
@@ -384,7 +404,11 @@ class Recorder:
             statement = Envelope.from_bytes(entry).statement
             if not place and statement.subjects.get("experiment") != self.experiment:
                 raise InputError(f"record: {self.folder} holds another experiment's record")
-            begun += statement.kind == "round-open"
+            if not place:  # those before are in the record of another run
+                models += [b""] * (rule(statement, FIRST) or 0)
+            if statement.kind == "round-open":
+                begun += 1
+                self._bases[statement.says["round"]] = statement.subjects["base"]
             if statement.kind == "aggregate":
                 models.append(statement.subjects["model"])
                 begun = 0

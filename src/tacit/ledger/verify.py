@@ -27,6 +27,7 @@ from tacit.ledger.log import Log
 from tacit.ledger.note import Checkpoint, split, verified
 from tacit.ledger.policy import Policy, quorum
 from tacit.ledger.recorder import HEAD, LOG, OPENINGS, kept, text
+from tacit.ledger.rounds import FIRST, STALENESS, Begun, rule
 from tacit.ledger.statement import Envelope, Statement
 from tacit.ledger.turns import Turns
 
@@ -374,12 +375,17 @@ def _require_members(by: list[str], members: Mapping[str, bytes], least: int) ->
 
 def _rounds(record: _Record) -> Iterator[Finding | str]:
     """Rounds follow each other, begin with the last one's model, and account for every part."""
-    done, view, model = 0, 0, b""
+    done, view, model, first = 0, 0, b"", 0
     tree = merkle.Growing()
     base: bytes | None = None
     parts: dict[int, str] = {}
     # Where members lead by turns, a view in which they agreed on nothing leaves no entry.
     by_turns = 0 in record.statements and "keeper" not in record.statements[0].says
+    begun: Begun | None = None
+    if 0 in record.statements:
+        done = first = rule(record.statements[0], FIRST) or 0
+        if (most := rule(record.statements[0], STALENESS)) is not None:
+            begun = Begun(most)
     for place, entry in enumerate(record.entries):
         root = tree.root
         tree.add(merkle.leaf_hash(entry))
@@ -394,12 +400,19 @@ def _rounds(record: _Record) -> Iterator[Finding | str]:
                     yield Finding("", place, "it does not begin with the model of the round before")
                 if says["head"] != {"size": place, "root": root.hex()}:
                     yield Finding("", place, "it does not name the record as it was before it")
+                if begun:
+                    begun.opened(done, subjects["base"])
+                    for left, site in parts.items():
+                        yield Finding("", place, f"it leaves out what {site} sent in entry {left}")
                 base, parts, view = subjects["base"], {}, view + 1
             case "contribution" if base is None:
                 yield Finding("", place, "no round is open")
             case "contribution":
                 site = says["site"]
-                if says["round"] != done:
+                if begun:
+                    if wrong := begun.wrong(place, statement, done):
+                        yield Finding("", place, wrong)
+                elif says["round"] != done:
                     yield Finding("", place, f"{site} contributes to another round than {done}")
                 elif subjects["base"] != base:
                     yield Finding("", place, f"{site} had another model than the round began with")
@@ -410,12 +423,12 @@ def _rounds(record: _Record) -> Iterator[Finding | str]:
                 yield Finding("", place, "no round is open")
             case "aggregate":
                 yield from _accounted(place, says, parts, done)
-                done, view, base, model = done + 1, 0, None, subjects["model"]
+                done, view, base, model, parts = done + 1, 0, None, subjects["model"], {}
             case "evaluation" if subjects["model"] != model or says["round"] != done - 1:
                 yield Finding("", place, "it measures another model than the last")
             case "release" if subjects["model"] != model or says["rounds"] != done or base:
                 yield Finding("", place, "it releases another model than the last")
-    yield f"{done} rounds"
+    yield f"{done} rounds" if not first else f"rounds {first} to {done - 1}, counted from 0"
 
 
 def _accounted(
