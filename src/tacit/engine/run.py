@@ -197,8 +197,6 @@ class Session:
         self.experiment = experiment
         if openings is not None and record is None:
             raise InputError("openings: a file was given without a record; give record as well")
-        masked = Path(openings) if openings is not None else None
-        self.recorder = recorder(experiment, Path(record), masked) if record is not None else None
         self.ledger = PrivacyBudget(Path(ledger)) if ledger is not None else None
         data, layout = experiment.data, experiment.layout
         template = experiment.template
@@ -223,6 +221,9 @@ class Session:
         # A daemon (a member of a multiprocessing.Pool) may have no processes of its own.
         able = hasattr(os, "memfd_create") and not multiprocessing.current_process().daemon
         workers = min(workers, data.nodes) if able else 1
+        # Of what may be refused the last, since it stays open, for this run alone.
+        masked = Path(openings) if openings is not None else None
+        self.recorder = recorder(experiment, Path(record), masked) if record is not None else None
         self.workers = Workers(self.choice.lowering, workers) if workers > 1 else None
         pools = experiment.algorithm.pools
         self.trainer = Trainer(

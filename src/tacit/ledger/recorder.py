@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import os
 import secrets
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +18,7 @@ from tacit.ledger import records, scores
 from tacit.ledger.contribution import Contribution, Floats, millionths
 from tacit.ledger.keeper import Keeper
 from tacit.ledger.log import Log
-from tacit.ledger.note import COSIGNATURE, NOTE, Key
+from tacit.ledger.note import COSIGNATURE, NOTE, Checkpoint, Key, split
 from tacit.ledger.openings import PART, Openings
 from tacit.ledger.policy import Policy, quorum
 from tacit.ledger.rounds import FIRST, rule
@@ -98,30 +98,27 @@ class Recorder:
         self.origin = f"tacit/{experiment.hex()[:16]}"
         if masked and masked.resolve() == (folder / OPENINGS).resolve():
             raise InputError(f"openings: {masked} is the record's own file; give another")
-        # First, so that a file that cannot be written leaves no record that was not begun.
-        self._masked = Openings(masked) if masked else None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._seeds = self._keys()
-        except OSError as error:
-            raise CheckpointError(f"record: {folder} cannot be written ({error})") from None
-        self._members = {name: self._key("member", name) for name in (KEEPER, *nodes)}
-        log = Log(folder / LOG, self.origin)
-        self.keeper = self._keeper(log)
-        self._openings = sqlite3.connect(_private(folder / OPENINGS), isolation_level=None)
-        try:
-            self._openings.execute(
-                "CREATE TABLE IF NOT EXISTS openings"
-                " (entry INTEGER PRIMARY KEY, site TEXT NOT NULL, nonce BLOB NOT NULL,"
-                " digest BLOB NOT NULL) STRICT"
-            )
-        except sqlite3.Error as error:
-            raise CheckpointError(f"{folder / OPENINGS}: it cannot be used ({error})") from None
-        if not len(log):
-            self._begin(rules)
-        self._bases: dict[int, bytes] = {}
-        self._models, self._view = self._recorded(log)
         self._sent: dict[Begun, Any] = {}
+        self._bases: dict[int, bytes] = {}
+        with ExitStack() as files:
+            # First, so that a file that cannot be written leaves no record that was not begun.
+            self._masked = files.enter_context(closing(Openings(masked))) if masked else None
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                # Before anything is written, as another run may be writing here.
+                log = files.enter_context(closing(Log(folder / LOG, self.origin)))
+                self._seeds = self._keys()
+            except OSError as error:
+                raise CheckpointError(f"record: {folder} cannot be written ({error})") from None
+            self._members = {name: self._key("member", name) for name in (KEEPER, *nodes)}
+            self.keeper = self._keeper(log)
+            self._openings = self._opened(folder / OPENINGS)
+            files.enter_context(closing(self._openings))
+            if not len(log):
+                self._begin(rules)
+            self._models, self._view = self._recorded(log)
+            self._vouch(log)
+            self._files = files.pop_all()
 
     @classmethod
     def again(cls, folder: Path) -> "Recorder":
@@ -187,7 +184,7 @@ class Recorder:
             opened = records.round_open(
                 round, view, self.experiment, self._bases[round], log.head()
             )
-            self._append([(opened, KEEPER)])
+            log.append(self._signed([(opened, KEEPER)]))
             self._view += 1
 
     def heard(
@@ -233,9 +230,8 @@ class Recorder:
             if self._models[round] != found:
                 raise InputError(f"record: {self.folder} holds another model of round {round + 1}")
             return
-        statements, openings, first = list[tuple[Statement, str]](), [], len(self.keeper.log)
-        places = {begun: place for place, begun in enumerate(sorted(self._sent), first)}
-        for node, began, again in places:
+        statements, openings, sent = [], [], sorted(self._sent)
+        for node, began, again in sent:
             site, nonce = self.nodes[node], secrets.token_bytes(records.NONCE)
             digest = self._sent[node, began, again].digest()
             committed = records.commitment(self._public(site), began, nonce, digest)
@@ -245,13 +241,15 @@ class Recorder:
                 ), site)
             )  # fmt: skip
             openings.append((site, nonce, digest))
-        out = {begun: excluded[begun[0]] for begun in places if begun[0] in excluded} | dict(late)
+        first = self.keeper.log.append(self._signed(statements))
+        self._keep(openings, first)
+        places = {begun: first + i for i, begun in enumerate(sent)}
+        out = {begun: excluded[begun[0]] for begun in sent if begun[0] in excluded} | dict(late)
         included = [place for begun, place in places.items() if begun not in out]
         why = {places[begun]: reason for begun, reason in out.items()}
         summed = self._summed(round, openings)
-        closing = records.aggregate(round, found, included, why, summed)
-        self._append([*statements, (closing, KEEPER)])
-        self._keep(openings, first)
+        # One head a round, with this entry: most of a record's time goes into cosignatures.
+        self._append([(records.aggregate(round, found, included, why, summed), KEEPER)])
         self._models.append(found)
         self._view = 0
 
@@ -305,7 +303,9 @@ class Recorder:
         )  # fmt: skip
         self._require_unpaid(statement.says, pot)
         place = len(self.keeper.log)
-        _private(self.folder / scores.FILE.format(place)).write_bytes(file)
+        told = self.folder / scores.FILE.format(place)
+        told.touch(0o600)
+        told.write_bytes(file)
         both = {name: self._members[name] for name in (KEEPER, self.nodes[0])}
         self.keeper.append([signed(statement, both)])
         if pot is not None:
@@ -330,10 +330,7 @@ class Recorder:
 
     def finish(self) -> None:
         """Close the record's files."""
-        self.keeper.log.close()
-        self._openings.close()
-        if self._masked:
-            self._masked.close()
+        self._files.close()
 
     def _summed(self, round: int, openings: Sequence[tuple[str, bytes, bytes]]) -> dict[str, bytes]:
         """Commitments to the round's sums and masks; they, and the sites', are opened to audits."""
@@ -349,7 +346,10 @@ class Recorder:
         return found
 
     def _append(self, statements: Iterable[tuple[Statement, str]]) -> int:
-        return self.keeper.append([signed(s, {by: self._members[by]}) for s, by in statements])
+        return self.keeper.append(self._signed(statements))
+
+    def _signed(self, statements: Iterable[tuple[Statement, str]]) -> list[bytes]:
+        return [signed(statement, {by: self._members[by]}) for statement, by in statements]
 
     def _append_together(self, statement: Statement) -> None:
         """What a quorum of the members signs."""
@@ -368,6 +368,12 @@ class Recorder:
             entries.append(signed(statement, {name: self._members[name] for name in added}))
         self.keeper.append(entries)
 
+    def _vouch(self, log: Log) -> None:
+        """Have those entries cosigned that were when the run was cut off."""
+        note = log.note()
+        if note is None or Checkpoint.from_text(split(note)[0]).size < len(log):
+            self.keeper.append([])
+
     def _keeper(self, log: Log) -> Keeper:
         private = self._key("log", self.origin)
         key = Key.of(self.origin, private, NOTE)
@@ -378,6 +384,19 @@ class Recorder:
             witnesses[mine.name] = Witness(Path(":memory:"), mine, own, [key])
             keys.append(mine)
         return Keeper(log, key, private, Policy.of([key], keys), witnesses)
+
+    def _opened(self, path: Path) -> sqlite3.Connection:
+        path.touch(0o600)
+        try:
+            db = sqlite3.connect(path, isolation_level=None)
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS openings"
+                " (entry INTEGER PRIMARY KEY, site TEXT NOT NULL, nonce BLOB NOT NULL,"
+                " digest BLOB NOT NULL) STRICT"
+            )
+        except sqlite3.Error as error:
+            raise CheckpointError(f"{path}: it cannot be used ({error})") from None
+        return db
 
     def _recorded(self, log: Log) -> tuple[list[bytes], int]:
         """Models of the rounds that the record holds, and how often the next one was begun."""
@@ -410,7 +429,10 @@ class Recorder:
         wanted += [("member", name) for name in (KEEPER, *self.nodes)]
         wanted += [("witness", name) for name in self.nodes[:MOST_WITNESSES]]
         seeds = {f"{use} {name}": secrets.token_hex(32) for use, name in wanted}
-        _private(path).write_text(json.dumps(seeds))
+        part = self.folder / f".{KEYS}"  # half a file of keys would end every later run
+        part.touch(0o600)
+        part.write_text(json.dumps(seeds))
+        part.replace(path)
         return seeds
 
     def _key(self, use: str, name: str) -> Ed25519PrivateKey:
@@ -442,9 +464,3 @@ def _percent(share: float) -> int:
 def _named(node: str) -> str:
     """A key's name for a node's, which may have spaces."""
     return "".join("-" if c.isspace() or c in "+\x7f" else c for c in node)[:60]
-
-
-def _private(path: Path) -> Path:
-    """A file that only its owner may read."""
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    return path

@@ -422,8 +422,8 @@ def swarm(
     require_remembered(folder, experiment.digest())
     patience = settings.get("patience", 600.0)
     with (
+        ExitStack() as at_last,  # what is closed when nobody can ask any more
         _among(home, folder, listen, connect, patience, insecure, disclosure) as (endpoint, blobs),
-        ExitStack() as at_last,
     ):
         identity = endpoint.identity
         if record is not None:

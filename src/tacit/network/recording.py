@@ -8,7 +8,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,12 +87,12 @@ class Recording:
         self.openings = openings(experiment, masked) if masked else None
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            origin = f"tacit/{self.digest[:16]}"
+            self.log = Log(folder / LOG, origin)
             private = sign_key(own, _KEY)
         except OSError as error:
             raise CheckpointError(f"record: {folder} cannot be written ({error})") from None
-        origin = f"tacit/{self.digest[:16]}"
         self._key, self._private = Key.of(origin, private, NOTE), private
-        self.log = Log(folder / LOG, origin)
         # Until the record is founded.
         self._witnesses: dict[str, Key] = {}
         self._signatures: dict[str, bytes] = {}
@@ -108,12 +108,15 @@ class Recording:
         self._note = ""
         self._lines: dict[str, str] = {}
         self._cosigned: set[str] = set()
-        for place, entry in enumerate(self.log):
-            self._read(place, entry)
-        if len(self.log):
-            self._policy = Policy.from_text((folder / POLICY).read_text())
-            if self._policy.logs != (self._key,):
-                raise InputError(f"record: {folder} has a log whose key is not in {own}")
+        with ExitStack() as failed:
+            failed.enter_context(closing(self.log))
+            for place, entry in enumerate(self.log):
+                self._read(place, entry)
+            if len(self.log):
+                self._policy = Policy.from_text((folder / POLICY).read_text())
+                if self._policy.logs != (self._key,):
+                    raise InputError(f"record: {folder} has a log whose key is not in {own}")
+            failed.pop_all()
 
     # What sites are asked for, and ask
 
