@@ -181,9 +181,8 @@ class Recorder:
             if self._masked:
                 self._masked.begin(round)
             log, view = self.keeper.log, self._view
-            opened = records.round_open(
-                round, view, self.experiment, self._bases[round], log.head()
-            )
+            base = self._bases[round]
+            opened = records.round_open(round, view, self.experiment, base, log.head())
             log.append(self._signed([(opened, KEEPER)]))
             self._view += 1
 
@@ -230,8 +229,9 @@ class Recorder:
             if self._models[round] != found:
                 raise InputError(f"record: {self.folder} holds another model of round {round + 1}")
             return
-        statements, openings, sent = [], [], sorted(self._sent)
-        for node, began, again in sent:
+        statements, openings, first = list[tuple[Statement, str]](), [], len(self.keeper.log)
+        places = {begun: place for place, begun in enumerate(sorted(self._sent), first)}
+        for node, began, again in places:
             site, nonce = self.nodes[node], secrets.token_bytes(records.NONCE)
             digest = self._sent[node, began, again].digest()
             committed = records.commitment(self._public(site), began, nonce, digest)
@@ -241,10 +241,9 @@ class Recorder:
                 ), site)
             )  # fmt: skip
             openings.append((site, nonce, digest))
-        first = self.keeper.log.append(self._signed(statements))
+        self.keeper.log.append(self._signed(statements))
         self._keep(openings, first)
-        places = {begun: first + i for i, begun in enumerate(sent)}
-        out = {begun: excluded[begun[0]] for begun in sent if begun[0] in excluded} | dict(late)
+        out = {begun: excluded[begun[0]] for begun in places if begun[0] in excluded} | dict(late)
         included = [place for begun, place in places.items() if begun not in out]
         why = {places[begun]: reason for begun, reason in out.items()}
         summed = self._summed(round, openings)
