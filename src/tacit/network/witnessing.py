@@ -269,6 +269,9 @@ class Witnessing:
         for (round, again), receipt in zip(waiting, reply.receipts, strict=True):
             self._receipt(round, again, head, receipt)
         self.ask(Cosigned(self.experiment, head.size, str(line)))
+        full = len(waiting) == MOST_RECEIPTS
+        if full and self.receipts.awaited(MOST_RECEIPTS) != waiting:
+            self._extend()
 
     def _stated(self, head: Checkpoint, reply: Extension) -> Statement:
         """The entry that says where the run is: the coordinator's, and under the head."""
