@@ -52,6 +52,7 @@ class Receipts:
         rows: int,
         claim: str,
         turn: records.Turn | None = None,
+        policy: bytes | None = None,
     ) -> tuple[bytes, bytes]:
         """The signed entry for what is sent, and its nonce; the same if it is sent again.
 
@@ -61,6 +62,7 @@ class Receipts:
             base: digest of the model that the round began with.
             claim: what protects it, in words.
             turn: where members lead by turns.
+            policy: of the peer's own log, in a run of peers.
         """
         with self._kept() as db:
             digest = sha256(sent)
@@ -70,7 +72,9 @@ class Receipts:
             nonce = secrets.token_bytes(records.NONCE)
             key = self.key_of(self.site).public_bytes_raw()
             committed = records.commitment(key, round, nonce, digest)
-            said = records.contribution(round, self.site, base, committed, rows, claim, turn)
+            said = records.contribution(
+                round, self.site, base, committed, rows, claim, turn, policy
+            )  # fmt: skip
             entry = signed(said, {self.site: self.signer})
             db.execute(
                 "INSERT OR REPLACE INTO sent (round, contribution, nonce, digest)"

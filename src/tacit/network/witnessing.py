@@ -17,6 +17,7 @@ from tacit.errors import MessageError
 from tacit.ledger import records
 from tacit.ledger.merkle import included, leaf_hash
 from tacit.ledger.note import COSIGNATURE, Checkpoint, Key, Signer, split
+from tacit.ledger.peers import of_peer
 from tacit.ledger.policy import Policy
 from tacit.ledger.recorder import HEAD, POLICY
 from tacit.ledger.statement import Envelope, Statement, encoded
@@ -80,6 +81,8 @@ class Witnessing:
     Raises:
         CheckpointError: the folder cannot be read or written.
     """
+
+    of_peer = False  # what coordinators keep is held to more
 
     def __init__(
         self,
@@ -199,7 +202,7 @@ class Witnessing:
             members = records.keys(said.says["members"])
             fits = (
                 said.subjects["policy"] == hashlib.sha256(order.policy.encode()).digest()
-                and keeper == self.coordinator
+                and (keeper, of_peer(said)) == (self.coordinator, self.of_peer)
                 and members.get(keeper) == self.key_of(keeper).public_bytes_raw()
                 and len(policy.logs) == 1
                 and self._witness.key in policy.witnesses.values()
