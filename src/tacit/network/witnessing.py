@@ -202,7 +202,8 @@ class Witnessing:
             members = records.keys(said.says["members"])
             fits = (
                 said.subjects["policy"] == hashlib.sha256(order.policy.encode()).digest()
-                and (keeper, of_peer(said)) == (self.coordinator, self.of_peer)
+                and keeper == self.coordinator
+                and of_peer(said) == self.of_peer
                 and members.get(keeper) == self.key_of(keeper).public_bytes_raw()
                 and len(policy.logs) == 1
                 and self._witness.key in policy.witnesses.values()
