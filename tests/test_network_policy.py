@@ -268,7 +268,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for command in ("peer", "swarm"):
         words[0] = command
         told = node("--policy", str(tmp_path / "strict.toml"), "--listen", "h:1")
-        assert "asks for a record of the run, and runs without a coordinator leave none" in told
+        assert "--record: this site's policy asks for a record of the run; give a folder" in told
 
 
 def test_a_site_with_other_code_of_the_same_version_is_refused(tmp_path: Path) -> None:

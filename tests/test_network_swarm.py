@@ -17,6 +17,7 @@ import tacit
 from tacit.errors import InputError, MessageError, TacitError
 from tacit.network import rounds
 from tacit.network.protocol import Talk
+from tacit.network.replica import Replica
 from tacit.network.swarm import SwarmRun, check
 from tacit.network.transport import Unreachable
 from test_network_rounds import alone, experiment
@@ -42,8 +43,9 @@ def die(*_):
 class Swarm:
     """Members who call each other."""
 
-    def __init__(self, plan, folder):
+    def __init__(self, plan, folder, record=False):
         self.plan, self.folder, self.names = plan, folder, plan.data.names
+        self.record = record
         self.public = plan.replace(data=told_nothing(plan.data))
         self.members, self.files = {}, {}
 
@@ -54,6 +56,11 @@ class Swarm:
         talk = msgspec.msgpack.decode(msgspec.msgpack.encode(talk), type=Talk)
         reply = self.members[name].answer(asker, talk)
         return msgspec.msgpack.decode(msgspec.msgpack.encode(reply), type=Talk)
+
+    def missing(self, asker, name, asked):
+        if name not in self.members or asker not in self.members:
+            raise Unreachable(f"no {name}")
+        return self.members[name].replica.page(asked.first)
 
     def pull(self, asker, name, offer, path):
         source, allowed = self.files.get((name, offer.digest.hex()), (None, ()))
@@ -68,9 +75,17 @@ class Swarm:
         node = self.names.index(name)
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
+
+        def key_of(other):
+            return KEYS[self.names.index(other)].public_key()
+
+        if self.record:
+            settings["replica"] = Replica(
+                folder / "copy", folder / "record", self.public, name, KEYS[node], key_of
+            )
+            settings["missing"] = partial(self.missing, name)
         run = SwarmRun(
-            self.public, alone(self.plan.data, node), name, folder, KEYS[node],
-            lambda other: KEYS[self.names.index(other)].public_key(),
+            self.public, alone(self.plan.data, node), name, folder, KEYS[node], key_of,
             lambda other, talk: self.ask(name, other, talk),
             lambda other, offer, path: self.pull(name, other, offer, path),
             lambda path, to: self.files.update({(name, path.name): (path, to)}),
@@ -123,6 +138,8 @@ class Swarm:
         """From here on the process is not there: it says nothing, writes nothing, hears nothing."""
         run._over = True
         run._write = run.offer = run.pull = run.collecting.pull = die
+        if run.replica:
+            run.replica._write = run.replica.log.append = run.replica.log.keep = die
         self.leave(run.name)
         raise Killed
 

@@ -221,8 +221,7 @@ def peer(
     home, name, experiment, filled, rules = _approved(
         file, data, settings, site, home, policy, as_json
     )
-    if rules.record and record is None:
-        raise InputError("this site's policy asks for a record of the run: give --record FOLDER")
+    _require_record(rules, record)
     with (
         service(home, log_format, log_level, as_json),
         progress([file.stem], experiment.rounds, quiet=as_json) as on_round,
@@ -258,6 +257,10 @@ def swarm(
         typer.Option(help="Seconds without progress after which a leader is given up."),
     ] = 60.0,
     ledger: Ledger = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="Folder of this member's copy of the run's signed record; see verify."),
+    ] = None,
     policy: PolicyFile = None,
     insecure: Insecure = False,
     metrics: Metrics = None,
@@ -281,7 +284,7 @@ def swarm(
     home, name, experiment, filled, rules = _approved(
         file, data, settings, site, home, policy, as_json
     )
-    _refuse_to_leave_none(rules)
+    _require_record(rules, record)
     with (
         service(home, log_format, log_level, as_json),
         progress([file.stem], experiment.rounds, quiet=as_json) as on_round,
@@ -289,19 +292,16 @@ def swarm(
         taken = take_part(
             experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
             listen=listen, connect=connect, patience=patience, deadline=deadline,
-            stall=stall, insecure=insecure, metrics=metrics,
+            stall=stall, insecure=insecure, metrics=metrics, record=record,
             ledger=PrivacyBudget(ledger) if ledger else None,
             on_round=lambda row: on_round(file.stem, row), disclosure=rules.disclosure,
         )  # fmt: skip
     _report(taken, as_json)
 
 
-def _refuse_to_leave_none(rules: "Policy") -> None:
-    if rules.record:
-        raise InputError(
-            "this site's policy asks for a record of the run, and runs without a coordinator leave"
-            " none so far"
-        )
+def _require_record(rules: "Policy", record: Path | None) -> None:
+    if rules.record and record is None:
+        raise InputError("--record: this site's policy asks for a record of the run; give a folder")
 
 
 def _require_seconds(**given: float | None) -> None:

@@ -45,6 +45,12 @@ class Growing:
             level += 1
         self._peaks.append((level, found))
 
+    def copy(self) -> "Growing":
+        """The same list, to grow by itself."""
+        copy = Growing()
+        copy._peaks = list(self._peaks)
+        return copy
+
     @property
     def root(self) -> bytes:
         """Of the leaves so far."""

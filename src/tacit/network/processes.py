@@ -43,10 +43,12 @@ from tacit.network.protocol import (
     Averaged,
     Deliver,
     Done,
+    Entries,
     FromCoordinator,
     FromSite,
     Holds,
     Leave,
+    Missing,
     Reply,
     Request,
     Seek,
@@ -55,6 +57,7 @@ from tacit.network.protocol import (
 )
 from tacit.network.proxy import Proxy, through
 from tacit.network.recording import LOG_KEY, Recording
+from tacit.network.replica import Replica
 from tacit.network.site import SiteRun
 from tacit.network.status import Status, of_coordinator, of_peer, of_site
 from tacit.network.stopping import Stopped
@@ -435,11 +438,13 @@ def swarm(
     insecure: bool = False,
     disclosure: Disclosure = "redacted",
     metrics: str | None = None,
+    record: Path | None = None,
     **settings: Any,
 ) -> Taken:
     """A member of a swarm, to the run's end; started again, it goes on.
 
     Args:
+        record: folder of this member's copy of the record that the run leaves.
         settings: of ``SwarmRun``; the others are those of ``gossip``.
 
     Raises:
@@ -447,13 +452,23 @@ def swarm(
     """
     require_remembered(folder, experiment.digest())
     patience = settings.get("patience", 600.0)
-    with _among(home, folder, listen, connect, patience, insecure, disclosure) as (endpoint, blobs):
+    with (
+        _among(home, folder, listen, connect, patience, insecure, disclosure) as (endpoint, blobs),
+        ExitStack() as at_last,
+    ):
         identity = endpoint.identity
+        if record is not None:
+            replica = Replica(
+                record, folder / RECORD, experiment, identity.name, identity, endpoint.key_of
+            )
+            settings["replica"] = at_last.enter_context(closing(replica))
+            endpoint.serve(Missing, lambda _, asked: replica.page(asked.first))
         run = SwarmRun(
             experiment, data, identity.name, folder, identity, endpoint.key_of,
             lambda member, talk: endpoint.ask(member, talk, Talk, _REPLY),
             lambda member, offer, path: blobs.pull(member, offer, path, most=offer.size),
-            blobs.offer, **settings,
+            blobs.offer,
+            missing=lambda member, asked: endpoint.ask(member, asked, Entries, _REPLY), **settings,
         )  # fmt: skip
         endpoint.serve(Talk, run.answer)
         endpoint.watch(run.here)

@@ -322,6 +322,58 @@ class FromCoordinator(Message, frozen=True):
     reply: Reply
 
 
+class Founding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a member of a swarm adds to the beginning of the run's record.
+
+    Attributes:
+        log, witness: its public keys, of its copy's log and as a witness.
+        signature: on the genesis; empty until the member knows the keys of all.
+    """
+
+    log: Line
+    witness: Line
+    signature: Annotated[bytes, msgspec.Meta(max_length=64)]
+
+
+class Witnessed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A member's cosignature of the head of its copy.
+
+    Attributes:
+        size: entries of the copy.
+        counts: whether the member has those of a quorum.
+    """
+
+    size: Count
+    line: Line
+    counts: bool
+
+
+class Added(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a round adds to the record.
+
+    Attributes:
+        entries: an ``Entries``.
+        size, root: of the record with them.
+    """
+
+    entries: Offer
+    size: Count
+    root: Hash
+
+
+class Missing(Message, frozen=True):
+    """A member of a swarm asks for entries of the record, from a place on."""
+
+    experiment: Digest
+    first: Count
+
+
+class Entries(Message, frozen=True):
+    """Entries of the record, in their order."""
+
+    entries: Annotated[tuple[Entry, ...], msgspec.Meta(max_length=4096)]
+
+
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a swarm decides on in a round.
 
@@ -330,6 +382,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         state: safetensors with the entries of the algorithm's state that are no node's own.
         included: whose updates it is made of: places in the experiment's order.
         loss: their mean training loss.
+        added: to the run's record; None where it leaves none.
     """
 
     experiment: Digest
@@ -338,6 +391,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state: Offer
     included: Annotated[tuple[Count, ...], msgspec.Meta(max_length=4096)]
     loss: float | None
+    added: Added | None = None
 
     @property
     def value(self) -> bytes:
@@ -357,10 +411,12 @@ class Trained(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         update: as in ``Deliver``; None where the member leaves the round out.
+        entry: as in ``Deliver``.
     """
 
     update: Offer | None
     loss: float | None
+    entry: Entry = b""
 
 
 class Talk(Message, frozen=True):
@@ -376,6 +432,7 @@ class Talk(Message, frozen=True):
         records: those that the proposals are about.
         said: its words in this round that the other may not have heard.
         settled: the newest decision, for a member that is behind.
+        founding, witnessed: of the run's record; None where it leaves none.
     """
 
     experiment: Digest
@@ -388,6 +445,8 @@ class Talk(Message, frozen=True):
     records: Annotated[tuple[Record, ...], msgspec.Meta(max_length=8)] = ()
     said: Annotated[tuple[Proposal | Vote | Certificate, ...], msgspec.Meta(max_length=8)] = ()
     settled: Settled | None = None
+    founding: Founding | None = None
+    witnessed: Witnessed | None = None
 
 
 class Seek(Message, frozen=True):

@@ -6,7 +6,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -28,15 +28,30 @@ from tacit.network import rounds
 from tacit.network.attendance import Attendance
 from tacit.network.blobs import Offer
 from tacit.network.collecting import Collecting
+from tacit.network.decoding import from_msgpack
 from tacit.network.identity import write
+from tacit.network.malformed import MALFORMED
 from tacit.network.messages import Refused
 from tacit.network.notes import read_notes
 from tacit.network.party import Ended, require_same_run
-from tacit.network.protocol import MOST_ROWS, Record, Settled, Talk, Train, Trained
+from tacit.network.protocol import (
+    MOST_ROWS,
+    Added,
+    Entries,
+    Missing,
+    Record,
+    Settled,
+    Talk,
+    Train,
+    Trained,
+)
+from tacit.network.receipts import sha256
+from tacit.network.replica import Replica
 from tacit.network.rounds import Server
 from tacit.network.site import SiteRun
 from tacit.network.software import software
 from tacit.network.tensors import HEADER, Tensors, finite, unwritable
+from tacit.network.transport import Unreachable
 from tacit.protection.budget import PrivacyBudget
 from tacit.protection.secagg.node import Signer
 from tacit.topology import Star, Swarm
@@ -49,6 +64,16 @@ _NOTES = "swarm.json"
 _PAUSE = 0.5  # seconds between two talks without news
 _VOTES = 1.0  # seconds to wait for the votes of those who are late, in a round's first view
 _WORDS = 8  # of a member, in one message
+_ENTRY = 4096  # bytes of an entry of the record, on average, at most
+
+
+def _nobody(*_: object) -> NoReturn:
+    raise AssertionError("a swarm has no coordinator to ask, nor, without a record, entries of it")
+
+
+def _files(record: Record) -> list[Offer]:
+    """What all members need of a record."""
+    return [record.state] if record.added is None else [record.state, record.added.entries]
 
 
 class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -120,6 +145,8 @@ class SwarmRun:
         grace: seconds for which a member may be gone before the others go on without it.
         ledger: pays for each round before it begins.
         on_round: called after each round.
+        replica: the member's copy of the run's record; None: the run leaves none.
+        missing: gets entries of the record from a member, or raises ``TacitError``.
 
     Raises:
         InputError: a plan that cannot work in a swarm, a member without rows, or one that the
@@ -127,8 +154,10 @@ class SwarmRun:
     """
 
     # Of the present round, which ``_open`` begins.
+    committee: Committee
     agreement: Agreement
     _cohort: list[str]
+    _base: bytes  # digest of the state's file, in the record
     _timers: set[tuple[Step, int]]
     _since: dict[tuple[Step, int], float]
     _judging: list[Judge]  # what is to be judged
@@ -159,6 +188,8 @@ class SwarmRun:
         grace: float = 2.0,
         ledger: PrivacyBudget | None = None,
         on_round: Callable[[Row], None] = lambda row: None,
+        replica: Replica | None = None,
+        missing: Callable[[str, Missing], Entries] = _nobody,
     ) -> None:
         check(experiment)
         self.experiment, self.name, self.folder = experiment, name, folder
@@ -169,6 +200,7 @@ class SwarmRun:
         )  # fmt: skip
         self.signer, self.key_of, self.ask, self.pull, self.offer = signer, key_of, ask, pull, offer
         self.deadline, self.stall = deadline, stall
+        self.replica, self.missing = replica, missing
         self.attendance = Attendance(set(self.names) - {name}, folder, patience, grace)
         self.on_round, self.software, self.rounds = on_round, software(), experiment.rounds
         self.row: Row = {}  # of the last round, for whoever watches
@@ -178,9 +210,6 @@ class SwarmRun:
         whole = self.server.shared | self.server.remembered()
         self._shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in whole.items()}
         self._most = HEADER + sum(tensor.nbytes for tensor in whole.values())
-        keys = {name: key_of(name).public_bytes_raw() for name in self.names}
-        run = bytes.fromhex(self.digest)
-        self.committee = Committee.of(run, run, keys, self._signed)
         self._life = secrets.token_bytes(8)
         self._changed = self.attendance.changed
         self._news = 0  # counts what others are to hear of
@@ -195,6 +224,8 @@ class SwarmRun:
         self.notes = read_notes(self.folder / _NOTES, Notes, self.digest) or self._first_notes()
         if self.notes.rows:
             self._rows = dict(zip(self.names, self.notes.rows, strict=True))
+        if replica:
+            replica.require(self.notes.round)
         with self._changed:
             self._open(self.notes)
 
@@ -228,9 +259,15 @@ class SwarmRun:
             raise MessageError(
                 f"{member!r} says that it has {talk.rows} rows; before it had others"
             )
+        if (talk.founding is None) != (self.replica is None):
+            raise MessageError(
+                f"{member!r} keeps {'no' if talk.founding is None else 'a'} record of the run,"
+                f" unlike {self.name!r}: give --record to all members, or to none"
+            )
         if talk.settled:
             self._check_settled(talk.settled)
         with self._changed:
+            self._hear_of_record(member, talk)
             if member not in self._rows or self._lives.get(member) != talk.life:
                 self._rows[member], self._lives[member] = talk.rows, talk.life
                 self._told.pop(member, None)
@@ -245,9 +282,25 @@ class SwarmRun:
             if talk.round == self.notes.round < self.experiment.rounds:
                 self._hear_in_round(member, talk)
 
+    def _hear_of_record(self, member: str, talk: Talk) -> None:
+        if self.replica is None:
+            return
+        try:
+            news = talk.founding is not None and self.replica.found(member, talk.founding)
+            if talk.witnessed is not None:
+                news |= self.replica.cosigned(member, talk.witnessed)
+        except CheckpointError as error:
+            self.attendance.end(error)
+            raise
+        if news:
+            self._tell()
+
     def _hear_in_round(self, member: str, talk: Talk) -> None:
-        if talk.trained and member not in self.collecting.parts:
-            self.collecting.parts[member] = talk.trained
+        if (trained := talk.trained) and member not in self.collecting.parts:
+            if self.replica and trained.update:
+                entry, rows, round = trained.entry, self._rows[member], self.notes.round
+                self.replica.check(member, round, self._base, entry, rows)
+            self.collecting.parts[member] = trained
             self._changed.notify_all()
         leader = self.committee.leader(self.notes.round, self.agreement.kept.view)
         if member == leader and talk.collected > self._collected:
@@ -277,6 +330,8 @@ class SwarmRun:
         return Talk(
             self.digest, self.software, self._life, self.site.rows, round, trained,
             len(self.collecting.updates), settled=settled,
+            founding=self.replica.founding if self.replica else None,
+            witnessed=self.replica.witnessed if self.replica else None,
         )  # fmt: skip
 
     def _words(self, member: str) -> tuple[Talk, tuple[int, int]]:
@@ -420,11 +475,12 @@ class SwarmRun:
         """Wait until all have told how many rows they have."""
         with self._changed:
             until = time.monotonic() + self.attendance.patience
-            while missing := [name for name in self.names if name not in self._rows]:
+            while missing := self._absent():
                 self._changed.wait(_PAUSE)
                 if time.monotonic() > until:
-                    waited = f"{self.attendance.patience:g} seconds"
-                    raise _Failed(f"{', '.join(missing)} did not join within {waited}")
+                    names, waited = ", ".join(missing), f"{self.attendance.patience:g} seconds"
+                    did = "join" if set(missing) - self._rows.keys() else "sign the record"
+                    raise _Failed(f"{names} did not {did} within {waited}")
             if not self.notes.rows:
                 rows = tuple(self._rows[name] for name in self.names)
                 self._note(msgspec.structs.replace(self.notes, rows=rows))
@@ -433,6 +489,13 @@ class SwarmRun:
         self.server = Server(self.experiment.replace(data=data))
         if self.notes.round < self.experiment.rounds:
             self._train()
+
+    def _absent(self) -> list[str]:
+        """Whom the run waits for to begin."""
+        missing = [name for name in self.names if name not in self._rows]
+        if missing or self.replica is None or self._ahead:
+            return missing
+        return self.replica.absent
 
     def _round(self) -> None:
         """Do one thing that is to be done, or wait for one."""
@@ -493,7 +556,7 @@ class SwarmRun:
         trained = Trained(None, None)
         try:
             made = self.site.update(order, lambda: self._state(notes.base)[0])
-            trained = Trained(made.update, made.loss)
+            trained = Trained(made.update, made.loss, self._contribution(notes, made.update))
         except (CheckpointError, OSError) as error:
             self.attendance.end(error)
         except TacitError as error:
@@ -506,6 +569,13 @@ class SwarmRun:
                     self._busy, self.collecting.parts[self.name] = False, trained
                     self.attendance.progress = time.monotonic()
                     self._tell()
+
+    def _contribution(self, notes: Notes, update: Offer) -> bytes:
+        """What this member signs for its update, where the run leaves a record."""
+        if self.replica is None:
+            return b""
+        path = self.site.tensors.path(update.digest)
+        return self.replica.contribution(notes.round, self._base, path, self.site.rows)
 
     # As the leader
 
@@ -527,7 +597,7 @@ class SwarmRun:
         """Make the new state, and propose it."""
         with self._changed:
             notes, parts = self.notes, dict(self.collecting.parts)
-            updates = dict(self.collecting.updates)
+            updates, view = dict(self.collecting.updates), self.agreement.kept.view
         nodes = np.array([i for i, name in enumerate(self.names) if name in updates], np.int64)
         sent = [(int(i), updates[self.names[i]]) for i in nodes]
         self.server.remember(*self._state(notes.base))
@@ -538,13 +608,26 @@ class SwarmRun:
         total = sum(rows for rows, _ in known)
         loss = sum(rows * loss for rows, loss in known) / total if total else None
         record = Record(
-            self.digest, notes.round, notes.base.digest, state, tuple(nodes.tolist()), loss
-        )
-        self.offer(self.states.path(state.digest), None)
+            self.digest, notes.round, notes.base.digest, state, tuple(nodes.tolist()), loss,
+            self._added(view, state, {name: parts[name].entry for name in updates}),
+        )  # fmt: skip
+        self._serve(record)
         with self._changed:
             if self.notes.round == notes.round:
                 self._records[record.value] = record
                 self._event(partial(self.agreement.offer, record.value))
+
+    def _added(self, view: int, state: Offer, parts: Mapping[str, bytes]) -> Added | None:
+        """The round's entries of the run's record, as a file, where it leaves one."""
+        if self.replica is None:
+            return None
+        turned = {self.names[node]: why for node, why in self.server.turned_away.items()}
+        entries, size, root = self.replica.round(
+            self.notes.round, view, self._base, sha256(self.states.path(state.digest)), parts,
+            turned,
+        )  # fmt: skip
+        file = msgspec.msgpack.encode(Entries(tuple(entries)))
+        return Added(self.states.keep(file), size, root)
 
     # As a voter
 
@@ -556,6 +639,12 @@ class SwarmRun:
             self._judge_record(record)
             self._bring(judge.leader, record.state)
             self._state(record.state)
+            if self.replica and (added := record.added):
+                rows = {self.names[i]: self._rows[self.names[i]] for i in record.included}
+                self.replica.judge(
+                    round, self._base, sha256(self.states.path(record.state.digest)), rows,
+                    self._entries(judge.leader, added), added.size, added.root,
+                )  # fmt: skip
             valid = True
         except MessageError as error:
             _log.warning("round %d: %r proposes what cannot be: %s", round + 1, judge.leader, error)
@@ -566,7 +655,7 @@ class SwarmRun:
                     self._judging.append(judge)
                     self._changed.wait(_PAUSE)
             return
-        self.offer(self.states.path(record.state.digest), None)
+        self._serve(record)
         with self._changed:
             if self.notes.round == round:
                 self.attendance.progress = time.monotonic()
@@ -586,6 +675,8 @@ class SwarmRun:
             raise MessageError(f"it counts {len(included)} of {len(cohort)} nodes; half is needed")
         if record.state.size > self._most:
             raise MessageError(f"it has {record.state.size} bytes; {self._most} is the most")
+        if (record.added is None) != (self.replica is None):
+            raise MessageError("it leaves a record where others leave none, or none where they do")
 
     def _state(self, offer: Offer) -> tuple[State, State]:
         """What nodes read of a round's state, and what a leader alone does; from a file here."""
@@ -597,9 +688,52 @@ class SwarmRun:
         shared = {name: state[name] for name in self.server.shared}
         return shared, {name: t for name, t in state.items() if name not in shared}
 
+    def _entries(self, member: str, added: Added) -> tuple[bytes, ...]:
+        """A round's entries, from a file that a member has."""
+        most = _ENTRY * (len(self.names) + 2)
+        if added.entries.size > most:
+            raise MessageError(f"its entries have {added.entries.size} bytes; {most} is the most")
+        self._bring(member, added.entries)
+        try:
+            raw = self.states.path(added.entries.digest).read_bytes()
+            return from_msgpack(raw, Entries).entries
+        except MALFORMED:
+            raise MessageError("its entries are none") from None
+
+    def _recorded(self, member: str, record: Record) -> bool:
+        """Add a round's entries to the record, and those before that are missing, from a member."""
+        if self.replica is None or (added := record.added) is None:
+            return True
+        size = len(self.replica.log)
+        if size >= added.size:  # before the process was killed
+            return True
+        try:
+            entries = self._entries(member, added)
+            missed = list[bytes]()
+            while (due := added.size - len(entries) - size - len(missed)) > 0:
+                page = self.missing(member, Missing(self.digest, size + len(missed))).entries
+                if not page:
+                    raise MessageError(f"{member!r} has no more entries of the record")
+                missed += page[:due]
+            self.replica.decided([*missed, *entries], added.size, added.root)
+        except CheckpointError:
+            raise
+        except TacitError as error:
+            _log.warning("%s", error)
+            return False
+        return True
+
+    def _serve(self, record: Record) -> None:
+        """Let all pull what a record is of, if it is here."""
+        for each in _files(record):
+            if (path := self.states.path(each.digest)).exists():
+                self.offer(path, None)
+
     def _bring(self, member: str, state: Offer) -> None:
         path = self.states.path(state.digest)
         if not path.exists():
+            if member == self.name:
+                raise Unreachable(f"{path} is not here yet")
             self.pull(member, state, path)
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -609,16 +743,18 @@ class SwarmRun:
         record = settled.record
         holders = [source, *settled.certificate.signatures, *self.names]
         for member in dict.fromkeys(holders):
+            if member in self.attendance.away:
+                continue
             try:
-                if member != self.name and member not in self.attendance.away:
-                    self._bring(member, record.state)
-                if self.states.path(record.state.digest).exists():
-                    self._state(record.state)
-                    break
+                self._bring(member, record.state)
+                self._state(record.state)
             except MessageError as error:
                 raise _Failed(f"round {record.round + 1}: what was decided on: {error}") from None
             except TacitError as error:
                 _log.info("%s", error)
+                continue
+            if self._recorded(member, record):
+                break
         else:
             with self._changed:
                 self._give_up()
@@ -632,7 +768,7 @@ class SwarmRun:
                           settled=settled)  # fmt: skip
             self._note(notes)
             self._open(notes)
-            self.states.retain({old.digest, notes.base.digest})
+            self.states.retain({old.digest, *(each.digest for each in _files(record))})
             self.received.retain(())
             self._tell()
         self.row = {
@@ -649,16 +785,19 @@ class SwarmRun:
         self._timers, self._since, self._judging = set(), {}, []
         self._records = {record.value: record for record in notes.records}
         self._cohort = self._cohort_of(notes.round)
+        run = bytes.fromhex(self.digest)
+        keys = {name: self.key_of(name).public_bytes_raw() for name in self.names}
+        turns = self.replica and self.replica.turns
+        self.committee = Committee.of(run, turns.seed if turns else run, keys, self._signed)
+        self._base = sha256(self.states.path(notes.base.digest)) if self.replica else b""
         self.collecting = Collecting(
             self.attendance, self.server.wire, notes.round, self._cohort, self.received.folder,
             self.pull, self._tell,
         )  # fmt: skip
         self._collected, self._ahead, self._busy, self._offered = 0, None, False, ""
         self._opened = self._began = self.attendance.progress = time.monotonic()
-        for record in notes.records:
-            path = self.states.path(record.state.digest)
-            if path.exists():
-                self.offer(path, None)
+        for record in (*notes.records, *([notes.settled.record] if notes.settled else [])):
+            self._serve(record)
         self.agreement = Agreement(
             self.committee, self.name, notes.round, self.signer.sign, notes.kept
         )
@@ -672,7 +811,8 @@ class SwarmRun:
             while time.monotonic() - since < self.attendance.patience:
                 gone = {name for name in self.names if self.attendance.gone(name)}
                 now = {n: r for n, r in self._rounds.items() if n not in gone | {self.name}}
-                if all(round >= self.experiment.rounds for round in now.values()):
+                done = all(round >= self.experiment.rounds for round in now.values())
+                if done and (self.replica is None or self.replica.ready(list(now))):
                     return
                 if now != known:
                     known, since = now, time.monotonic()
@@ -694,7 +834,3 @@ class SwarmRun:
         except OSError as error:
             self.attendance.end(error)
             raise unwritable(self.folder, error) from error
-
-
-def _nobody(_: object) -> NoReturn:
-    raise AssertionError("a swarm has no coordinator to ask")
