@@ -1,30 +1,42 @@
 """Records of peers, over real sockets: each keeps its own, and every crime is named."""
 
+import secrets
 import shutil
 import sqlite3
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from typer.testing import CliRunner
 
 import tacit
-from network_parties import free_port, joined
-from tacit.errors import TacitError
+from network_parties import free_port, joined, until
+from tacit.cli import app
+from tacit.errors import InputError, MessageError, TacitError
+from tacit.ledger import records
+from tacit.ledger.note import verified
+from tacit.ledger.policy import Policy
 from tacit.ledger.recorder import LOG, OPENINGS, POLICY
-from tacit.ledger.statement import Envelope, Statement
+from tacit.ledger.statement import Envelope, Statement, signed
 from tacit.ledger.verify import Audit, verify
 from tacit.network import processes
 from tacit.network.authority import Authority
+from tacit.network.blobs import Offer
 from tacit.network.forgetting import RECORD
-from tacit.network.identity import MEMBERS
+from tacit.network.identity import MEMBERS, Identity
 from tacit.network.peer import PeerRun
-from test_network_records import ONE_AT_A_TIME, one_at_a_time
+from tacit.network.peer_record import PeerRecord
+from tacit.network.protocol import Holds, Model, Seek
+from test_network_records import ONE_AT_A_TIME, again, one_at_a_time
 from test_network_rounds import alone, experiment
 from test_network_run import told_nothing
 
 NAMES = ("0", "1", "2", "3", "4")
-ROUNDS = 3
+ROUNDS = 2
 
 
 class Careful(PeerRun):
@@ -35,6 +47,11 @@ class Careful(PeerRun):
             super().__init__(*given, **settings)
         self.peer.trainer.run = one_at_a_time(self.peer.trainer.run)  # type: ignore[method-assign]
         self.peer.measure = one_at_a_time(self.peer.measure)  # type: ignore[method-assign]
+
+
+def plan_of(**changes: Any) -> tacit.Experiment:
+    fields = {"algorithm": tacit.Gossip(), "topology": tacit.Ring(), "rounds": ROUNDS}
+    return experiment(**fields | changes)
 
 
 class Crowd:
@@ -48,6 +65,14 @@ class Crowd:
         for name in NAMES:
             shutil.copy(folder / "hub" / MEMBERS, folder / f"keys-{name}" / MEMBERS)
         self.address = {name: f"127.0.0.1:{free_port()}" for name in NAMES}
+        self.kept: dict[str, PeerRecord] = {}
+
+        def keep(*given: Any) -> PeerRecord:
+            made = PeerRecord(*given)
+            self.kept[made.name] = made
+            return made
+
+        monkeypatch.setattr(processes, "PeerRecord", keep)
         self.lies({})
 
     def lies(self, liars: dict[str, type[PeerRun]]) -> None:
@@ -64,11 +89,8 @@ class Crowd:
     def run(self, name: str) -> Path:
         return self.folder / f"run-{name}"
 
-    def part(self, name: str, changes: dict[str, Any], **settings: Any) -> Any:
+    def part(self, name: str, plan: tacit.Experiment, **settings: Any) -> Any:
         """One peer's whole run; how it ended, or its error."""
-        plan = experiment(
-            **{"algorithm": tacit.Gossip(), "topology": tacit.Ring(), "rounds": ROUNDS} | changes
-        )
         public, first = plan.replace(data=told_nothing(plan.data)), NAMES[0]
         try:
             return processes.gossip(
@@ -83,7 +105,7 @@ class Crowd:
     def carry_out(self, **changes: Any) -> dict[str, Any]:
         """The whole run."""
         with ThreadPoolExecutor(len(NAMES)) as pool:
-            ended = pool.map(lambda name: self.part(name, changes), NAMES)
+            ended = pool.map(lambda name: self.part(name, plan_of(**changes)), NAMES)
             return dict(zip(NAMES, ended, strict=True))
 
 
@@ -105,6 +127,9 @@ def holds(audit: Audit) -> None:
     assert audit.findings == ()
 
 
+# Honest
+
+
 def test_every_peer_leaves_a_record_that_holds(crowd: Crowd) -> None:
     told = crowd.carry_out()
     assert [end.outcome for end in told.values()] == ["finished"] * 5, told
@@ -116,7 +141,7 @@ def test_every_peer_leaves_a_record_that_holds(crowd: Crowd) -> None:
         holds(audit)
         assert audit.head is not None
         assert audit.head.size == 1 + 5 * ROUNDS
-        assert dict(audit.checks)["rounds"] == f"3 rounds of {name}, a peer"
+        assert dict(audit.checks)["rounds"] == f"2 rounds of {name}, a peer"
         for other in NAMES:
             if other != name:
                 holds(verify(crowd.record(name), against=crowd.record(other)))
@@ -126,3 +151,215 @@ def test_every_peer_leaves_a_record_that_holds(crowd: Crowd) -> None:
         opened = verify(crowd.record(name))
         holds(opened)
         assert dict(opened.checks)["openings"] == f"{ROUNDS} commitments opened"
+
+
+@pytest.mark.slow
+def test_what_a_rule_turns_away_is_told(crowd: Crowd) -> None:
+    """Balance takes models within gamma times the own one's length; no other's lies within that."""
+    told = crowd.carry_out(aggregation=tacit.Balance(gamma=1e-9), rounds=1)
+    assert [end.outcome for end in told.values()] == ["finished"] * 5, told
+    for name in NAMES:
+        holds(verify(crowd.record(name)))
+        said = statements(crowd.record(name))
+        counted = [said[place].says["site"] for place in said[-1].says["included"]]
+        assert counted == [name]
+        reasons = [each["reason"] for each in said[-1].says["excluded"]]
+        assert reasons == ["turned away by Balance"] * 2
+
+
+def test_all_peers_leave_a_record_or_none(crowd: Crowd) -> None:
+    refused = crowd.part("0", plan_of(), patience=0.2)
+    assert isinstance(refused, InputError)
+    assert "1, 2, 3, 4 did not sign its beginning within 0.2 seconds" in str(refused)
+    record, crowd.record = crowd.record, lambda name: None  # type: ignore[method-assign,assignment,return-value]
+    later = crowd.part("0", plan_of())
+    assert "was begun with one; give it again" in str(later)
+    crowd.record = record  # type: ignore[method-assign]
+    pairs = crowd.part("1", plan_of(algorithm=tacit.ADPSGD()))
+    assert "averages of two peers belong to no round" in str(pairs)
+
+
+# A hostile peer
+
+
+class Liar(Careful):
+    """It tells peer 3 another thing than the others."""
+
+    def answer(self, peer: str, request: Seek) -> Holds:
+        holds = super().answer(peer, request)
+        told = tuple(map(self.instead, holds.models)) if peer == "3" else holds.models
+        return msgspec.structs.replace(holds, models=told)
+
+    @cache  # noqa: B019
+    def instead(self, model: Model) -> Model:
+        other = self.tensors.get(model.offer.digest)["model"] + 1
+        offer = self.tensors.put({"model": other})
+        self.offer(self.tensors.path(offer.digest), ["3"])
+        return msgspec.structs.replace(model, offer=offer)
+
+
+class Equivocating(Liar):
+    """It signs both."""
+
+    @cache  # noqa: B019
+    def instead(self, model: Model) -> Model:
+        assert self.record is not None
+        told, receipts = super().instead(model), self.record.receipts
+        said = Envelope.from_bytes(model.entry).statement
+        nonce, key = secrets.token_bytes(32), self.record.own.public(self.name)
+        digest = records.file_digest(self.tensors.path(told.offer.digest))
+        committed = records.commitment(key, model.round, nonce, digest)
+        other = Statement(said.kind, {**said.subjects, "commitment": committed}, said.says)
+        entry = signed(other, {self.name: receipts.signer})
+        return msgspec.structs.replace(told, entry=entry, nonce=nonce)
+
+
+def test_who_tells_neighbours_different_models_is_found_and_named(crowd: Crowd) -> None:
+    crowd.lies({"2": Equivocating})
+    told = crowd.carry_out()
+    assert [end.outcome for end in told.values()] == ["finished"] * 5, told
+    for name in NAMES:
+        holds(verify(crowd.record(name)))  # alone, none of them knows
+    holds(verify(crowd.record("1"), against=crowd.record("2")))
+    holds(verify(crowd.record("0"), against=crowd.record("1")))
+
+    def places(name: str) -> list[int]:
+        said = enumerate(statements(crowd.record(name)))
+        return [i for i, one in said if one.kind == "contribution" and one.says["site"] == "2"]
+
+    for one, other in (("1", "3"), ("3", "1"), ("2", "3")):
+        audit = verify(crowd.record(one), against=crowd.record(other))
+        both = zip(places(one), places(other), strict=True)
+        assert [str(finding) for finding in audit.findings] == [
+            f"entry {here}: 2 signed another model for round {round} here than in entry {there} of"
+            f" the record of {other}"
+            for round, (here, there) in enumerate(both)
+        ]
+        assert len(audit.findings) == ROUNDS
+    words = ["verify", str(crowd.record("1")), "--against", str(crowd.record("3"))]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1
+    assert "FAIL  other copy: entry" in done.stdout
+    # Whoever has both reports it, and takes neither any more.
+    run, identity = crowd.run("1"), Identity.load(crowd.folder / "keys-1")
+    keys = {name: Identity.load(crowd.folder / f"keys-{name}") for name in NAMES}
+    plan = plan_of()
+    kept = PeerRecord(
+        crowd.record("1"), run, plan.replace(data=told_nothing(plan.data)), 1, identity,
+        lambda name: keys[name].members.key(name), lambda *_: 1 / 0, tuple,
+    )  # fmt: skip
+    place = places("3")[-1]
+    with pytest.raises(MessageError, match="'2' has signed two models of one round"):
+        kept.own.require_one("2", ROUNDS - 1, entries(crowd.record("3"))[place])
+    kept.close()
+    audit = verify(crowd.record("1"))
+    words = f"2 signed what contradicts itself: entry {len(entries(crowd.record('1'))) - 1} proves"
+    assert words in dict(audit.checks)["incidents"]
+
+
+class Unsigned(Careful):
+    """It signs nothing."""
+
+    def _signed(self, round: int, offer: Offer) -> Model:
+        return Model(round, offer)
+
+    def _sent(self, model: Model) -> None:
+        pass
+
+
+class Replaying(Careful):
+    """In the second round it sends what it signed in the first."""
+
+    first: Model | None = None
+
+    def _signed(self, round: int, offer: Offer) -> Model:
+        new = super()._signed(round, offer)
+        self.first = self.first or new
+        return msgspec.structs.replace(new, entry=self.first.entry, nonce=self.first.nonce)
+
+    def _sent(self, model: Model) -> None:
+        pass
+
+
+class Elsewhere(Careful):
+    """It names another log than its own."""
+
+    def _signed(self, round: int, offer: Offer) -> Model:
+        model = super()._signed(round, offer)
+        said = Envelope.from_bytes(model.entry).statement
+        other = Statement(said.kind, {**said.subjects, "policy": bytes(32)}, said.says)
+        assert self.record is not None
+        entry = signed(other, {self.name: self.record.receipts.signer})
+        return msgspec.structs.replace(model, entry=entry)
+
+
+@pytest.mark.parametrize(
+    ("crimes", "round", "said"),
+    [
+        (
+            {"1": Unsigned, "2": Liar}, 1,
+            ["'1' sends its model unsigned", "'2' has signed a contribution to something else"],
+        ),
+        pytest.param(
+            {"1": Replaying, "2": Elsewhere}, 2,
+            [f"'{name}' has signed a contribution to something else" for name in "12"],
+            marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+def test_who_does_not_sign_what_it_sends_is_left_out(
+    crimes: dict[str, type[PeerRun]],
+    round: int,
+    said: list[str],
+    crowd: Crowd,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    crowd.lies(crimes)
+    told = crowd.carry_out()
+    assert [end.outcome for end in told.values()] == ["finished"] * 5, told
+    assert "without 1" in told["0"].reason
+    assert "without 2" in told["3"].reason
+    assert told["4"].reason == f"all {ROUNDS} rounds are done"
+    for words in said:
+        assert f"left out of round {round}: {words}" in caplog.text
+    for name in "034":
+        holds(verify(crowd.record(name)))
+
+
+class Rewriting(Careful):
+    """Once all have cosigned the second round's beginning, nothing is left of its log."""
+
+    wait: Callable[[], None]
+
+    def _recorded(self) -> None:
+        if self.notes.round == ROUNDS:
+            return
+        super()._recorded()
+        if self.record and self.notes.round == 1:
+            own = self.record.own
+            until(lambda: not own.uncosigned)
+            again(own, list(own.log)[:1])
+            own._propose(1)
+            type(self).wait()
+            self.record.farewell = lambda *_: None  # type: ignore[method-assign,assignment]
+
+
+def test_from_a_peer_that_has_rewritten_its_log_nothing_is_taken(
+    crowd: Crowd, caplog: pytest.LogCaptureFixture
+) -> None:
+    def all_know() -> bool:
+        return all("2" in crowd.kept[name]._refused for name in "0134")
+
+    Rewriting.wait = staticmethod(lambda: until(all_know))
+    crowd.lies({"2": Rewriting})
+    told = crowd.carry_out()
+    for name in "13":
+        assert told[name].reason == f"all {ROUNDS} rounds are done, 1 without 2"
+    assert "left out of round 2: '2': the log's record was rewritten: 1 entries are" in caplog.text
+    for name in "0134":
+        holds(verify(crowd.record(name)))
+        part = crowd.run(name) / RECORD / "of" / "2"
+        policy = Policy.from_text((part / POLICY).read_text())
+        head, by = verified((part / "forked.txt").read_text(), policy.logs)
+        assert head.size == 1
+        assert by == list(policy.logs)  # its own word

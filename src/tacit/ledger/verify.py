@@ -377,14 +377,13 @@ def _rounds(record: _Record) -> Iterator[Finding | str]:
                 pass
             case "contribution":
                 site = says["site"]
+                by_itself = own is not None and site != own.keeper  # from a model of its own
                 if says["round"] != done:
                     yield Finding("", place, f"{site} contributes to another round than {done}")
-                elif own and site != own.keeper:
-                    pass  # its base is what it went on from by itself
-                elif own and subjects["policy"] != own.policy:
-                    yield Finding("", place, f"{site} names another log than this")
-                elif subjects["base"] != base:
+                elif subjects["base"] != base and not by_itself:
                     yield Finding("", place, f"{site} had another model than the round began with")
+                elif own and subjects["policy"] != own.policy and not by_itself:
+                    yield Finding("", place, f"{site} names another log than this")
                 elif site in parts.values():
                     yield Finding("", place, f"{site} contributes twice to round {done}")
                 parts[place] = site
