@@ -136,9 +136,12 @@ class PeerLog(Recording):
 
 
 class PeerWitnessing(Witnessing):
-    """A peer's part in the record of another one."""
+    """A peer's part in the record of another one, which may go on without this peer's models."""
 
     of_peer = True
+
+    def _waiting(self) -> None:
+        return None
 
 
 class PeerRecord:
@@ -337,6 +340,6 @@ class PeerRecord:
             self._refused[name] = f"{name!r}: {error}"
         except TacitError as error:
             _log.info("%s", error)
-        except OSError as error:
-            _log.warning("%s", error)
+        except Exception:  # whatever one of them sends, the others are waiting
+            _log.exception("%s's record cannot be followed", name)
         return False

@@ -235,7 +235,7 @@ class Witnessing:
         """
         if not self.records:
             raise Unrecorded(f"{self.coordinator!r} asks to cosign a record that was not begun")
-        waiting = self.receipts.waiting
+        waiting = self._waiting()
         with told(self.folder):
             last = self._last()
         reply = self.ask(Extend(self.experiment, last.size, waiting))
@@ -252,6 +252,10 @@ class Witnessing:
         if waiting is not None and (waiting, True) <= (self.where.round, closed):
             self._receipt(waiting, head, reply)
         self.ask(Cosigned(self.experiment, head.size, str(line)))
+
+    def _waiting(self) -> int | None:
+        """The last round whose contribution was not seen in the record so far."""
+        return self.receipts.waiting
 
     def _stated(self, head: Checkpoint, reply: Extension) -> Statement:
         """The entry that says where the run is: the coordinator's, and under the head."""
