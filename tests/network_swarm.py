@@ -29,6 +29,7 @@ from tacit.network.authority import Authority
 from tacit.network.collecting import Collecting
 from tacit.network.identity import MEMBERS, Identity
 from tacit.network.processes import swarm
+from tacit.network.replica import Replica
 from tacit.network.swarm import SwarmRun
 from test_network_rounds import alone, empty
 
@@ -61,7 +62,12 @@ POINTS: dict[str, tuple[Any, str, str, int, Any]] = {
     "while voting": (Agreement, "receive", "before", 1, _vote("prevote")),
     "while deciding": (Agreement, "receive", "before", 1, _vote("precommit")),
     "after deciding": (SwarmRun, "_settle", "after", 1, lambda *_: True),
+    "before recording": (Replica, "decided", "before", 1, lambda *_: True),
+    "before cosigning": (Replica, "_head", "before", 1, lambda *_: True),
+    "after recording": (Replica, "decided", "after", 1, lambda *_: True),
 }
+# Of which there is nothing without a record.
+OF_RECORD = {point for point, (holder, *_) in POINTS.items() if holder is Replica}
 
 
 def _arm(point: str) -> None:
@@ -69,7 +75,13 @@ def _arm(point: str) -> None:
     function, calls = getattr(holder, name), count(1)
 
     def deadly(self: Any, *given: Any) -> Any:
-        round = self.notes.round if isinstance(self, SwarmRun) else self.round
+        match self:
+            case SwarmRun():
+                round = self.notes.round
+            case Replica():  # a head is cosigned once the round's entries are there
+                round = self.closed - (name == "_head")
+            case _:
+                round = self.round
         due = round == KILLED_IN and meant(self, *given) and next(calls) == nth
         if due and when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -91,6 +103,7 @@ def _play(name: str, case: dict[str, Any], folder: Path, ports: dict[str, int]) 
         listen=[address[name]], connect=[address[other] for other in NAMES if other < name],
         patience=_BOUND, stall=_BOUND, grace=0.5 if case["point"] else _BOUND,
         on_round=lambda row: logging.info("closed %s", row),
+        record=folder / "records" / name if case["record"] else None,
     )  # fmt: skip
     (folder / f"{name}.json").write_text(
         json.dumps({"outcome": taken.outcome, "reason": taken.reason, "model": str(taken.model)})

@@ -64,9 +64,7 @@ def written(folder: Path, changed: dict[int, Change], by: dict[int, str]) -> Pat
         add(records.round_open(round, 0, TASK, model(round), log.head()), leader)
         here = [name for i, name in enumerate(NAMES) if i != round % 4]
         for name in here:
-            turn = records.Turn(
-                hashlib.sha256(nonce(name, round)).digest(), last.get(name, b"")
-            )
+            turn = records.Turn(hashlib.sha256(nonce(name, round)).digest(), last.get(name, b""))
             revealed += turn.revealed
             last[name] = nonce(name, round)
             add(records.contribution(round, name, model(round), bytes(32), 9, "none", turn), name)

@@ -137,7 +137,8 @@ class Swarm:
     def killed(self, run):
         """From here on the process is not there: it says nothing, writes nothing, hears nothing."""
         run._over = True
-        run._write = run.offer = run.pull = run.collecting.pull = die
+        run._write = run.offer = run.collecting.pull = die
+        run.proposals.pull = run.proposals.offer = die
         if run.replica:
             run.replica._write = run.replica.log.append = run.replica.log.keep = die
         self.leave(run.name)
@@ -320,13 +321,13 @@ def test_a_leader_s_model_that_is_none_is_passed_over(wrong, tmp_path, caplog):
     for name in swarm.names:
         swarm.join(swarm.member(name))
     rogue = swarm.members[swarm.leader(0)]
-    put = rogue.states.put
+    put = rogue.proposals.files.put
 
     def falsified(tensors):
         bad = torch.zeros(3) if wrong == "shape" else torch.full((44,), torch.nan)
         return put(dict(tensors) | {"model": bad})
 
-    rogue.states.put = falsified
+    rogue.proposals.files.put = falsified
     ended = swarm.run()
     assert f"{rogue.name!r} proposes what cannot be" in caplog.text
     assert {end.outcome for end in ended.values()} == {"finished"}

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import tacit
-from network_swarm import NAMES, POINTS, ROUNDS, experiment
+from network_swarm import NAMES, OF_RECORD, POINTS, ROUNDS, experiment
+from tacit.ledger.verify import verify
 
 BOUND = 300.0
 
@@ -25,10 +26,12 @@ class Player:
             [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def play(self, folder: Path, point: str, again: bool = False) -> dict[str, Any]:
+    def play(
+        self, folder: Path, point: str, again: bool = False, record: bool = False
+    ) -> dict[str, Any]:
         assert self.process.stdin
         assert self.process.stdout
-        case = {"folder": str(folder), "point": point, "again": again}
+        case = {"folder": str(folder), "point": point, "again": again, "record": record}
         self.process.stdin.write(json.dumps(case) + "\n")
         self.process.stdin.flush()
         return dict(json.loads(self.process.stdout.readline()))
@@ -62,13 +65,26 @@ def ended_alike(told: dict[str, Any], names: set[str]) -> None:
     assert len({str(told[name]["model"]) for name in names}) == 1
 
 
+def recorded_alike(folder: Path, names: set[str]) -> None:
+    """Every copy of the record holds to its end, and all say the same."""
+    first, *others = [folder / "records" / name for name in sorted(names)]
+    for other in others:
+        audit = verify(first, against=other)
+        assert audit.findings == ()
+        assert audit.head == verify(other).head
+    assert dict(audit.checks)["rounds"] == f"{ROUNDS} rounds"
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize("point", POINTS)
 def test_the_run_goes_on_without_a_killed_leader(
     player: Player, tmp_path: Path, point: str
 ) -> None:
-    told = player.play(tmp_path, point)
-    ended_alike(told, set(NAMES) - {told["victim"]})
+    record = point in OF_RECORD
+    told = player.play(tmp_path, point, record=record)
+    ended_alike(told, left := set(NAMES) - {told["victim"]})
+    if record:
+        recorded_alike(tmp_path, left)
 
 
 @pytest.mark.processes
@@ -76,4 +92,5 @@ def test_the_run_goes_on_without_a_killed_leader(
 def test_a_killed_leader_that_comes_back_ends_where_the_others_do(
     player: Player, tmp_path: Path, point: str
 ) -> None:
-    ended_alike(player.play(tmp_path, point, again=True), set(NAMES))
+    ended_alike(player.play(tmp_path, point, again=True, record=True), set(NAMES))
+    recorded_alike(tmp_path, set(NAMES))

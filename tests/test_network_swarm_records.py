@@ -3,20 +3,23 @@
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import tacit
 from tacit.errors import InputError, MessageError
 from tacit.ledger.recorder import kept
 from tacit.ledger.statement import Envelope, Statement, signed
 from tacit.ledger.verify import verify
-from tacit.network.protocol import Entries
-from test_network_swarm import BOUND, KEYS, PHASES, Swarm, arm, plan_of
+from tacit.network.protocol import Entries, Founding, Witnessed
+from test_network_swarm import BOUND, KEYS, Swarm, arm, plan_of
 
 
 def copies(swarm: Swarm) -> list[Path]:
@@ -31,6 +34,19 @@ def statements(record: Path) -> list[Statement]:
 def close(swarm: Swarm) -> None:
     for run in swarm.members.values():
         run.replica.close()
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """Copies of members who have all signed the beginning."""
+    swarm = Swarm(plan_of(), tmp_path_factory.mktemp("swarm"), record=True)
+    found = [swarm.member(name).replica for name in swarm.names]
+    for _ in range(2):
+        for one in found:
+            for other in found:
+                one.found(other.name, other.founding)
+    assert all(one.turns for one in found)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -55,7 +71,10 @@ def test_all_copies_say_the_same_and_hold(changes, tmp_path):
     ]  # fmt: skip
     assert (first / "policy.txt").read_text() == (others[0] / "policy.txt").read_text()
     # Who leads is drawn anew after each five rounds, from what was revealed in them.
-    keys = {name: key.public_key().public_bytes_raw() for name, key in zip(swarm.names, KEYS)}
+    keys = {
+        name: key.public_key().public_bytes_raw()
+        for name, key in zip(swarm.names, KEYS, strict=True)
+    }
     seed = bytes.fromhex(swarm.public.digest())
     first_nonces = b"".join(
         bytes.fromhex(each.says["revealed"])
@@ -73,8 +92,9 @@ def test_all_copies_say_the_same_and_hold(changes, tmp_path):
         assert list(signers) == [order[turn % 5]]
 
 
-@pytest.mark.parametrize("method", PHASES.values(), ids=PHASES)
-@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize(
+    ("method", "back"), [("_fetch", False), ("_close", True), ("_settle", False), ("_settle", True)]
+)
 def test_a_leader_that_is_killed_leaves_copies_that_hold(method, back, tmp_path):
     swarm = Swarm(plan_of(), tmp_path, record=True)
     for name in swarm.names:
@@ -115,7 +135,7 @@ def test_a_member_that_was_away_gets_the_entries_that_it_missed(tmp_path):
         others = pool.submit(swarm.run)
         assert arrived.wait(BOUND)
         run, asked = swarm.member(late), list[int]()
-        pages = run.missing
+        pages = run.proposals.missing
 
         def lied_to(member, missing):
             """The first answer is of another record."""
@@ -123,7 +143,7 @@ def test_a_member_that_was_away_gets_the_entries_that_it_missed(tmp_path):
             page = pages(member, missing)
             return Entries(page.entries[::-1]) if len(asked) == 1 else page
 
-        run.missing = lied_to
+        run.proposals.missing = lied_to
         swarm.join(run)
         own = pool.submit(run.run)
         back.set()
@@ -135,45 +155,45 @@ def test_a_member_that_was_away_gets_the_entries_that_it_missed(tmp_path):
         assert verify(tmp_path / late / "copy", against=other).findings == ()
 
 
-def another_view(replica, entries, key):
+def another_view(entries, key):
     said = records_of(entries)[0]
     said.says["view"] += 1
     entries[0] = signed(said, key)
 
 
-def another_head(replica, entries, key):
+def another_head(entries, key):
     said = records_of(entries)[0]
     said.says["head"]["size"] -= 1
     entries[0] = signed(said, key)
 
 
-def one_less(replica, entries, key):
+def one_less(entries, key):
     del entries[1]
 
 
-def one_changed(replica, entries, key):
+def one_changed(entries, key):
     said = records_of(entries)[1]
     said.says["claim"] = "DPSGD"
     entries[1] = signed(said, key)
 
 
-def one_twice(replica, entries, key):
+def one_twice(entries, key):
     entries[2] = entries[1]
 
 
-def another_model(replica, entries, key):
+def another_model(entries, key):
     said = records_of(entries)[-1]
     said.subjects["model"] = bytes(32)
     entries[-1] = signed(said, key)
 
 
-def one_not_counted(replica, entries, key):
+def one_not_counted(entries, key):
     said = records_of(entries)[-1]
     said.says["included"].pop()
     entries[-1] = signed(said, key)
 
 
-def another_leader(replica, entries, key):
+def another_leader(entries, key):
     (other,) = [name for name in "01234" if name not in key][:1]
     entries[0] = signed(records_of(entries)[0], {other: KEYS[int(other)]})
 
@@ -189,7 +209,28 @@ LIES = [
 
 
 @pytest.mark.parametrize("lie", [*LIES, None], ids=lambda lie: lie and lie.__name__)
-def test_a_leader_that_proposes_entries_that_cannot_be_is_passed_over(lie, tmp_path, caplog):
+def test_entries_that_cannot_be_are_refused(lie, begun):
+    first = begun[0]
+    leader = next(one for one in begun if one.name == first.turns.leader(0, 0))
+    file, base, state = first.folder / "update", bytes(32), bytes([1]) * 32
+    file.write_bytes(b"an update")
+    parts = {one.name: one.contribution(0, base, file, 40) for one in begun[:4]}
+    rows = dict.fromkeys(parts, 40)
+    entries, size, root = leader.round(0, 0, base, state, parts, {"2": "turned away by Krum"})
+    first.judge(0, base, state, rows, entries, size, root)
+    if lie is None:
+        root = bytes(32)
+    else:
+        lie(entries, {leader.name: leader.signer})
+        size, root = leader._after(entries)
+    with pytest.raises(MessageError):
+        first.judge(0, base, state, rows, entries, size, root)
+    with pytest.raises(MessageError, match="do not lead to the head"):
+        first.decided(entries, size, bytes(32))
+    assert len(first.log) == 1
+
+
+def test_a_leader_that_proposes_entries_that_cannot_be_is_passed_over(tmp_path, caplog):
     swarm = Swarm(plan_of(rounds=1), tmp_path, record=True)
     for name in swarm.names:
         swarm.join(swarm.member(name))
@@ -197,10 +238,8 @@ def test_a_leader_that_proposes_entries_that_cannot_be_is_passed_over(lie, tmp_p
     round = rogue.replica.round
 
     def falsified(*given):
-        entries, size, root = round(*given)
-        if lie is None:
-            return entries, size, bytes(32)
-        lie(rogue.replica, entries, {rogue.name: rogue.signer})
+        entries, _, _ = round(*given)
+        another_model(entries, {rogue.name: rogue.signer})
         return entries, *rogue.replica._after(entries)
 
     rogue.replica.round = falsified
@@ -248,6 +287,59 @@ def test_a_signature_on_another_beginning_does_not_count(tmp_path, caplog):
         one.found(each.name, each.founding)
     assert "1 has signed another beginning" in caplog.text
     assert "1" in one.absent
+
+
+TEXT = st.text(max_size=60) | st.from_regex(r"\A[a-z]{1,5}\+[0-9a-f]{8}\+[A-Za-z0-9/]{4,44}=?\Z")
+FEW = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def test_any_founding_is_taken_or_refused_in_a_sentence(tmp_path):
+    swarm = Swarm(plan_of(), tmp_path, record=True)
+    one, other = swarm.member("0").replica, swarm.member("1").replica
+
+    @FEW
+    @given(TEXT, TEXT, st.binary(max_size=64), st.sampled_from([0, 1, 2]))
+    def told(log, witness, signature, keys):
+        said = Founding(
+            other.founding.log if keys else log,
+            other.founding.witness if keys == 2 else witness,
+            signature,
+        )
+        with suppress(MessageError):
+            one.found("1", said)
+        assert one.turns is None
+
+    told()
+
+
+@FEW
+@given(st.text(max_size=200), st.integers(0, 2**53 - 1), st.booleans(), st.booleans())
+def test_any_cosignature_is_counted_or_not(begun, text, size, counts, same):
+    one, other = begun[:2]
+    mine = other.witnessed
+    line = text if same else mine.line.replace(mine.line[5:9], text[:4])
+    before = dict(one._lines)
+    one.cosigned("1", Witnessed(mine.size if same else size, line, counts))
+    assert one._lines == before or line == mine.line
+
+
+@FEW
+@given(st.binary(max_size=300), st.integers(0, 2000), st.integers(0, 255))
+def test_any_entry_is_refused_in_a_sentence(begun, raw, at, byte):
+    one, other = begun[:2]
+    file = other.folder / "update"
+    file.write_bytes(b"an update")
+    good = other.contribution(0, bytes(32), file, 40)
+    one.check("1", 0, bytes(32), good, 40)
+    place = at % len(good)
+    changed = good[:place] + bytes([byte]) + good[place + 1 :]
+    for entry in (raw, good[:place], changed):
+        if entry != good:
+            with pytest.raises(MessageError):
+                one.check("1", 0, bytes(32), entry, 40)
+    for wrong in ((1, bytes(32), 40), (0, bytes(31) + b"1", 40), (0, bytes(32), 4000)):
+        with pytest.raises(MessageError, match="has signed a contribution to something else"):
+            one.check("1", wrong[0], wrong[1], good, wrong[2])
 
 
 def test_a_copy_that_was_lost_is_named(tmp_path):

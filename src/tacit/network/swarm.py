@@ -2,11 +2,10 @@
 
 import logging
 import math
-import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,6 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from torch import Tensor
 
-from tacit.algorithms.base import State
 from tacit.data import Federation
 from tacit.data.sites import told
 from tacit.errors import CheckpointError, InputError, MessageError, TacitError
@@ -28,15 +26,13 @@ from tacit.network import rounds
 from tacit.network.attendance import Attendance
 from tacit.network.blobs import Offer
 from tacit.network.collecting import Collecting
-from tacit.network.decoding import from_msgpack
 from tacit.network.identity import write
-from tacit.network.malformed import MALFORMED
 from tacit.network.messages import Refused
 from tacit.network.notes import read_notes
 from tacit.network.party import Ended, require_same_run
+from tacit.network.proposals import Proposals
 from tacit.network.protocol import (
     MOST_ROWS,
-    Added,
     Entries,
     Missing,
     Record,
@@ -45,13 +41,11 @@ from tacit.network.protocol import (
     Train,
     Trained,
 )
-from tacit.network.receipts import sha256
 from tacit.network.replica import Replica
 from tacit.network.rounds import Server
 from tacit.network.site import SiteRun
 from tacit.network.software import software
-from tacit.network.tensors import HEADER, Tensors, finite, unwritable
-from tacit.network.transport import Unreachable
+from tacit.network.tensors import Tensors, unwritable
 from tacit.protection.budget import PrivacyBudget
 from tacit.protection.secagg.node import Signer
 from tacit.topology import Star, Swarm
@@ -64,16 +58,10 @@ _NOTES = "swarm.json"
 _PAUSE = 0.5  # seconds between two talks without news
 _VOTES = 1.0  # seconds to wait for the votes of those who are late, in a round's first view
 _WORDS = 8  # of a member, in one message
-_ENTRY = 4096  # bytes of an entry of the record, on average, at most
 
 
 def _nobody(*_: object) -> NoReturn:
     raise AssertionError("a swarm has no coordinator to ask, nor, without a record, entries of it")
-
-
-def _files(record: Record) -> list[Offer]:
-    """What all members need of a record."""
-    return [record.state] if record.added is None else [record.state, record.added.entries]
 
 
 class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -200,16 +188,16 @@ class SwarmRun:
         )  # fmt: skip
         self.signer, self.key_of, self.ask, self.pull, self.offer = signer, key_of, ask, pull, offer
         self.deadline, self.stall = deadline, stall
-        self.replica, self.missing = replica, missing
+        self.replica = replica
         self.attendance = Attendance(set(self.names) - {name}, folder, patience, grace)
         self.on_round, self.software, self.rounds = on_round, software(), experiment.rounds
         self.row: Row = {}  # of the last round, for whoever watches
         self.ended: Ended | None = None
-        self.states, self.received = Tensors(folder / "states"), Tensors(folder / "received")
-        self.server = Server(experiment)
-        whole = self.server.shared | self.server.remembered()
-        self._shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in whole.items()}
-        self._most = HEADER + sum(tensor.nbytes for tensor in whole.values())
+        self.received, self.server = Tensors(folder / "received"), Server(experiment)
+        self.proposals = Proposals(
+            name, folder / "states", self.server.shared | self.server.remembered(),
+            self.server.shared, replica, pull, offer, missing,
+        )  # fmt: skip
         self._life = secrets.token_bytes(8)
         self._changed = self.attendance.changed
         self._news = 0  # counts what others are to hear of
@@ -468,7 +456,7 @@ class SwarmRun:
 
     def home(self) -> tuple[Tensor, dict[str, float]]:
         """(d,) the newest model, and its scores on this member's test rows."""
-        shared, _ = self._state(self.notes.base)
+        shared, _ = self.proposals.state(self.notes.base)
         return self.site.home(self.notes.rows, shared)
 
     def _begin(self) -> None:
@@ -555,7 +543,7 @@ class SwarmRun:
         order = Train(self.digest, notes.round, notes.rows, notes.base, False, True)
         trained = Trained(None, None)
         try:
-            made = self.site.update(order, lambda: self._state(notes.base)[0])
+            made = self.site.update(order, lambda: self.proposals.state(notes.base)[0])
             trained = Trained(made.update, made.loss, self._contribution(notes, made.update))
         except (CheckpointError, OSError) as error:
             self.attendance.end(error)
@@ -600,34 +588,26 @@ class SwarmRun:
             updates, view = dict(self.collecting.updates), self.agreement.kept.view
         nodes = np.array([i for i, name in enumerate(self.names) if name in updates], np.int64)
         sent = [(int(i), updates[self.names[i]]) for i in nodes]
-        self.server.remember(*self._state(notes.base))
+        self.server.remember(*self.proposals.state(notes.base))
         self.server.close(notes.round, nodes, self.server.wire.readers(sent, notes.round))
-        state = self.states.put(self.server.shared | self.server.remembered())
+        state = self.proposals.files.put(self.server.shared | self.server.remembered())
         losses = [(notes.rows[i], parts[self.names[i]].loss) for i in nodes]
         known = [(rows, loss) for rows, loss in losses if loss is not None]
         total = sum(rows for rows, _ in known)
         loss = sum(rows * loss for rows, loss in known) / total if total else None
         record = Record(
             self.digest, notes.round, notes.base.digest, state, tuple(nodes.tolist()), loss,
-            self._added(view, state, {name: parts[name].entry for name in updates}),
+            self.proposals.added(
+                notes.round, view, notes.base, state,
+                {name: parts[name].entry for name in updates},
+                {self.names[node]: why for node, why in self.server.turned_away.items()},
+            ),
         )  # fmt: skip
-        self._serve(record)
+        self.proposals.serve(record)
         with self._changed:
             if self.notes.round == notes.round:
                 self._records[record.value] = record
                 self._event(partial(self.agreement.offer, record.value))
-
-    def _added(self, view: int, state: Offer, parts: Mapping[str, bytes]) -> Added | None:
-        """The round's entries of the run's record, as a file, where it leaves one."""
-        if self.replica is None:
-            return None
-        turned = {self.names[node]: why for node, why in self.server.turned_away.items()}
-        entries, size, root = self.replica.round(
-            self.notes.round, view, self._base, sha256(self.states.path(state.digest)), parts,
-            turned,
-        )  # fmt: skip
-        file = msgspec.msgpack.encode(Entries(tuple(entries)))
-        return Added(self.states.keep(file), size, root)
 
     # As a voter
 
@@ -637,14 +617,8 @@ class SwarmRun:
         valid = False
         try:
             self._judge_record(record)
-            self._bring(judge.leader, record.state)
-            self._state(record.state)
-            if self.replica and (added := record.added):
-                rows = {self.names[i]: self._rows[self.names[i]] for i in record.included}
-                self.replica.judge(
-                    round, self._base, sha256(self.states.path(record.state.digest)), rows,
-                    self._entries(judge.leader, added), added.size, added.root,
-                )  # fmt: skip
+            rows = {self.names[i]: self._rows[self.names[i]] for i in record.included}
+            self.proposals.judge(judge.leader, record, self.notes.base, rows)
             valid = True
         except MessageError as error:
             _log.warning("round %d: %r proposes what cannot be: %s", round + 1, judge.leader, error)
@@ -655,7 +629,7 @@ class SwarmRun:
                     self._judging.append(judge)
                     self._changed.wait(_PAUSE)
             return
-        self._serve(record)
+        self.proposals.serve(record)
         with self._changed:
             if self.notes.round == round:
                 self.attendance.progress = time.monotonic()
@@ -673,70 +647,6 @@ class SwarmRun:
             raise MessageError("it counts other nodes than those of the round")
         if 2 * len(included) < len(cohort):
             raise MessageError(f"it counts {len(included)} of {len(cohort)} nodes; half is needed")
-        if record.state.size > self._most:
-            raise MessageError(f"it has {record.state.size} bytes; {self._most} is the most")
-        if (record.added is None) != (self.replica is None):
-            raise MessageError("it leaves a record where others leave none, or none where they do")
-
-    def _state(self, offer: Offer) -> tuple[State, State]:
-        """What nodes read of a round's state, and what a leader alone does; from a file here."""
-        state = self.states.get(offer.digest)
-        if {name: (t.shape, t.dtype) for name, t in state.items()} != self._shapes:
-            raise MessageError("it is another state than the algorithm has")
-        if not all(finite(tensor) for tensor in state.values()):
-            raise MessageError("it holds NaN or infinity")
-        shared = {name: state[name] for name in self.server.shared}
-        return shared, {name: t for name, t in state.items() if name not in shared}
-
-    def _entries(self, member: str, added: Added) -> tuple[bytes, ...]:
-        """A round's entries, from a file that a member has."""
-        most = _ENTRY * (len(self.names) + 2)
-        if added.entries.size > most:
-            raise MessageError(f"its entries have {added.entries.size} bytes; {most} is the most")
-        self._bring(member, added.entries)
-        try:
-            raw = self.states.path(added.entries.digest).read_bytes()
-            return from_msgpack(raw, Entries).entries
-        except MALFORMED:
-            raise MessageError("its entries are none") from None
-
-    def _recorded(self, member: str, record: Record) -> bool:
-        """Add a round's entries to the record, and those before that are missing, from a member."""
-        if self.replica is None or (added := record.added) is None:
-            return True
-        size = len(self.replica.log)
-        if size >= added.size:  # before the process was killed
-            return True
-        try:
-            entries = self._entries(member, added)
-            missed = list[bytes]()
-            while (due := added.size - len(entries) - size - len(missed)) > 0:
-                page = self.missing(member, Missing(self.digest, size + len(missed))).entries
-                if not page:
-                    raise MessageError(f"{member!r} has no more entries of the record")
-                missed += page[:due]
-            self.replica.decided([*missed, *entries], added.size, added.root)
-        except CheckpointError:
-            raise
-        except TacitError as error:
-            _log.warning("%s", error)
-            return False
-        return True
-
-    def _serve(self, record: Record) -> None:
-        """Let all pull what a record is of, if it is here."""
-        for each in _files(record):
-            if (path := self.states.path(each.digest)).exists():
-                self.offer(path, None)
-
-    def _bring(self, member: str, state: Offer) -> None:
-        path = self.states.path(state.digest)
-        if not path.exists():
-            if member == self.name:
-                raise Unreachable(f"{path} is not here yet")
-            self.pull(member, state, path)
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
 
     def _settle(self, source: str, settled: Settled) -> None:
         """Go on from what was decided."""
@@ -746,14 +656,14 @@ class SwarmRun:
             if member in self.attendance.away:
                 continue
             try:
-                self._bring(member, record.state)
-                self._state(record.state)
+                self.proposals.bring(member, record.state)
+                self.proposals.state(record.state)
             except MessageError as error:
                 raise _Failed(f"round {record.round + 1}: what was decided on: {error}") from None
             except TacitError as error:
                 _log.info("%s", error)
                 continue
-            if self._recorded(member, record):
+            if self.proposals.recorded(member, record):
                 break
         else:
             with self._changed:
@@ -768,7 +678,7 @@ class SwarmRun:
                           settled=settled)  # fmt: skip
             self._note(notes)
             self._open(notes)
-            self.states.retain({old.digest, *(each.digest for each in _files(record))})
+            self.proposals.retain(record, old)
             self.received.retain(())
             self._tell()
         self.row = {
@@ -781,7 +691,7 @@ class SwarmRun:
 
     def _open(self, notes: Notes) -> None:
         """Begin a round, or go on with it."""
-        self.offer(self.states.path(notes.base.digest), None)
+        self.offer(self.proposals.files.path(notes.base.digest), None)
         self._timers, self._since, self._judging = set(), {}, []
         self._records = {record.value: record for record in notes.records}
         self._cohort = self._cohort_of(notes.round)
@@ -789,7 +699,7 @@ class SwarmRun:
         keys = {name: self.key_of(name).public_bytes_raw() for name in self.names}
         turns = self.replica and self.replica.turns
         self.committee = Committee.of(run, turns.seed if turns else run, keys, self._signed)
-        self._base = sha256(self.states.path(notes.base.digest)) if self.replica else b""
+        self._base = self.proposals.digest(notes.base)
         self.collecting = Collecting(
             self.attendance, self.server.wire, notes.round, self._cohort, self.received.folder,
             self.pull, self._tell,
@@ -797,7 +707,7 @@ class SwarmRun:
         self._collected, self._ahead, self._busy, self._offered = 0, None, False, ""
         self._opened = self._began = self.attendance.progress = time.monotonic()
         for record in (*notes.records, *([notes.settled.record] if notes.settled else [])):
-            self._serve(record)
+            self.proposals.serve(record)
         self.agreement = Agreement(
             self.committee, self.name, notes.round, self.signer.sign, notes.kept
         )
@@ -820,7 +730,7 @@ class SwarmRun:
 
     def _first_notes(self) -> Notes:
         whole = self.server.shared | self.server.remembered()
-        notes = Notes(self.digest, 0, self.states.put(whole))
+        notes = Notes(self.digest, 0, self.proposals.files.put(whole))
         self._write(self.folder / _NOTES, msgspec.json.encode(notes))
         return notes
 
