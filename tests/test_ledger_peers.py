@@ -111,6 +111,7 @@ def alone(book: Book) -> None:
     book.open(4, "m4")
     book.part("c", 5, "c's own")
     book.open(6, "from c")
+    book.open(8, "from c")
 
 
 @pytest.mark.parametrize("write", [honest, led, alone])
@@ -138,6 +139,11 @@ def from_its_own_word(book: Book) -> None:
     book.open(1, "m1")
     book.part("a", 1, "m1")
     book.open(4, "another")
+
+
+def from_before(book: Book) -> None:
+    alone(book)
+    book.open(9, "m4")
 
 
 def from_the_future(book: Book) -> None:
@@ -193,6 +199,7 @@ WRONG = "it does not begin with the model of the round before"
 CRIMES = {
     from_nobody: [f"entry 6: {WRONG}"],
     from_its_own_word: [f"entry 7: {WRONG}"],
+    from_before: [f"entry 14: {WRONG}"],
     from_the_future: [
         "entry 6: b contributes to another round than 1", f"entry 7: {WRONG}",
     ],

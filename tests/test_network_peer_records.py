@@ -5,12 +5,15 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from torch import nn
 from typer.testing import CliRunner
 
 import tacit
@@ -26,11 +29,12 @@ from tacit.ledger.verify import Audit, verify
 from tacit.network import processes
 from tacit.network.authority import Authority
 from tacit.network.blobs import Offer
-from tacit.network.forgetting import RECORD
+from tacit.network.forgetting import RECORD, forget
 from tacit.network.identity import MEMBERS, Identity
 from tacit.network.peer import PeerRun
-from tacit.network.peer_record import PeerRecord
-from tacit.network.protocol import Holds, Model, Seek
+from tacit.network.peer_record import PeerLog, PeerRecord, PeerWitnessing
+from tacit.network.protocol import Holds, Model, OfRecord, Seek
+from tacit.network.witnessing import Unrecorded, Witnessing
 from test_network_records import ONE_AT_A_TIME, again, one_at_a_time
 from test_network_rounds import alone, experiment
 from test_network_run import told_nothing
@@ -151,6 +155,11 @@ def test_every_peer_leaves_a_record_that_holds(crowd: Crowd) -> None:
         opened = verify(crowd.record(name))
         holds(opened)
         assert dict(opened.checks)["openings"] == f"{ROUNDS} commitments opened"
+    (crowd.record("4") / OPENINGS).unlink()
+    done = forget(crowd.run("4"), crowd.folder / "keys-4")
+    assert any(OPENINGS in words for words in done)
+    assert not list(crowd.run("4").glob("**/peer.json"))  # in which nonces are, too
+    holds(verify(crowd.record("4"), against=crowd.record("0")))
 
 
 @pytest.mark.slow
@@ -363,3 +372,133 @@ def test_from_a_peer_that_has_rewritten_its_log_nothing_is_taken(
         head, by = verified((part / "forked.txt").read_text(), policy.logs)
         assert head.size == 1
         assert by == list(policy.logs)  # its own word
+
+
+# By calls: a, whose log it is, and its witnesses b and c
+
+KEYS = {name: Ed25519PrivateKey.generate() for name in "abc"}
+
+
+def key_of(name: str) -> Ed25519PublicKey:
+    return KEYS[name].public_key()
+
+
+class Trio:
+    def __init__(self, folder: Path) -> None:
+        data = tacit.data.at_sites("abc", target="y", columns=["u"], labels=[0, 1])
+        self.plan, self.folder = plan_of(data=data, model=lambda: nn.Linear(1, 2)), folder
+        self.model = folder / "model"
+        self.begin()
+
+    def begin(self) -> None:
+        """a's process, which may have been killed before."""
+        keeper: Any = SimpleNamespace(name="a", sign=KEYS["a"].sign)
+        self.log = PeerLog(self.folder / "record", self.folder, self.plan, keeper, key_of)
+
+    def follow(self, kind: type[Witnessing] = PeerWitnessing) -> None:
+        """Both witnesses do what they are asked for."""
+        made = {
+            name: kind(
+                self.folder / name, self.plan.digest(), ROUNDS, name, KEYS[name], "a", key_of,
+                partial(self.log.answer, name),
+            )
+            for name in "bc"
+        }  # fmt: skip
+        while orders := {name: order for name in "bc" if (order := self.log.order(name))}:
+            for name, order in orders.items():
+                assert isinstance(order, OfRecord)
+                made[name].follow(order)
+        for witness in made.values():
+            witness.close()
+
+    def bring_to(
+        self, round: int, own: str, out: dict[str, str] | None = None, led: bytes = b""
+    ) -> None:
+        self.model.write_text(own)
+        self.log.bring_to(round, self.model, out, led, round >= ROUNDS)
+
+    def part(self, site: str, round: int) -> bytes:
+        said = records.contribution(
+            round, site, self.log.base, bytes(32), 10, "none",
+            policy=self.log.policy if site == "a" else bytes(32),
+        )  # fmt: skip
+        return signed(said, {site: KEYS[site]})
+
+
+@pytest.fixture
+def trio(tmp_path: Path) -> Trio:
+    return Trio(tmp_path)
+
+
+class Dead(BaseException):
+    pass
+
+
+def test_a_peer_that_dies_while_it_catches_up(trio: Trio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a's first round all are in the second, and c's model is taken; then all have ended."""
+    trio.follow()
+    trio.bring_to(0, "m0")
+    trio.log.take(0, {"a": trio.part("a", 0)})
+    led = trio.part("c", 1)
+
+    def die(*_: object) -> bytes:
+        raise Dead
+
+    monkeypatch.setattr(trio.log, "_opening", die)
+    with pytest.raises(Dead):
+        trio.bring_to(1, "from c", led=led)
+    for _ in range(2):
+        trio.log.close()
+        trio.begin()
+        trio.bring_to(1, "from c", led=led)  # as its notes say
+    trio.follow()
+    kinds = [said.kind for said in statements(trio.log.folder)]
+    assert kinds == ["genesis", "round-open", "contribution", "contribution", "round-open"]
+    with pytest.raises(InputError, match="holds another model of round 2"):
+        trio.bring_to(ROUNDS, "from nobody")
+    for _ in range(2):
+        trio.bring_to(ROUNDS, "from c")  # its own
+        trio.log.close()
+        trio.begin()
+    trio.bring_to(ROUNDS, "from c")
+    trio.follow()
+    assert [said.kind for said in statements(trio.log.folder)] == [*kinds, "round-open"]
+    trio.log.close()
+    audit = verify(trio.log.folder)
+    holds(audit)
+    assert dict(audit.checks)["rounds"] == "0 rounds of a, a peer, 2 left out"
+
+
+def test_a_log_that_is_not_where_the_peer_was(trio: Trio) -> None:
+    trio.follow()
+    with pytest.raises(InputError, match="round 2 is to be recorded; give the folder that"):
+        trio.bring_to(1, "m1", out={})
+    trio.bring_to(0, "m0")
+    with pytest.raises(InputError, match="holds another model of round 0"):
+        trio.bring_to(0, "another")
+    trio.log.take(0, {"a": trio.part("a", 0)})
+    trio.bring_to(1, "m1", out={})
+    with pytest.raises(InputError, match="round 1 is to be recorded; give the folder that"):
+        trio.bring_to(0, "m0")
+    trio.log.close()
+
+
+def test_no_coordinator_keeps_a_peer_s_log(trio: Trio) -> None:
+    """Nor a peer another one: its rounds would be held to less."""
+    with pytest.raises(Unrecorded, match="begins a record that is not of this run"):
+        trio.follow(Witnessing)
+    trio.log.close()
+
+
+def test_a_peer_stays_until_it_has_followed_the_others_to_their_end(trio: Trio) -> None:
+    identity: Any = trio.log.keeper
+    kept = PeerRecord(
+        trio.folder / "its", trio.folder, trio.plan, 1, identity, key_of, lambda *_: 1 / 0, tuple
+    )
+    lost = iter([(), ("b",), ("b", "c"), ()])
+    kept.farewell(60.0, lambda: next(lost))
+    assert list(lost) == [()]  # it asked three times
+    kept._ended |= {"b", "c"}
+    kept.farewell(60.0, tuple)
+    kept.close()
+    trio.log.close()

@@ -60,10 +60,6 @@ class Own:
             and before.says["round"] <= opened.says["round"]
         )
 
-    def leads_on(self, place: int, round: int) -> bool:
-        """Whether a contribution is the one from whose model a round later than this begins."""
-        return self.goes_on_from(place + 1) and self.statements[place + 1].says["round"] > round
-
     def contributions(self) -> dict[tuple[str, int], int]:
         """Their places, by site and round."""
         return {

@@ -373,8 +373,8 @@ def _rounds(record: _Record) -> Iterator[Finding | str]:
                 yield Finding("", place, "no round is open")
             case "contribution" if ("policy" in subjects) != (own is not None):
                 yield Finding("", place, "it is of another kind of run")
-            case "contribution" if own and own.leads_on(place, done):
-                pass
+            case "contribution" if own and own.goes_on_from(place + 1):
+                pass  # it belongs to that
             case "contribution":
                 site = says["site"]
                 by_itself = own is not None and site != own.keeper  # from a model of its own

@@ -90,7 +90,7 @@ class PeerLog(Recording):
                     f"record: {self.folder} ends in round {last + 1}, and round {round + 1} is to"
                     " be recorded; give the folder that this run began with"
                 )
-            if (last == round or not unfinished) and self._model not in (b"", found):
+            if (last == round or not (unfinished and led)) and self._model not in (b"", found):
                 raise InputError(f"record: {self.folder} holds another model of round {round}")
             if last < round and not (over and not unfinished):
                 if led and self.log[len(self.log) - 1] != led:
