@@ -86,7 +86,7 @@ def rounds(folder: Path) -> None:
 
     took = seconds(carry_out)
     recorder.finish()
-    print(f"a round of 22 records, 3 heads, 20 witnesses: {1000 * took / times:.1f} ms")
+    print(f"a round of 22 records, 1 head, 20 witnesses: {1000 * took / times:.1f} ms")
     began = time.process_time()
     audit = verify(folder / "record")
     assert audit.head is not None

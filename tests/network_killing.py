@@ -13,9 +13,11 @@ import random
 import shutil
 import signal
 import socket
+import sqlite3
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from functools import partial, wraps
@@ -35,8 +37,8 @@ import tacit
 from network_links import Links, enter
 from network_parties import free_port, joined, until
 from network_watching import forked, watch
-from tacit.ledger.recorder import POLICY, kept
-from tacit.ledger.statement import Envelope
+from tacit.ledger.recorder import OPENINGS, POLICY, kept
+from tacit.ledger.statement import Envelope, Statement
 from tacit.ledger.verify import verify
 from tacit.network import authority, certificates, identity, joining, party, processes
 from tacit.network.authority import Authority
@@ -79,6 +81,11 @@ def peer_plan() -> tacit.Experiment:
 def small_plan() -> tacit.Experiment:
     """What is small enough to travel in messages."""
     return plan(model=_small)
+
+
+def late_plan() -> tacit.Experiment:
+    """What is trained without waiting for anybody."""
+    return plan(algorithm=tacit.FedBuff(buffer=2), rounds=3, evaluate_every=3)
 
 
 def _small() -> nn.Module:
@@ -125,13 +132,14 @@ def _server_set_up(folder: Path, at: Addresses) -> None:
 
 
 def _server_act(
-    role: str, folder: Path, at: Addresses, plan: Plan = plan, record: Path | None = None
-) -> dict[str, Any]:
+    role: str, folder: Path, at: Addresses, plan: Plan = plan, record: Path | None = None,
+    quorum: int | None = len(SITES),
+) -> dict[str, Any]:  # fmt: skip
     whole = plan()
     public, home = whole.replace(data=empty(whole.data)), folder / "keys" / role
     if role == "coordinator":
         ended, rows = coordinate(
-            public, home, folder / role, listen=[at[role]], quorum=len(SITES), grace=_BOUND,
+            public, home, folder / role, listen=[at[role]], quorum=quorum, grace=_BOUND,
             patience=_BOUND, record=record,
         )  # fmt: skip
         return {"outcome": ended.outcome, "reason": ended.reason, "rows": rows}
@@ -156,17 +164,44 @@ def _recorded_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
 
 
 def _recorded_kept(folder: Path) -> dict[str, Any]:
+    found, log = _audited(folder)
+    return _server_kept(folder) | {"findings": found, "kinds": [said.kind for said in log]}
+
+
+def _audited(folder: Path) -> tuple[list[str], list[Statement]]:
     """What an auditor finds, with the policy and the head of each site, and what is in the log."""
-    told = _server_kept(folder)
     found: list[str] = []
     for site in SITES:
         part = folder / site / processes.RECORD
         audit = verify(folder / "record", policy=part / POLICY, against=part)
         found += map(str, audit.findings)
     _, log = kept(folder / "record")
-    kinds = [Envelope.from_bytes(entry).statement.kind for entry in log]
+    said = [Envelope.from_bytes(entry).statement for entry in log]
     log.close()
-    return told | {"findings": found, "kinds": kinds}
+    return found, said
+
+
+def _late_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
+    return _server_act(role, folder, at, late_plan, folder / "record", None)
+
+
+def _late_kept(folder: Path) -> dict[str, Any]:
+    """What an auditor finds, what came and counted, and what sites can open and report."""
+    found, log = _audited(folder)
+    whole = late_plan()
+    store = Store(folder / "coordinator", whole.replace(data=empty(whole.data)).digest())
+    came = [[arrival.site, arrival.round] for arrival in store.arrivals()]
+    store.close()
+    parts, opened = [folder / site / processes.RECORD for site in SITES], 0
+    for part in parts:
+        with closing(sqlite3.connect(part / OPENINGS)) as db:
+            opened += db.execute("SELECT count(*) FROM openings").fetchone()[0]
+    included = [place for said in log for place in said.says.get("included", ())]
+    return {
+        "findings": found, "kinds": [said.kind for said in log], "came": came, "opened": opened,
+        "counted": [[log[place].says["site"], log[place].says["round"]] for place in included],
+        "reports": [path.name for part in parts for path in part.glob("incident-*")],
+    }  # fmt: skip
 
 
 def _peers_set_up(folder: Path, at: Addresses) -> None:
@@ -248,6 +283,7 @@ def _transfer_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
 CASTS = {
     "server": Cast(("coordinator", *SITES), _server_set_up, _server_act, _server_kept),
     "recorded": Cast(("coordinator", *SITES), _server_set_up, _recorded_act, _recorded_kept),
+    "late": Cast(("coordinator", *SITES), _server_set_up, _late_act, _late_kept),
     "small": Cast(
         ("coordinator", *SITES),
         _server_set_up,

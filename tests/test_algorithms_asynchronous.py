@@ -293,8 +293,3 @@ def test_final_models_follow_the_seed():
     plan = small.experiment(algorithm=FedBuff(buffer=2), rounds=6)
     assert np.array_equal(final(plan), final(plan.replace(rounds=6)))
     assert not np.array_equal(final(plan), final(plan.replace(seed=1)))
-
-
-def test_a_record_is_refused(tmp_path):
-    with pytest.raises(tacit.InputError, match="record"):
-        tacit.run(small.experiment(algorithm=FedBuff()), record=tmp_path)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 import tacit
@@ -172,6 +173,14 @@ def test_keys_are_made_private_and_no_other_is_taken(
     (tmp_path / "new").chmod(0o640)
     assert "allowed is a file of mode 600" in call(*deploy, "--key", tmp_path / "new").output
     assert "TACIT_CHAIN_KEY is not in the environment" in call(*deploy).output
+    (tmp_path / "new").chmod(0o600)
+    (tmp_path / "new").write_bytes(b"\xff\x00" * 16)
+    for file, why in (
+        ("new", "is no text"),
+        ("none", "cannot be read (No such file or directory)"),
+    ):
+        done = call(*deploy, "--key", tmp_path / file)
+        assert done.output == f"tacit: --key: {tmp_path / file} {why} [TACIT-101]\n"
     wrong = call(*deploy, TACIT_CHAIN_KEY=secret[:-1] + "g")
     assert "TACIT_CHAIN_KEY holds no key of 64 hex digits" in wrong.output
     assert secret[:20] not in wrong.output
@@ -188,7 +197,7 @@ def test_the_agreed_chain_is_the_only_one(chain: Chain, anchored: Path, key: Pat
     assert done.exit_code == 2
     assert "is on chain 131277322940537, and chain 5 is meant" in done.output
     one = '{"chain": 1, "anchors": "0x17", "block": 0}'
-    for text in ("{}", "[", one.replace('"0x17"', "1"), one, "[1, 2, 3]"):
+    for text in ("{}", "[", one.replace('"0x17"', "1"), one, "[1, 2, 3]", "[" * 100_000):
         file.write_text(text)
         assert "does not say which contracts these are" in call("chain", "status", anchored).output
 
@@ -293,9 +302,18 @@ def test_a_member_attests_what_its_own_record_says_and_nothing_else(
     refused = call("chain", "settle", "register", site, **key)
     assert "made for another record, or for other members [TACIT-122]" in refused.output
     (site / "chain.json").write_text((keepers / "chain.json").read_text())
+    call("chain", "settle", "open", keepers, **key)
+    seed = json.loads((site / "keys.json").read_text())["member keeper"]
+    by = {"keeper": Ed25519PrivateKey.from_private_bytes(bytes.fromhex(seed))}
+    with closing(Log(site / "log.db", "")) as log:
+        said = [Envelope.from_bytes(entry).statement for entry in log]
+        model = next(each.subjects["model"] for each in said if each.kind == "aggregate")
+        log.append([signed(records.evaluation(0, model, bytes(32), "accuracy", 50), by)])
+    refused = call("chain", "settle", "attest", site, **key)
+    assert refused.exit_code == 2
+    assert "record: 1 entries at its end stand under no signed head" in refused.output
     with closing(sqlite3.connect(site / "log.db")) as db, db:
         db.execute("UPDATE entries SET entry = zeroblob(9) WHERE place = 3")
-    call("chain", "settle", "open", keepers, **key)
     refused = call("chain", "settle", "attest", site, **key)
     assert refused.exit_code == 2
     assert "record: it does not hold (entry 3" in refused.output

@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,18 @@ def test_a_proof_is_checked_away_from_the_log(tmp_path: Path) -> None:
                   text.replace("\nindex 7\n", "\nindex 7\n" + "AAAA\n" * 64)):  # fmt: skip
         with pytest.raises(MessageError):
             Proof.from_text(wrong)
+
+
+def test_the_newest_head_is_kept_and_no_other(tmp_path: Path) -> None:
+    with closing(Log(tmp_path / "log", "hearts")) as log:
+        assert log.note() is None
+        for size, note in ((3, "three"), (5, "five"), (5, "five, by more"), (4, "four")):
+            log.keep(size, note)
+        assert log.note() == "five, by more"
+        log.keep(6, "six")
+        assert log.note() == "six"
+    with closing(sqlite3.connect(tmp_path / "log")) as file:
+        assert file.execute("SELECT * FROM heads").fetchall() == [(6, "six")]
 
 
 def test_an_edited_entry_shows(tmp_path: Path) -> None:

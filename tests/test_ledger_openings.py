@@ -2,6 +2,7 @@
 
 import shutil
 import sqlite3
+from contextlib import closing
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import tacit
 from tacit.cli import app
 from tacit.errors import InputError
 from tacit.ledger import records
+from tacit.ledger.openings import Openings
 from tacit.ledger.recorder import Recorder
 from tacit.ledger.statement import Envelope, Statement, signed
 from tacit.ledger.verify import verify
@@ -276,3 +278,34 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = call("verify", "r", "--openings", "o")
     assert done.exit_code == 1
     assert "FAIL  masked sums: entry " in done.stdout
+
+
+def test_a_sum_and_a_beginning_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path, stop = tmp_path / "openings", "BEFORE DELETE ON {} BEGIN SELECT RAISE(FAIL, 'cut'); END"
+    recovered = [masks.Mask(0, None, bytes(16), -1), masks.Mask(1, 0, bytes(16), 1)]
+
+    def count(table: str) -> Any:
+        return rows(tmp_path, f"SELECT count(*) FROM {table}")[0][0]
+
+    with closing(Openings(path)) as kept:
+        kept.begin(0)
+        for site in ("bern", "basel"):  # which is lost, and whose vector came late
+            kept.sent(site, bytes(8))
+        with closing(sqlite3.connect(path)) as db:
+            db.execute(f"CREATE TRIGGER stop {stop.format('vectors')}")
+            db.commit()
+        with pytest.raises(sqlite3.IntegrityError, match="cut"):
+            kept.summed(np.zeros(2, np.uint32), recovered, ["bern", "basel"])
+        # Else the file would hold the vector of a lost site, and the masks that it shared.
+        assert [count(table) for table in ("masks", "sums", "vectors")] == [0, 0, 2]
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("DROP TRIGGER stop")
+            db.commit()
+        kept.summed(np.zeros(2, np.uint32), recovered, ["bern", "basel"])
+        assert [count(table) for table in ("masks", "sums", "vectors")] == [2, 1, 1]
+        with closing(sqlite3.connect(path)) as db:
+            db.execute(f"CREATE TRIGGER stop {stop.format('masks')}")
+            db.commit()
+        with pytest.raises(sqlite3.IntegrityError, match="cut"):
+            kept.begin(0)
+        assert [count(table) for table in ("masks", "sums", "vectors")] == [2, 1, 1]

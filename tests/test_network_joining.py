@@ -1,6 +1,7 @@
 """Joining a federation by a token, and renewing what was got, over real sockets and by commands."""
 
 import json
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -52,6 +53,19 @@ def test_a_site_joins_by_its_token_and_speaks(hall: Hall, tmp_path: Path) -> Non
     with pytest.raises(MessageError, match="the token was used already; ask for another"):
         joining.join(token, tmp_path / "thief")
     assert not (tmp_path / "thief" / "tls.pem").exists()
+
+
+def test_a_coordinator_that_listens_and_does_not_answer_yet_is_asked_again(tmp_path: Path) -> None:
+    authority = Authority.init("hearts", tmp_path / "coordinator", ["127.0.0.1:0"])
+    with listening(Identity.load(authority.home)) as coordinator:
+        here = msgspec.structs.replace(authority.coordinator, connect=(coordinator.address,))
+        write(authority.home / "federation.json", msgspec.json.encode(here))
+        token = authority.invite("zurich")
+        coordinator.refresh()
+        ready = threading.Timer(6.0, joining.serve, [coordinator, authority])
+        ready.start()
+        assert joining.join(token, tmp_path / "zurich").name == "zurich"
+        ready.join()
 
 
 def test_bad_tokens_are_refused_in_a_sentence(

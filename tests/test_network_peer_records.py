@@ -185,7 +185,7 @@ def test_all_peers_leave_a_record_or_none(crowd: Crowd) -> None:
     assert "was begun with one; give it again" in str(later)
     crowd.record = record  # type: ignore[method-assign]
     pairs = crowd.part("1", plan_of(algorithm=tacit.ADPSGD()))
-    assert "averages of two peers belong to no round" in str(pairs)
+    assert "real peers that average in pairs have no rounds to record" in str(pairs)
 
 
 # A hostile peer

@@ -131,10 +131,34 @@ RECORDED = {
         "its witness key is made": ("witnessing:sign_key", "after", 1),
         "it has signed the beginning": ("witnessing:write", "after", 1),
         "it has cosigned and told nobody": ("witnessing:Witness.cosign", "after", 1),
-        "it has signed a contribution and told nobody": ("witnessing:signed", "after", 1),
+        "it has signed a contribution and told nobody": ("receipts:signed", "after", 1),
         "it has not looked for its receipt": ("witnessing:Witnessing._receipt", "before", 1),
         "it has its receipt": ("witnessing:Witnessing._receipt", "after", 1),
         "it has cosigned the end": ("witnessing:Witness.cosign", "after", 3),
+    },
+}
+# Of one that waits for nobody: three steps of two updates, of each the end in one with what came.
+LATE = {
+    "coordinator": {
+        "an update has come and is not written": ("store:Store.arrive", "before", 1),
+        "an update is written and nobody knows": ("store:Store.arrive", "after", 1),
+        "the first step is to be taken": ("asynchronous:take_step", "before", 1),
+        "the first step is not written": ("store:Store.advance", "before", 1),
+        "the first step is written, and not in the record": ("recording:Log.append", "before", 3),
+        "the first step is in the record": ("recording:Log.append", "after", 3),
+        "the second step is open": ("recording:Log.append", "after", 4),
+        "an update of the second step is written": ("store:Store.arrive", "after", 3),
+        "the last step is in the record": ("recording:Log.append", "after", 7),
+    },
+    "north": {
+        "it has signed an update and not noted it": ("receipts:signed", "after", 1),
+        "it has noted an update and not sent it": ("site:write", "after", 1),
+        "it has sent an update": ("site:SiteRun._deliver", "after", 1),
+        "its update was taken": ("receipts:Receipts.expect", "before", 1),
+        "its update is waited for": ("receipts:Receipts.expect", "after", 1),
+        "it has cosigned a step and told nobody": ("witnessing:Witness.cosign", "after", 2),
+        "it has not looked for its receipt": ("receipts:Receipts.found", "before", 1),
+        "it has its receipt": ("receipts:Receipts.found", "after", 1),
     },
 }
 # Of peers that leave records: in each log are the genesis, then of each round its beginning, what
@@ -279,6 +303,36 @@ def test_a_killed_process_changes_nothing(
     assert told["model"] == pytest.approx(expected, abs=1e-6)
     rows = told["coordinator"]["rows"]
     assert [(row["round"], row["cohort"]) for row in rows] == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize(("role", "kill"), cases("recorded", RECORDED))
+def test_a_killed_process_leaves_the_record_whole(
+    role: str,
+    kill: tuple[str, str, int],
+    play: Callable[[Case], Case],
+    model: list[float],
+    tmp_path: Path,
+) -> None:
+    told = play(case("recorded", role, kill, tmp_path))
+    all_finished(told, "recorded")
+    assert told["findings"] == []
+    one = ["round-open", "contribution", "contribution", "aggregate"]
+    assert told["kinds"] == ["genesis", *one, *one]
+    assert told["model"] == pytest.approx(model, abs=1e-6)
+
+
+@pytest.mark.parametrize(("role", "kill"), cases("late", LATE))
+def test_a_killed_process_leaves_the_record_whole_where_nobody_is_waited_for(
+    role: str, kill: tuple[str, str, int], play: Callable[[Case], Case], tmp_path: Path
+) -> None:
+    told = play(case("late", role, kill, tmp_path))
+    all_finished(told, "late")
+    assert told["findings"] == []
+    one = ["round-open", "contribution", "contribution", "aggregate"]
+    assert told["kinds"] == ["genesis", *one, *one, *one]
+    assert told["came"] == told["counted"]
+    assert told["opened"] == 6  # whoever sent them has seen all of them in the record
+    assert told["reports"] == []
 
 
 @pytest.mark.parametrize(("role", "kill"), cases("gossip"))

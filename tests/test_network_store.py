@@ -134,7 +134,7 @@ def test_a_store_of_the_first_version_is_upgraded(make: Make, url: str) -> None:
     store = make()
     assert store.read().round == 4
     store.spend(4, 1.0, 1e-5)
-    assert version(url) == "0004"
+    assert version(url) == "0005"
     make()
 
 
@@ -144,7 +144,7 @@ def test_a_store_of_a_later_version_is_refused(make: Make, url: str) -> None:
     with pytest.raises(InputError, match=r"later version of tacit.*9999.*install"):
         make()
     assert version(url) == "9999"
-    version(url, change="0004")
+    version(url, change="0005")
     assert make().sites() == {"north": 2**33}
 
 

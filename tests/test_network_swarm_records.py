@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import tacit
 from tacit.errors import InputError, MessageError
+from tacit.ledger import records
 from tacit.ledger.recorder import kept
 from tacit.ledger.statement import Envelope, Statement, signed
 from tacit.ledger.verify import verify
@@ -198,13 +199,18 @@ def another_leader(entries, key):
     entries[0] = signed(records_of(entries)[0], {other: KEYS[int(other)]})
 
 
+def closed_by_another(entries, key):
+    (other,) = [name for name in "01234" if name not in key][:1]
+    entries[-1] = signed(records_of(entries)[-1], {other: KEYS[int(other)]})
+
+
 def records_of(entries):
     return [Envelope.from_bytes(entry).statement for entry in entries]
 
 
 LIES = [
     another_view, another_head, one_less, one_changed, one_twice, another_model, one_not_counted,
-    another_leader,
+    another_leader, closed_by_another,
 ]  # fmt: skip
 
 
@@ -321,6 +327,24 @@ def test_any_cosignature_is_counted_or_not(begun, text, size, counts, same):
     before = dict(one._lines)
     one.cosigned("1", Witnessed(mine.size if same else size, line, counts))
     assert one._lines == before or line == mine.line
+
+
+def test_a_cosignature_counts_for_who_made_it(begun):
+    one, other, third = begun[:3]
+    before, mine = dict(one._lines), other.witnessed
+    assert one.cosigned("1", msgspec.structs.replace(mine, line=third.witnessed.line)) is False
+    stale = mine.line[:-8] + ("AAAA" if mine.line[-8:-4] != "AAAA" else "BBBB") + mine.line[-4:]
+    one.cosigned("1", msgspec.structs.replace(mine, line=stale))
+    assert one._lines == before
+    one.cosigned("1", mine)
+    assert one._lines == before | {"1": mine.line}
+
+
+def test_a_nonce_that_was_not_committed_to_is_refused(begun):
+    turn = records.Turn(bytes(32), bytes(32))
+    said = records.contribution(0, "1", bytes(32), bytes(32), 40, begun[0].claim, turn)
+    with pytest.raises(MessageError, match="1 reveals another nonce than it has committed to"):
+        begun[0].check("1", 0, bytes(32), signed(said, {"1": KEYS[1]}), 40)
 
 
 @FEW

@@ -13,6 +13,9 @@ import tacit
 from tacit.cli import app
 from tacit.engine.checkpoint import KEPT, Checkpoint, kept_at
 from tacit.engine.retraining import Retraining, retraining
+from tacit.ledger.statement import Envelope
+from tacit.ledger.verify import verify
+from test_ledger_record import entries
 
 # By the seed, which is the experiment's own, "a" is first in a cohort of two in round 3, from 0.
 SIZES, COHORT = (20, 7, 9, 30), 2
@@ -101,6 +104,22 @@ def test_what_a_rule_remembers_by_places_is_not_taken_over(tmp_path: Path) -> No
     tacit.run(plan, folder=tmp_path, keep_every=1)
     assert Checkpoint.read(kept_at(tmp_path, 3), plan.digest()) is not None
     assert retraining(plan, "a", tmp_path).start is None
+
+
+def test_where_nobody_is_waited_for_training_begins_anew(tmp_path: Path) -> None:
+    # By the arrivals of the others a node trains on, in round 11, from a model that is not kept.
+    algorithm = tacit.FedBuff(buffer=1, spread=20.0)
+    data = small.federation((20, 7, 9, 30, 5, 6))
+    changes = {"data": data, "seed": 44, "algorithm": algorithm, "topology": tacit.Star()}
+    plan = experiment(**changes, rounds=12)
+    tacit.run(plan, folder=tmp_path / "run", keep_every=1)
+    found = retraining(plan, "a", tmp_path / "run")
+    assert (found.contributed >= 11, found.start) == (True, None)
+    found.begin_record(tmp_path / "record")
+    tacit.run(found.experiment, record=tmp_path / "record")
+    audit = verify(tmp_path / "record")
+    assert audit.findings == ()
+    assert dict(audit.checks)["rounds"] == "12 rounds"
 
 
 def test_the_others_keep_what_is_their_own(tmp_path: Path) -> None:
@@ -204,6 +223,32 @@ def test_the_command_says_the_cost_and_then_trains(file: Path) -> None:
     model = Path("runs/hearts-without-0/model.safetensors").read_bytes()
     call(*words)  # again, over the finished one
     assert Path("runs/hearts-without-0/model.safetensors").read_bytes() == model
+
+
+def test_the_new_run_leaves_a_record_of_what_it_is_a_retraining(file: Path) -> None:
+    call("run", "hearts.py", "--keep-every", "1", "--record", "old")
+    words = ("retrain", "hearts.py", "--without", "0", "--to-record", "new")
+    call(*words)
+    audit = verify(Path("new"))
+    assert audit.findings == ()
+    assert dict(audit.checks)["rounds"] == "rounds 2 to 5, counted from 0"
+    before, after = ([Envelope.from_bytes(entry).statement for entry in entries(Path(folder))]
+                     for folder in ("old", "new"))  # fmt: skip
+    rules = after[0].says["rules"]
+    assert rules["retrained_from"] == before[0].subjects["experiment"].hex()
+    assert rules["retrained_from"] != after[0].subjects["experiment"].hex()
+    assert (rules["without"], rules["first_round"]) == ("0", "2")
+    opened, closed = (
+        {said.says["round"]: said for said in told if said.kind == kind}
+        for told, kind in ((after, "round-open"), (before, "aggregate"))
+    )
+    assert list(opened) == [2, 3, 4, 5]
+    assert opened[2].subjects["base"] == closed[1].subjects["model"]
+    assert "0" not in {said.says["site"] for said in after if said.kind == "contribution"}
+    call(*words)  # again, over the finished one
+    assert len(entries(Path("new"))) == len(after)
+    assert verify(Path("new")).findings == ()
+    call("retrain", "hearts.py", "--without", "0", "--to-record", "old", code=2)
 
 
 def test_a_record_of_another_experiment_and_no_run_are_refused(file: Path) -> None:

@@ -1,6 +1,5 @@
 """``tacit chain``: the record's heads, and payments, on an EVM chain."""
 
-import json
 import os
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -62,11 +61,10 @@ def key(file: Annotated[Path, typer.Argument(metavar="FILE", help="To make.")]) 
 
     account = new_key()
     try:
-        handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        file.touch(0o600, exist_ok=False)
     except FileExistsError:
         raise InputError(f"FILE: {file} is there already; give a new one") from None
-    with os.fdopen(handle, "w") as written:
-        written.write(account.key.hex() + "\n")
+    file.write_text(account.key.hex() + "\n")
     typer.echo(account.address)
 
 
@@ -143,6 +141,10 @@ def settle(
     key: KeyFile = None,
     pot: Annotated[int, typer.Option(help="What open pays in, in wei.")] = 0,
     hours: Annotated[int, typer.Option(help="How long open leaves the round open.")] = 168,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="New file into which commit signs, for others, and sends nothing."),
+    ] = None,
     confirmations: Confirmations = 12,
     most_price: MostPrice = 200,
 ) -> None:
@@ -155,8 +157,11 @@ def settle(
     keeper its pot back after the deadline; leave and reclaim, a member its stake.
     """
     from tacit.ledger.chain import agreed as told
+    from tacit.ledger.chain import signed
     from tacit.ledger.chain.settlement import result
 
+    if to is not None and step != Step.commit:
+        raise InputError(f"--to: it was given with {step.value}; commit alone is signed for others")
     log, account, agreed = _log(record), _account(key), _agreed(record)
     at = _node(node, agreed.chain, confirmations, most_price)
     contract = _settlement(at, agreed, log)
@@ -170,9 +175,12 @@ def settle(
         case Step.open:
             receipt = contract.open(account, number, pot, contract.time() + 3600 * hours)
         case Step.commit:
-            receipt = contract.commit(
-                account, number, told.part(log, _name(agreed, account), number)
-            )
+            commitment = told.part(log, _name(agreed, account), number)
+            if to is not None:
+                signed.write(to, number, contract.said(account, number, commitment))
+                typer.echo(f"Signed: the commitment for round {number}, in {to}.")
+                return
+            receipt = contract.commit(account, number, commitment)
         case Step.post | Step.attest:
             _require_held(record)
             digest = result(*_payouts(log, agreed, number))
@@ -182,6 +190,36 @@ def settle(
         case Step.cancel:
             receipt = contract.cancel(account, number)
     _tell(f"Done: {step.value}", receipt)
+
+
+@app.command()
+def slash(
+    record: Record,
+    node: Url,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="What a member signed: settle commit --to.")
+    ],
+    other: Annotated[
+        Path | None,
+        typer.Argument(metavar="OTHER", help="Another; by default what it did on the chain."),
+    ] = None,
+    key: KeyFile = None,
+    confirmations: Confirmations = 12,
+    most_price: MostPrice = 200,
+) -> None:
+    """Prove that a member has made two different commitments for one round: it loses its stake.
+
+    Anyone may, and earns nothing: the stake goes to the next pot. Nothing else costs one; neither a
+    low score, nor an incident in the record, whose signatures the chain cannot check.
+    """
+    from tacit.ledger.chain.signed import contradiction
+
+    log, account, agreed = _log(record), _account(key), _agreed(record)
+    contract = _settlement(_node(node, agreed.chain, confirmations, most_price), agreed, log)
+    files = [file] if other is None else [file, other]
+    name, number, first, second = contradiction(contract, files)
+    receipt = contract.slash(account, name, number, first, second)
+    _tell(f"Done: {name} has lost its stake of {contract.stake} wei", receipt)
 
 
 @app.command()
@@ -244,19 +282,25 @@ def _agreed(record: Path) -> "Agreed":
 def _account(file: Path | None) -> "LocalAccount":
     """Of the key in a file, or in the environment; what was read is never told."""
     from tacit.ledger.chain.node import account_of
+    from tacit.ledger.recorder import text
 
     if file is None:
         if KEY not in os.environ:
             raise InputError(f"--key: no file was given, and {KEY} is not in the environment")
         return account_of(os.environ[KEY], KEY)
-    if os.stat(file).st_mode & 0o077:
+    found = text(file, "--key")
+    if file.stat().st_mode & 0o077:
         raise InputError(f"--key: others may read {file}; allowed is a file of mode 600")
-    return account_of(file.read_text(), str(file))
+    return account_of(found, str(file))
 
 
 def _members(file: Path) -> dict[str, str]:
+    from tacit.ledger.recorder import text
+    from tacit.ledger.statement import parsed
+
+    written = text(file, "members").encode()
     try:
-        found = json.loads(file.read_text())
+        found = parsed(written)
     except ValueError:
         found = None
     if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
@@ -292,8 +336,14 @@ def _payouts(log: "Log", agreed: "Agreed", number: int) -> tuple[bytes, dict[str
 def _require_held(record: Path) -> None:
     from tacit.ledger.verify import verify
 
-    if findings := verify(record).findings:
-        raise InputError(f"record: it does not hold ({findings[0]}); see tacit verify")
+    audit = verify(record)
+    if audit.findings:
+        raise InputError(f"record: it does not hold ({audit.findings[0]}); see tacit verify")
+    if audit.beyond:
+        raise InputError(
+            f"record: {audit.beyond} entries at its end stand under no signed head, and nobody"
+            " vouches for them yet; see tacit verify"
+        )
 
 
 def _tell(what: str, receipt: Any) -> None:

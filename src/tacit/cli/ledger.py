@@ -52,7 +52,8 @@ def verify(
     """Check the record of a run, without trusting anyone who wrote it.
 
     A line for each part of the audit, then a line for each thing that is not as it should be, with
-    the place of its entry. Exit code 1 if there is one.
+    the place of its entry. Exit code 1 if there is one. Entries beyond the signed head, of a run
+    that goes on or was cut off, are none, unless they are wrong by themselves.
     """
     from tacit.ledger.recorder import text
     from tacit.ledger.verify import verify as audit
@@ -66,6 +67,7 @@ def verify(
         print_json(
             {
                 "holds": not found.findings,
+                "beyond": found.beyond,
                 "size": found.head.size if found.head else None,
                 "root": found.head.root.hex() if found.head else None,
                 "checks": dict(found.checks),
@@ -80,7 +82,12 @@ def verify(
             typer.echo(f"{name:{width}}  {word}")
         for finding in found.findings:
             typer.echo(f"FAIL  {finding.check}: {finding}")
-        if not found.findings:
+        if not found.findings and found.beyond:
+            typer.echo(
+                f"The record holds, up to its signed head; {found.beyond} entries stand beyond it,"
+                " for which nobody vouches yet."
+            )
+        elif not found.findings:
             typer.echo("The record holds.")
     if found.findings:
         raise typer.Exit(1)
@@ -133,7 +140,10 @@ def proof(record: Record, entry: Entry) -> None:
 @app.command()
 def head(record: Record) -> None:
     """Print the record's signed head; keep it for tacit verify --seen."""
-    typer.echo(_log(record).note() or "", nl=False)
+    note = _log(record).note()
+    if note is None:
+        raise InputError(f"record: {record} has no signed head yet")
+    typer.echo(note, nl=False)
 
 
 def _anchored(record: Path, file: Path) -> "list[Checkpoint]":

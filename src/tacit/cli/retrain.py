@@ -29,6 +29,13 @@ def retrain(
         Path | None,
         typer.Option(help="Where the new run is kept; by default FOLDER-without-SITE."),
     ] = None,
+    to_record: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the new run leaves a signed record, which says of what it is a retraining;"
+            " see verify."
+        ),
+    ] = None,
     ledger: Annotated[
         Path | None, typer.Option(help="Privacy ledger that pays for each round; see budget.")
     ] = None,
@@ -42,6 +49,8 @@ def retrain(
     Goes on from the last checkpoint before the site first took part, or from the initial model if
     none is kept, and says first how many rounds that takes. The rows of the others are trained on
     once more, which spends of their privacy. Stopped and started again, it goes on.
+
+    With --to-record the new run leaves a record, from the round on that it goes on from.
     """
     from tacit.cli.folder import Folder
     from tacit.cli.screen import progress, say, show_run
@@ -74,6 +83,8 @@ def retrain(
         kept.reopen()
         found.start.write(kept.path)
     done = kept.rounds_done() if going_on or found.start else 0
+    if to_record:
+        found.begin_record(to_record)
     with (
         stdout_kept_clean(as_json),
         progress([file.stem], found.experiment.rounds, done, quiet=as_json) as on_round,
@@ -84,8 +95,9 @@ def retrain(
             on_round(file.stem, row)
 
         result = carry_out(
-            found.experiment, folder=kept.path, resume=done > 0, on_round=measured, ledger=ledger
-        )
+            found.experiment, folder=kept.path, resume=done > 0, on_round=measured, ledger=ledger,
+            record=to_record,
+        )  # fmt: skip
         written = kept.finish(result)
     if as_json:
         print_json(cost | written)

@@ -19,9 +19,11 @@ import torch
 
 from tacit.algorithms.base import State
 from tacit.engine.checkpoint import KEPT, Checkpoint, kept_at
+from tacit.engine.recording import recorder
 from tacit.engine.run import MEMORY, VERDICTS
 from tacit.errors import InputError
 from tacit.experiment import Experiment
+from tacit.ledger.rounds import FIRST
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +38,7 @@ class Retraining:
         start: what the others go on from; None: from the initial model.
         rounds: that are carried out again.
         seconds: that they take at the pace of the run.
+        before: digest of the experiment with the site.
     """
 
     experiment: Experiment
@@ -44,6 +47,19 @@ class Retraining:
     start: Checkpoint | None
     rounds: int
     seconds: float
+    before: str
+
+    def begin_record(self, folder: Path) -> None:
+        """Begin the record of the retraining, whose genesis tells of what it is one.
+
+        Raises:
+            InputError: a folder with another experiment's record.
+            CheckpointError: a folder that cannot be written.
+        """
+        origin = {"retrained_from": self.before, "without": self.site}
+        if self.start:
+            origin[FIRST] = str(self.start.round)
+        recorder(self.experiment, folder, origin=origin).finish()
 
 
 def retraining(
@@ -87,7 +103,7 @@ def retraining(
         start = None
     rounds = (others.guard or experiment).rounds - (start.round if start else 0)
     pace = median(row["seconds"] for row in last.metrics)
-    return Retraining(others, site, first, start, rounds, rounds * pace)
+    return Retraining(others, site, first, start, rounds, rounds * pace, digest)
 
 
 def _first(experiment: Experiment, node: int) -> int:
@@ -106,8 +122,13 @@ def _kept(folder: Path, experiment: str, most: int) -> Checkpoint | None:
 
 
 def _others(state: State, experiment: Experiment, node: int) -> State | None:
-    """The state without a node's own; None where a rule remembers by places or links."""
-    if any(name.startswith(MEMORY) for name in state):
+    """The state without a node's own; None where nothing can go on from it.
+
+    A rule remembers by places or links; and in asynchronous rounds others would have other models
+    in hand, some of which are not kept any more.
+    """
+    late = experiment.arrivals is not None and experiment.algorithm.exchanges == "server"
+    if late or any(name.startswith(MEMORY) for name in state):
         return None
     layout, algorithm = experiment.layout, experiment.algorithm
     flat = torch.zeros(1).expand(layout.size)

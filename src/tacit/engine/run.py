@@ -26,7 +26,7 @@ from tacit.engine.local import LocalTrain, Trainer
 from tacit.engine.pace import OwnPace
 from tacit.engine.pairs import PairAveraging
 from tacit.engine.protect import Protector, noise_seed, randomised
-from tacit.engine.recording import excluded, listen, recorder
+from tacit.engine.recording import excluded, listen, listen_late, recorder, turned_away
 from tacit.engine.uplink import PublicCopies, Uplink
 from tacit.engine.workers import Workers
 from tacit.errors import InputError, require_whole
@@ -197,13 +197,6 @@ class Session:
         self.experiment = experiment
         if openings is not None and record is None:
             raise InputError("openings: a file was given without a record; give record as well")
-        if record is not None and experiment.arrivals is not None:
-            raise InputError(
-                "record: it was given, but records are of rounds in step so far; leave it out, or"
-                " use FedAvg() or Gossip() as the algorithm"
-            )
-        masked = Path(openings) if openings is not None else None
-        self.recorder = recorder(experiment, Path(record), masked) if record is not None else None
         self.ledger = PrivacyBudget(Path(ledger)) if ledger is not None else None
         data, layout = experiment.data, experiment.layout
         template = experiment.template
@@ -228,6 +221,9 @@ class Session:
         # A daemon (a member of a multiprocessing.Pool) may have no processes of its own.
         able = hasattr(os, "memfd_create") and not multiprocessing.current_process().daemon
         workers = min(workers, data.nodes) if able else 1
+        # Of what may be refused the last, since it stays open, for this run alone.
+        masked = Path(openings) if openings is not None else None
+        self.recorder = recorder(experiment, Path(record), masked) if record is not None else None
         self.workers = Workers(self.choice.lowering, workers) if workers > 1 else None
         pools = experiment.algorithm.pools
         self.trainer = Trainer(
@@ -336,20 +332,24 @@ class Session:
         nodes = self.experiment.cohort(round)
         train: LocalTrain | OwnPace = LocalTrain(self.trainer, nodes, round)
         arrivals = self.experiment.arrivals[round] if self.experiment.arrivals else None
-        if arrivals and algorithm.exchanges == "server":
-            train = OwnPace(self.trainer, arrivals, round)
+        late = arrivals if algorithm.exchanges == "server" else None
+        if late:
+            train = OwnPace(self.trainer, late, round)
         exchange = self._exchange(nodes, train)
         if self.recorder:
-            assert not isinstance(exchange, PairAveraging)
             self.recorder.open(round, self._model())
-            listen(self.recorder, exchange)
+            if late:
+                assert isinstance(exchange, StarExchange)
+                begun = listen_late(self.recorder, exchange, round, late)
+            else:
+                listen(self.recorder, exchange)
         self.state, reported = algorithm.round(self.state, train, exchange)
         row: Row = {"round": round + 1, "cohort": len(nodes), "train_loss": train.mean_loss()}
         row["bytes"] = exchange.bytes if exchange else 0
         row |= reported
-        if arrivals and algorithm.exchanges == "server":
-            row["dropped"] = len(arrivals.dropped)
-            row["bytes"] += FLOAT_BYTES * self.experiment.layout.size * arrivals.unused
+        if late:
+            row["dropped"] = len(late.dropped)
+            row["bytes"] += FLOAT_BYTES * self.experiment.layout.size * late.unused
         if exchange and exchange.verdict is not None:
             row |= self._judge(exchange.verdict, round)
             if self.guard and self.guard.proof:
@@ -362,8 +362,12 @@ class Session:
             if isinstance(exchange, GraphExchange | PairAveraging):
                 row |= self._agreement(exchange, round)
         if self.recorder:
-            assert not isinstance(exchange, PairAveraging)
-            self.recorder.close(round, excluded(exchange), self._model())
+            if late:
+                assert isinstance(exchange, StarExchange)
+                out = {begun[i]: why for i, why in turned_away(exchange).items()}
+                self.recorder.close(round, {}, self._model(), out)
+            else:
+                self.recorder.close(round, excluded(exchange), self._model())
             if "accuracy" in row:
                 self.recorder.evaluated(row, "accuracy")
         return row

@@ -79,7 +79,7 @@ def _rewrite(db: sqlite3.Connection, site: str, path: Path, old: Path) -> None:
     """Put a file without the site's openings in the place of the one with them."""
     new = path.with_name(f"{OPENINGS}.part")
     new.unlink(missing_ok=True)
-    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    new.touch(0o600, exist_ok=False)
     with closing(sqlite3.connect(new)) as copy:
         (table,) = db.execute("SELECT sql FROM sqlite_schema WHERE name = 'openings'").fetchone()
         copy.execute(table)

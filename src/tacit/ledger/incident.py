@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tacit.errors import MessageError
 from tacit.ledger import records
+from tacit.ledger.rounds import due
 from tacit.ledger.statement import Envelope, Statement
 
 # Beside the head that a site cosigned last: what it reports of a round.
@@ -126,5 +127,5 @@ def _require_withheld(
     if any(other.payload() == sent.payload() for other in before):
         raise MessageError("the contribution is in the record")
     closed = [other for other in before if other.kind == "aggregate"]
-    if sent.says["round"] not in [other.says["round"] for other in closed]:
+    if due(statements[0], sent.says["round"]) not in [other.says["round"] for other in closed]:
         raise MessageError("the round of the contribution is not closed")

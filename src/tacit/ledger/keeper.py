@@ -1,6 +1,7 @@
 """Who keeps a record: it appends entries, and asks the witnesses to cosign its head."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Protocol
 
 from tacit.errors import MessageError
@@ -51,21 +52,28 @@ class Keeper:
         head = self.log.head()
         note = f"{head.text}\n{sign(head.text, self.key, self.private)}"
         lines = ""
+        proof = cache(lambda old: self.log.consistency(old, head.size))  # most saw the same head
         for name, witness in self.witnesses.items():
             try:
-                lines += str(self._cosigned(name, witness, head.size, note))
+                lines += str(self._cosigned(name, witness, head.size, note, proof))
             except MessageError as error:
                 self.lost(name, error)
         self.policy.check(note + lines)
         self.log.keep(head.size, note + lines)
         return first
 
-    def _cosigned(self, name: str, witness: Cosigner, size: int, note: str) -> Signature:
+    def _cosigned(
+        self,
+        name: str,
+        witness: Cosigner,
+        size: int,
+        note: str,
+        proof: Callable[[int], Sequence[bytes]],
+    ) -> Signature:
         for _ in range(2):
             old = self._sizes[name]
-            proof = self.log.consistency(old, size)
             try:
-                line = witness.cosign(old, proof, note)
+                line = witness.cosign(old, proof(old), note)
             except Conflict as seen:  # it knows more than is remembered of it here
                 if not 0 <= seen.size <= size:
                     raise

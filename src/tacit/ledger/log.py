@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from tacit.errors import CheckpointError, InputError
@@ -23,7 +23,8 @@ CREATE TABLE IF NOT EXISTS heads (size INTEGER PRIMARY KEY, note TEXT NOT NULL) 
 class Log:
     """An append-only list of entries of at most 65,535 bytes, durable once ``append`` returns.
 
-    Entries and the tree's hashes are written in one transaction. May be used from many threads.
+    Entries and the tree's hashes are written in one transaction. May be used from many threads, and
+    is written by one process at a time, which has opened it once.
 
     Args:
         path: of the file; made where there is none.
@@ -32,22 +33,27 @@ class Log:
 
     Raises:
         CheckpointError: the file is no log, or cannot be written.
+        InputError: it is open for writing elsewhere.
     """
 
     def __init__(self, path: Path, origin: str, *, read_only: bool = False) -> None:
         self.path, self.origin = path, origin
         self._lock = threading.RLock()
-        with self._told():
+        with self._told(), ExitStack() as files:
+            if not read_only:
+                files.enter_context(closing(_held(path)))
             where = _to_read(path) if read_only else str(path)
             self._db = sqlite3.connect(
                 where, uri=read_only, check_same_thread=False, isolation_level=None
             )
+            files.enter_context(closing(self._db))
             if read_only:
                 self._db.execute("BEGIN")  # all reads are of one moment
-                return
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_TABLES)
+            else:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._db.executescript(_TABLES)
+            self._files = files.pop_all()
 
     def __len__(self) -> int:
         with self._told():
@@ -97,9 +103,11 @@ class Log:
         return merkle.consistency(self._read, old, new)
 
     def keep(self, size: int, note: str) -> None:
-        """Keep a signed and cosigned head."""
-        with self._told():
-            self._db.execute("INSERT OR REPLACE INTO heads VALUES (?, ?)", (size, note))
+        """Keep a signed and cosigned head, in the place of those of fewer entries."""
+        with self._told(), self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("DELETE FROM heads WHERE size <= ?", (size,))
+            self._db.execute("INSERT INTO heads VALUES (?, ?)", (size, note))
 
     def note(self) -> str | None:
         """The newest head that was kept."""
@@ -126,7 +134,7 @@ class Log:
     def close(self) -> None:
         """Close the file; what was appended is in it already."""
         with self._told():
-            self._db.close()
+            self._files.close()
 
     def _nodes(self, entries: Sequence[bytes], first: int) -> Iterator[tuple[int, int, bytes]]:
         """Hashes of the complete subtrees that new entries end."""
@@ -162,6 +170,29 @@ class Log:
                 yield
             except sqlite3.Error as error:
                 raise CheckpointError(f"{self.path}: the log cannot be used ({error})") from None
+
+
+def _held(path: Path) -> sqlite3.Connection:
+    """What nobody else can open until it is closed, or its process ends, however that does.
+
+    A transaction on an empty file beside the log: of SQLite's locks none passes on to the processes
+    that are forked from this one, and may outlive it, and none is lost where a process opens the
+    file twice.
+    """
+    beside = path.with_name(f"{path.name}-lock")
+    held = sqlite3.connect(beside, timeout=0, check_same_thread=False, isolation_level=None)
+    try:
+        held.execute("PRAGMA journal_mode=OFF")  # which would be one file more
+        held.execute("BEGIN EXCLUSIVE")
+    except sqlite3.Error as error:
+        held.close()
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
+        raise InputError(
+            f"record: {path.parent} is being written by another run; let it end, or give another"
+            " folder"
+        ) from None
+    return held
 
 
 def _to_read(path: Path) -> str:

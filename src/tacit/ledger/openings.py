@@ -17,7 +17,6 @@ find keys whose masks turn the vectors into the sum that it wants.
 """
 
 import hashlib
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -59,7 +58,7 @@ class Openings:
 
     def __init__(self, path: Path) -> None:
         try:
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            path.touch(0o600)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA secure_delete=ON")  # auditors are given the whole file
             self._db.executescript(_TABLES)
@@ -70,8 +69,10 @@ class Openings:
         """A round begins, perhaps again."""
         self._round, self.sums = round, 0
         self._total = hashlib.sha256()
-        for table in _NAMES:
-            self._db.execute(f"DELETE FROM {table} WHERE round = ?", (round,))
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            for table in _NAMES:
+                self._db.execute(f"DELETE FROM {table} WHERE round = ?", (round,))
 
     def sent(self, site: str, vector: bytes | memoryview) -> None:
         """What a site sent behind its masks, for the next sum."""
@@ -89,17 +90,21 @@ class Openings:
             names: of the sites, by their numbers.
         """
         where = (self._round, self.sums)
-        for mask in recovered:
-            peer = "" if mask.peer is None else names[mask.peer]
-            row = (*where, names[mask.node], peer, mask.key, mask.sign)
-            self._db.execute("INSERT INTO masks VALUES (?, ?, ?, ?, ?, ?)", row)
-        self._db.execute("INSERT INTO sums VALUES (?, ?, ?)", (*where, 8 * total.itemsize))
-        # Whoever is not in the sum: of a vector that came late nothing is told.
-        self._db.execute(
-            "DELETE FROM vectors WHERE round = ? AND sum = ? AND site NOT IN"
-            " (SELECT node FROM masks WHERE round = ? AND sum = ? AND peer = '')",
-            where * 2,
-        )
+        peers = ["" if mask.peer is None else names[mask.peer] for mask in recovered]
+        rows = [
+            (*where, names[mask.node], peer, mask.key, mask.sign)
+            for mask, peer in zip(recovered, peers, strict=True)
+        ]
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("INSERT INTO masks VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._db.execute("INSERT INTO sums VALUES (?, ?, ?)", (*where, 8 * total.itemsize))
+            # Whoever is not in the sum: of a vector that came late nothing is told.
+            self._db.execute(
+                "DELETE FROM vectors WHERE round = ? AND sum = ? AND site NOT IN"
+                " (SELECT node FROM masks WHERE round = ? AND sum = ? AND peer = '')",
+                where * 2,
+            )
         self._total.update(_little(total))
         self.sums += 1
 

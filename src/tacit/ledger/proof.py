@@ -36,6 +36,10 @@ class Proof:
                 f"record: {log.path} has no signed head, under which to prove an entry"
             )
         size = Checkpoint.from_text(split(note)[0]).size
+        if not 0 <= index < size:
+            raise InputError(
+                f"ENTRY: {index} was given; allowed is 0 to {size - 1}, under the signed head"
+            )
         return cls(index, tuple(log.inclusion(index, size)), note)
 
     def __str__(self) -> str:

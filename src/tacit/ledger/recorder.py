@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-import os
 import secrets
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -17,9 +18,10 @@ from tacit.ledger import records, scores
 from tacit.ledger.contribution import Contribution, Floats, millionths
 from tacit.ledger.keeper import Keeper
 from tacit.ledger.log import Log
-from tacit.ledger.note import COSIGNATURE, NOTE, Key
+from tacit.ledger.note import COSIGNATURE, NOTE, Checkpoint, Key, split
 from tacit.ledger.openings import PART, Openings
 from tacit.ledger.policy import Policy, quorum
+from tacit.ledger.rounds import FIRST, rule
 from tacit.ledger.settlement import payouts
 from tacit.ledger.statement import Envelope, Statement, canonical, signed
 from tacit.ledger.witness import Witness
@@ -28,6 +30,8 @@ from tacit.protection.secagg.masks import Mask
 LOG, POLICY, KEYS, OPENINGS = "log.db", "policy.txt", "keys.json", "openings.db"
 HEAD = "head.txt"
 KEEPER = "keeper"
+# A node, the round from whose model it trained, and how often it had before.
+Begun = tuple[int, int, int]
 # Cosignatures of a head: enough for a quorum of traitors to be unlikely, few enough for its bytes.
 MOST_WITNESSES = 100
 
@@ -94,29 +98,27 @@ class Recorder:
         self.origin = f"tacit/{experiment.hex()[:16]}"
         if masked and masked.resolve() == (folder / OPENINGS).resolve():
             raise InputError(f"openings: {masked} is the record's own file; give another")
-        # First, so that a file that cannot be written leaves no record that was not begun.
-        self._masked = Openings(masked) if masked else None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._seeds = self._keys()
-        except OSError as error:
-            raise CheckpointError(f"record: {folder} cannot be written ({error})") from None
-        self._members = {name: self._key("member", name) for name in (KEEPER, *nodes)}
-        log = Log(folder / LOG, self.origin)
-        self.keeper = self._keeper(log)
-        self._openings = sqlite3.connect(_private(folder / OPENINGS), isolation_level=None)
-        try:
-            self._openings.execute(
-                "CREATE TABLE IF NOT EXISTS openings"
-                " (entry INTEGER PRIMARY KEY, site TEXT NOT NULL, nonce BLOB NOT NULL,"
-                " digest BLOB NOT NULL) STRICT"
-            )
-        except sqlite3.Error as error:
-            raise CheckpointError(f"{folder / OPENINGS}: it cannot be used ({error})") from None
-        if not len(log):
-            self._begin(rules)
-        self._models, self._view = self._recorded(log)
-        self._sent: dict[int, Any] = {}
+        self._sent: dict[Begun, Any] = {}
+        self._bases: dict[int, bytes] = {}
+        with ExitStack() as files:
+            # First, so that a file that cannot be written leaves no record that was not begun.
+            self._masked = files.enter_context(closing(Openings(masked))) if masked else None
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                # Before anything is written, as another run may be writing here.
+                log = files.enter_context(closing(Log(folder / LOG, self.origin)))
+                self._seeds = self._keys()
+            except OSError as error:
+                raise CheckpointError(f"record: {folder} cannot be written ({error})") from None
+            self._members = {name: self._key("member", name) for name in (KEEPER, *nodes)}
+            self.keeper = self._keeper(log)
+            self._openings = self._opened(folder / OPENINGS)
+            files.enter_context(closing(self._openings))
+            if not len(log):
+                self._begin(rules)
+            self._models, self._view = self._recorded(log)
+            self._vouch(log)
+            self._files = files.pop_all()
 
     @classmethod
     def again(cls, folder: Path) -> "Recorder":
@@ -172,19 +174,29 @@ class Recorder:
                 f"record: {self.folder} holds {len(self._models)} rounds, and round {round + 1} is"
                 " to be recorded; give a new folder to a new run"
             )
-        self._base, self._sent = hashlib.sha256(base).digest(), {}
+        self._round, self._sent = round, {}
+        self._bases[round] = hashlib.sha256(base).digest()
         self._new = round == len(self._models)
         if self._new:
             if self._masked:
                 self._masked.begin(round)
             log, view = self.keeper.log, self._view
-            opened = records.round_open(round, view, self.experiment, self._base, log.head())
-            self._append([(opened, KEEPER)])
+            base = self._bases[round]
+            opened = records.round_open(round, view, self.experiment, base, log.head())
+            log.append(self._signed([(opened, KEEPER)]))
             self._view += 1
 
-    def heard(self, node: int, sent: bytes | memoryview) -> None:
-        """What a node sent in the round; again for each exchange."""
-        self._sent.setdefault(node, hashlib.sha256()).update(sent)
+    def heard(
+        self, node: int, sent: bytes | memoryview, began: int | None = None, again: int = 0
+    ) -> None:
+        """What a node sent in the round; again for each exchange.
+
+        Args:
+            began: in asynchronous rounds, the one from whose model it trained, for the how manieth
+                time (``again``).
+        """
+        begun = (node, self._round if began is None else began, again)
+        self._sent.setdefault(begun, hashlib.sha256()).update(sent)
         if self._masked and self._new:
             self._masked.sent(self.nodes[node], sent)
 
@@ -198,11 +210,15 @@ class Recorder:
         if self._masked and self._new:
             self._masked.summed(total, recovered, self.nodes)
 
-    def close(self, round: int, excluded: Mapping[int, str], model: bytes) -> None:
+    def close(
+        self, round: int, excluded: Mapping[int, str], model: bytes,
+        late: Mapping[Begun, str] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         """A round ends.
 
         Args:
             excluded: nodes that were left out, and why.
+            late: in asynchronous rounds, what was left out of theirs, and why.
             model: the new one's bytes.
 
         Raises:
@@ -213,23 +229,25 @@ class Recorder:
             if self._models[round] != found:
                 raise InputError(f"record: {self.folder} holds another model of round {round + 1}")
             return
-        statements, openings = [], []
-        for node in sorted(self._sent):
+        statements, openings, first = list[tuple[Statement, str]](), [], len(self.keeper.log)
+        places = {begun: place for place, begun in enumerate(sorted(self._sent), first)}
+        for node, began, again in places:
             site, nonce = self.nodes[node], secrets.token_bytes(records.NONCE)
-            digest = self._sent[node].digest()
-            committed = records.commitment(self._public(site), round, nonce, digest)
+            digest = self._sent[node, began, again].digest()
+            committed = records.commitment(self._public(site), began, nonce, digest)
             statements.append(
                 (records.contribution(
-                    round, site, self._base, committed, self.rows[node], self.claim
+                    began, site, self._bases[began], committed, self.rows[node], self.claim
                 ), site)
             )  # fmt: skip
             openings.append((site, nonce, digest))
-        first = self._append(statements) if statements else len(self.keeper.log)
-        places = {node: first + i for i, node in enumerate(sorted(self._sent))}
+        self.keeper.log.append(self._signed(statements))
         self._keep(openings, first)
-        included = [place for node, place in places.items() if node not in excluded]
-        why = {places[node]: reason for node, reason in excluded.items() if node in places}
+        out = {begun: excluded[begun[0]] for begun in places if begun[0] in excluded} | dict(late)
+        included = [place for begun, place in places.items() if begun not in out]
+        why = {places[begun]: reason for begun, reason in out.items()}
         summed = self._summed(round, openings)
+        # One head a round, with this entry: most of a record's time goes into cosignatures.
         self._append([(records.aggregate(round, found, included, why, summed), KEEPER)])
         self._models.append(found)
         self._view = 0
@@ -284,7 +302,9 @@ class Recorder:
         )  # fmt: skip
         self._require_unpaid(statement.says, pot)
         place = len(self.keeper.log)
-        _private(self.folder / scores.FILE.format(place)).write_bytes(file)
+        told = self.folder / scores.FILE.format(place)
+        told.touch(0o600)
+        told.write_bytes(file)
         both = {name: self._members[name] for name in (KEEPER, self.nodes[0])}
         self.keeper.append([signed(statement, both)])
         if pot is not None:
@@ -309,10 +329,7 @@ class Recorder:
 
     def finish(self) -> None:
         """Close the record's files."""
-        self.keeper.log.close()
-        self._openings.close()
-        if self._masked:
-            self._masked.close()
+        self._files.close()
 
     def _summed(self, round: int, openings: Sequence[tuple[str, bytes, bytes]]) -> dict[str, bytes]:
         """Commitments to the round's sums and masks; they, and the sites', are opened to audits."""
@@ -328,7 +345,10 @@ class Recorder:
         return found
 
     def _append(self, statements: Iterable[tuple[Statement, str]]) -> int:
-        return self.keeper.append([signed(s, {by: self._members[by]}) for s, by in statements])
+        return self.keeper.append(self._signed(statements))
+
+    def _signed(self, statements: Iterable[tuple[Statement, str]]) -> list[bytes]:
+        return [signed(statement, {by: self._members[by]}) for statement, by in statements]
 
     def _append_together(self, statement: Statement) -> None:
         """What a quorum of the members signs."""
@@ -347,6 +367,12 @@ class Recorder:
             entries.append(signed(statement, {name: self._members[name] for name in added}))
         self.keeper.append(entries)
 
+    def _vouch(self, log: Log) -> None:
+        """Have those entries cosigned that were when the run was cut off."""
+        note = log.note()
+        if note is None or Checkpoint.from_text(split(note)[0]).size < len(log):
+            self.keeper.append([])
+
     def _keeper(self, log: Log) -> Keeper:
         private = self._key("log", self.origin)
         key = Key.of(self.origin, private, NOTE)
@@ -358,6 +384,19 @@ class Recorder:
             keys.append(mine)
         return Keeper(log, key, private, Policy.of([key], keys), witnesses)
 
+    def _opened(self, path: Path) -> sqlite3.Connection:
+        path.touch(0o600)
+        try:
+            db = sqlite3.connect(path, isolation_level=None)
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS openings"
+                " (entry INTEGER PRIMARY KEY, site TEXT NOT NULL, nonce BLOB NOT NULL,"
+                " digest BLOB NOT NULL) STRICT"
+            )
+        except sqlite3.Error as error:
+            raise CheckpointError(f"{path}: it cannot be used ({error})") from None
+        return db
+
     def _recorded(self, log: Log) -> tuple[list[bytes], int]:
         """Models of the rounds that the record holds, and how often the next one was begun."""
         models, begun = list[bytes](), 0
@@ -365,7 +404,11 @@ class Recorder:
             statement = Envelope.from_bytes(entry).statement
             if not place and statement.subjects.get("experiment") != self.experiment:
                 raise InputError(f"record: {self.folder} holds another experiment's record")
-            begun += statement.kind == "round-open"
+            if not place:  # those before are in the record of another run
+                models += [b""] * (rule(statement, FIRST) or 0)
+            if statement.kind == "round-open":
+                begun += 1
+                self._bases[statement.says["round"]] = statement.subjects["base"]
             if statement.kind == "aggregate":
                 models.append(statement.subjects["model"])
                 begun = 0
@@ -385,7 +428,10 @@ class Recorder:
         wanted += [("member", name) for name in (KEEPER, *self.nodes)]
         wanted += [("witness", name) for name in self.nodes[:MOST_WITNESSES]]
         seeds = {f"{use} {name}": secrets.token_hex(32) for use, name in wanted}
-        _private(path).write_text(json.dumps(seeds))
+        part = self.folder / f".{KEYS}"  # half a file of keys would end every later run
+        part.touch(0o600)
+        part.write_text(json.dumps(seeds))
+        part.replace(path)
         return seeds
 
     def _key(self, use: str, name: str) -> Ed25519PrivateKey:
@@ -417,9 +463,3 @@ def _percent(share: float) -> int:
 def _named(node: str) -> str:
     """A key's name for a node's, which may have spaces."""
     return "".join("-" if c.isspace() or c in "+\x7f" else c for c in node)[:60]
-
-
-def _private(path: Path) -> Path:
-    """A file that only its owner may read."""
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    return path

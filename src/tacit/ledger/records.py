@@ -28,6 +28,7 @@ from typing import Any
 
 from tacit.errors import MessageError
 from tacit.ledger.note import Checkpoint
+from tacit.ledger.rounds import require_numbers
 from tacit.ledger.statement import Statement, canonical
 
 # Members of one record; with keys and signatures of all it stays below the log's 65,535 bytes.
@@ -83,7 +84,8 @@ def genesis(
         experiment: its digest.
         policy: digest of the text that says whose signatures make a head count.
         keeper: name of the member who keeps the log and opens the rounds, and its Ed25519 key.
-        rules: algorithm, aggregation, topology and protections in words.
+        rules: algorithm, aggregation, topology and protections in words; see ``rounds`` for those
+            that tell of the rounds.
         founders: members beside the keeper, with their Ed25519 keys.
     """
     members = {name: found.hex() for name, found in {**founders, keeper: key}.items()}
@@ -318,6 +320,10 @@ def require_shape(statement: Statement) -> None:
         raise MessageError(f"it is not what a record of the kind {statement.kind!r} says")
     if any(len(found) != 32 for found in statement.subjects.values()):
         raise MessageError("a digest has 32 bytes")
+    if statement.says.get("round", 0) < 0:
+        raise MessageError("rounds are counted from 0")
+    if statement.kind == "genesis":
+        require_numbers(statement)
 
 
 def _named(statement: Statement, subjects: set[str]) -> bool:

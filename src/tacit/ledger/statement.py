@@ -26,6 +26,7 @@ _MOST_INT = 2**53
 _MOST_DEPTH = 8
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{\]}]', re.DOTALL)
 _STEP = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 Json = None | bool | int | str | Sequence["Json"] | Mapping[str, "Json"]
 
@@ -165,9 +166,7 @@ def canonical(value: Json) -> bytes:
     """
     _require(value, _MOST_DEPTH)
     try:
-        return json.dumps(
-            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        ).encode()  # fmt: skip
+        return _ENCODER.encode(value).encode()
     except UnicodeEncodeError:
         raise InputError("record: it holds half of a UTF-16 pair") from None
 
@@ -182,7 +181,8 @@ def parsed(text: bytes) -> Any:
         ValueError: it is no JSON, or too deep.
     """
     depth = 0
-    for token in _TOKEN.findall(text):
+    deep = text.count(b"[") + text.count(b"{") > _MOST_DEPTH  # else no need to look further
+    for token in _TOKEN.findall(text) if deep else ():
         depth += _STEP.get(token, 0)
         if depth > _MOST_DEPTH:
             raise ValueError("too many levels")
@@ -190,22 +190,20 @@ def parsed(text: bytes) -> Any:
 
 
 def _require(value: Any, depth: int) -> None:
-    match value:
-        case None | bool() | str():
-            fits = True
-        case int():
-            fits = -_MOST_INT < value < _MOST_INT
-        case dict():
+    if isinstance(value, str):
+        return
+    if isinstance(value, dict):
+        fits = depth > 0
+        for key, part in value.items():
             # Sorted as UTF-16 and as code points the same, where they are ASCII.
-            fits = depth > 0 and all(isinstance(key, str) and key.isascii() for key in value)
-            for part in value.values():
-                _require(part, depth - 1)
-        case list() | tuple():
-            fits = depth > 0
-            for part in value:
-                _require(part, depth - 1)
-        case _:
-            fits = False
+            fits = fits and isinstance(key, str) and key.isascii()
+            _require(part, depth - 1)
+    elif isinstance(value, list | tuple):
+        fits = depth > 0
+        for part in value:
+            _require(part, depth - 1)
+    else:
+        fits = value is None or (isinstance(value, int) and -_MOST_INT < value < _MOST_INT)
     if not fits:
         raise InputError(
             f"record: {value!r:.60} was given; allowed are whole numbers below 2**53, strings, and"

@@ -4,6 +4,10 @@ In this order: whose signatures count, the head's signatures, what the auditor s
 every entry's signatures by the members of its time, the rounds, the openings, the sums of masked
 vectors, scores and payouts, incidents, a model that was handed out, and another site's copy. An
 entry is judged by what stands before it alone, as it was when it was written.
+
+Entries beyond the newest signed head are those of a run that goes on, or that was cut off. Nobody
+vouches for them yet, but they too are signed by those who must: what a stranger adds is found out,
+since he can sign nothing, and what is signed already stands in the record before.
 """
 
 import hashlib
@@ -15,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tacit.errors import MessageError, TacitError
+from tacit.errors import InputError, MessageError, TacitError
 from tacit.ledger import erasure, incident, merkle, records, scores
 from tacit.ledger import openings as sums
 from tacit.ledger import release as models
@@ -24,6 +28,7 @@ from tacit.ledger.note import Checkpoint, split, verified
 from tacit.ledger.peers import Own, compare
 from tacit.ledger.policy import Policy, quorum
 from tacit.ledger.recorder import HEAD, LOG, OPENINGS, kept, text
+from tacit.ledger.rounds import FIRST, STALENESS, Begun, rule
 from tacit.ledger.statement import Envelope, Statement
 from tacit.ledger.turns import Turns
 
@@ -54,11 +59,13 @@ class Audit:
         head: of the record; None where no signed one is there.
         checks: what was looked at, with a word on each.
         findings: empty where the record holds.
+        beyond: how many entries stand beyond the head, for which nobody vouches yet.
     """
 
     head: Checkpoint | None
     checks: tuple[tuple[str, str], ...]
     findings: tuple[Finding, ...]
+    beyond: int
 
 
 @dataclass
@@ -69,6 +76,7 @@ class _Record:
     note: str
     policy: Policy
     entries: list[bytes]
+    vouched: int  # entries that stand under its head
     statements: dict[int, Statement] = field(default_factory=dict)
     signers: dict[int, list[str]] = field(default_factory=dict)
     keys: dict[int, dict[str, bytes]] = field(default_factory=dict)
@@ -105,8 +113,13 @@ def verify(
         anchored: heads that its keeper has put on a chain (``ledger.chain``).
 
     Raises:
-        InputError: a folder without a record, or a policy that is none.
+        InputError: a folder without a record; a policy or an earlier head that is none; no folder
+            of a release.
     """
+    if seen is not None:
+        _require_head(seen)
+    if release is not None and not release.is_dir():
+        raise InputError(f"release: {release} is no folder")
     # Before the entries: of a record that still grows they are there before their openings.
     opened = _opened(folder / OPENINGS)
     record = _read(folder, policy)
@@ -121,7 +134,7 @@ def verify(
     checks.append(("scores", lambda r: _found(scores.audit(folder, r.statements))))
     checks.append(("incidents", lambda r: _found(incident.audit(r.statements, r.keys))))
     if release is not None:
-        checks.append(("release", lambda r: _found(models.audit(release, r.statements))))
+        checks.append(("release", lambda r: _found(models.audit(release, _vouched(r)))))
     if against is not None and (against / HEAD).exists() and not (against / LOG).exists():
         checks.append(("other head", lambda record: _witnessed(record, against / HEAD)))
     elif against is not None:
@@ -145,16 +158,32 @@ def verify(
         head = Checkpoint.from_text(split(record.note)[0])
     except MessageError:
         head = None
-    return Audit(head, tuple(told), tuple(findings))
+    beyond = len(record.entries) - record.vouched
+    return Audit(head, tuple(told), tuple(findings), beyond)
+
+
+def _require_head(seen: str) -> None:
+    try:
+        Checkpoint.from_text(split(seen)[0])
+    except MessageError as error:
+        raise InputError(
+            f"seen: no signed head was given, as tacit ledger head prints one ({error})"
+        ) from None
 
 
 def _read(folder: Path, policy: Path | None) -> _Record:
     trusted, log = kept(folder, policy)
-    return _Record(log, log.note() or "", trusted, list(log))
+    entries = list(log)
+    return _Record(log, log.note() or "", trusted, entries, len(entries))
 
 
 def _signed(record: _Record) -> Iterator[Finding | str]:
     """The head's signature, and enough cosignatures."""
+    if not record.note:
+        yield Finding(
+            "", None, "it has no signed head: it was hardly begun, or the head was removed"
+        )
+        return
     try:
         head = record.policy.check(record.note)
     except MessageError as error:
@@ -165,11 +194,10 @@ def _signed(record: _Record) -> Iterator[Finding | str]:
     elif head.size > len(record.entries):
         missing = head.size - len(record.entries)
         yield Finding("", None, f"the last {missing} of {head.size} entries are missing")
-    for place in range(head.size, len(record.entries)):
-        yield Finding(
-            "", place, "it stands under no signed head (added since, or the run is not over)"
-        )
     yield f"{head.size} entries"
+    record.vouched = min(head.size, len(record.entries))
+    if beyond := len(record.entries) - record.vouched:
+        yield f"nobody vouches yet for {beyond} more (the run goes on, or was cut off)"
 
 
 def _tree(record: _Record) -> Iterator[Finding | str]:
@@ -248,7 +276,7 @@ def _begins(record: _Record, before: Checkpoint) -> Iterator[Finding | str]:
 def _entries(record: _Record) -> Iterator[Finding | str]:
     """Every entry is signed by who may, of those who were members then."""
     members: dict[str, bytes] = {}
-    keeper, opened = "", False
+    keeper, opened, said = "", False, set[bytes]()
     turns: Turns | None = None
     for place, entry in enumerate(record.entries):
         try:
@@ -272,6 +300,11 @@ def _entries(record: _Record) -> Iterator[Finding | str]:
             if turns:
                 keeper = _by_turns(turns, statement) or keeper
             _require_signers(statement, by, keeper, members, opened)
+            if place < record.vouched:
+                said.add(envelope.payload)
+            elif statement.kind != "contribution" and envelope.payload in said:
+                # A round that begins again has the same ones; outside of a round they do not hold.
+                raise MessageError("it stands in the record already, and here under no signed head")
         except MessageError as error:
             yield Finding("", place, str(error))
             continue
@@ -343,13 +376,18 @@ def _require_members(by: list[str], members: Mapping[str, bytes], least: int) ->
 
 def _rounds(record: _Record) -> Iterator[Finding | str]:
     """Rounds follow each other, begin with the last one's model, and account for every part."""
-    done, view, model, closed = 0, 0, b"", 0
+    done, view, model, first, closed = 0, 0, b"", 0, 0
     own = Own.of(record.statements)
     tree = merkle.Growing()
     base: bytes | None = None
     parts: dict[int, str] = {}
     # Where members lead by turns, a view in which they agreed on nothing leaves no entry.
     by_turns = 0 in record.statements and "keeper" not in record.statements[0].says
+    begun: Begun | None = None
+    if 0 in record.statements:
+        done = first = rule(record.statements[0], FIRST) or 0
+        if (most := rule(record.statements[0], STALENESS)) is not None:
+            begun = Begun(most)
     for place, entry in enumerate(record.entries):
         root = tree.root
         tree.add(merkle.leaf_hash(entry))
@@ -367,6 +405,10 @@ def _rounds(record: _Record) -> Iterator[Finding | str]:
                     yield Finding("", place, "it does not begin with the model of the round before")
                 if says["head"] != {"size": place, "root": root.hex()}:
                     yield Finding("", place, "it does not name the record as it was before it")
+                if begun:
+                    begun.opened(done, subjects["base"])
+                    for left, site in parts.items():
+                        yield Finding("", place, f"it leaves out what {site} sent in entry {left}")
                 base, parts, view = subjects["base"], {}, view + 1
                 model = subjects["base"] if own else model
             case "contribution" if base is None:
@@ -378,7 +420,10 @@ def _rounds(record: _Record) -> Iterator[Finding | str]:
             case "contribution":
                 site = says["site"]
                 by_itself = own is not None and site != own.keeper  # from a model of its own
-                if says["round"] != done:
+                if begun:
+                    if wrong := begun.wrong(place, statement, done):
+                        yield Finding("", place, wrong)
+                elif says["round"] != done:
                     yield Finding("", place, f"{site} contributes to another round than {done}")
                 elif subjects["base"] != base and not by_itself:
                     yield Finding("", place, f"{site} had another model than the round began with")
@@ -391,14 +436,17 @@ def _rounds(record: _Record) -> Iterator[Finding | str]:
                 yield Finding("", place, "no round is open")
             case "aggregate":
                 yield from _accounted(place, says, parts, done)
-                done, view, base, model = done + 1, 0, None, subjects["model"]
+                done, view, base, model, parts = done + 1, 0, None, subjects["model"], {}
                 closed += 1
             case "evaluation" if subjects["model"] != model or says["round"] != done - 1:
                 yield Finding("", place, "it measures another model than the last")
             case "release" if subjects["model"] != model or says["rounds"] != done or base:
                 yield Finding("", place, "it releases another model than the last")
-    left = f", {done - closed} left out" if closed < done else ""
-    yield f"{closed} rounds{f' of {own.keeper}, a peer' if own else ''}{left}"
+    if own:
+        absent = f", {done - closed} left out" if closed < done else ""
+        yield f"{closed} rounds of {own.keeper}, a peer{absent}"
+    else:
+        yield f"{done} rounds" if not first else f"rounds {first} to {done - 1}, counted from 0"
 
 
 def _accounted(
@@ -448,6 +496,10 @@ def _openings(record: _Record, found: tuple[list[Any], list[str]] | str) -> Iter
     yield f"{opened} commitments opened"
     if destroyed:
         yield f"the nonces of {', '.join(destroyed)} were destroyed"
+
+
+def _vouched(record: _Record) -> dict[int, Statement]:
+    return {place: s for place, s in record.statements.items() if place < record.vouched}
 
 
 def _found(audit: Iterator[tuple[int | None, str] | str]) -> Iterator[Finding | str]:

@@ -22,7 +22,9 @@ from tacit.algorithms.base import State
 from tacit.data.sites import told
 from tacit.engine.exchange import StarExchange
 from tacit.engine.pace import OwnPace
+from tacit.engine.recording import turned_away
 from tacit.errors import DivergenceError, InputError, MessageError
+from tacit.network.async_recording import AsyncRecording
 from tacit.network.blobs import Offer
 from tacit.network.coordinator import Coordinator, Row
 from tacit.network.protocol import Decline, Deliver, Reply, Taken, Train, Wait
@@ -59,8 +61,12 @@ class Delivered:
 
 def take_step(
     server: Server, round: int, nodes: Sequence[int], staleness: Sequence[int], steps: Tensor
-) -> None:
-    """Take the server's step with (k, d) updates that have arrived from (k,) nodes."""
+) -> dict[int, str]:
+    """Take the server's step with (k, d) updates that have arrived from (k,) nodes.
+
+    Returns:
+        Which of the k the rule turned away, and why.
+    """
     experiment = server.experiment
     assert isinstance(experiment.algorithm, FedBuff)
     assert isinstance(experiment.plan, Star)
@@ -72,6 +78,7 @@ def take_step(
         experiment.plan, experiment.aggregation, np.array(nodes, np.int64), server.now(round), n
     )
     server.shared, _ = experiment.algorithm.round({"past": past}, train, star)
+    return turned_away(star)
 
 
 def trained_alone(site: Site, round: int, again: int, state: State) -> Part:
@@ -97,8 +104,9 @@ def trained_alone(site: Site, round: int, again: int, state: State) -> Part:
 class AsyncCoordinator(Coordinator):
     """A ``Coordinator`` whose rounds are steps of FedBuff, for which it waits for nobody.
 
-    The run begins when the first site has joined. What was accepted is in the store with its place
-    in the order of arrivals, by which alone it belongs to a step.
+    The run begins when the first site has joined or, if it leaves a record, when all have signed
+    the beginning of that. What was accepted is in the store with its place in the order of
+    arrivals, by which alone it belongs to a step.
     """
 
     def __init__(
@@ -113,13 +121,33 @@ class AsyncCoordinator(Coordinator):
         assert isinstance(self.experiment.algorithm, FedBuff)
         self.algorithm = self.experiment.algorithm
         self._arrived = self.store.arrivals()
+        record = self.record
+        assert record is None or isinstance(record, AsyncRecording)
+        if record:
+            record.step = self._entries
+            begun = self.store.read()
+            for arrival in self._arrived[begun.round * self.algorithm.buffer if begun else 0 :]:
+                if not arrival.entry:
+                    raise InputError(
+                        f"record: {record.folder} was given, and this run began without a record;"
+                        " leave it out, or give the run a new folder"
+                    )
+                record.take(arrival.entry)
+        self._recording = record
         self._training: dict[str, Offer] = {}
         self._queue: dict[str, None] = {}
         self._dropped: set[tuple[str, int, int]] = set()
         self.scores.late = True
 
     def _absent(self) -> list[str]:
-        return [] if self._rows else super()._absent()
+        if not self._rows:
+            return super()._absent()
+        return self.record.absent if self.record else []
+
+    def _entries(self, step: int) -> list[bytes]:
+        """What sites have signed of a step's updates."""
+        first = step * self.algorithm.buffer
+        return [a.entry for a in self._arrived[first : first + self.algorithm.buffer]]
 
     # What sites ask
 
@@ -127,6 +155,8 @@ class AsyncCoordinator(Coordinator):
         kept = self._kept
         if kept is None or kept.outcome is not None or site not in self._rows:
             return super()._order(site)
+        if self.record and (asked := self.record.order(site)) is not None:
+            return asked
         if site in self.intake.pulling:
             return Wait(self.digest, "your update is being pulled")
         train = (
@@ -197,7 +227,9 @@ class AsyncCoordinator(Coordinator):
 
     def _accept(self, site: str, request: Deliver, sent: Path | bytes) -> bool:
         digest = request.update.digest
-        arrival = Arrival(site, request.round, request.again, digest, real(request.loss))
+        arrival = Arrival(
+            site, request.round, request.again, digest, real(request.loss), request.entry
+        )
         with self._changed:
             self._training.pop(site, None)
             if len(self._arrived) >= self._most or site in self.intake.declined:
@@ -210,6 +242,8 @@ class AsyncCoordinator(Coordinator):
                 self.store.tensors.keep(sent)
             self.store.arrive(len(self._arrived), arrival)
             self._arrived.append(arrival)
+            if self._recording:
+                self._recording.take(arrival.entry)
             self._accepted(site, request)
             return True
 
@@ -241,7 +275,7 @@ class AsyncCoordinator(Coordinator):
             for i, a in zip(nodes, taken, strict=True)
         ]
         steps = torch.stack([read(slice(None)) for read in sent])
-        take_step(server, kept.round, nodes, staleness, steps)
+        turned = take_step(server, kept.round, nodes, staleness, steps)
         self.scores.report()
         losses = {a.site: a.loss for a in taken if a.loss is not None}
         rows = sum(self._rows[name] for name in losses)
@@ -253,6 +287,8 @@ class AsyncCoordinator(Coordinator):
             "dropped": dropped,
             "seconds": time.monotonic() - self.intake.opened,
         }
+        if self.record:
+            row["turned_away"] = {str(i): why for i, why in turned.items()}
         return self._advance(kept, row)
 
     def _fill(self, round: int) -> str:
@@ -281,6 +317,7 @@ class AsyncSiteRun(SiteRun):
     """
 
     _handed = False
+    _signed_entry: bytes | None = None
 
     def _take_part(self, order: Train) -> None:
         if self.notes and not self._handed:  # trained before the process was killed
@@ -301,8 +338,19 @@ class AsyncSiteRun(SiteRun):
             self.wake(pause)
             pause = min(2 * pause, PAUSE)
         self._handed = True
-        if isinstance(reply, Taken) and not reply.used:
+        if isinstance(reply, Taken) and reply.used and self.record:
+            self.record.expect(notes.round, notes.again)
+        elif isinstance(reply, Taken) and not reply.used:
             _log.warning("an update was not taken: %s", reply.reason)
+
+    def _note(self, notes: Notes) -> None:
+        self._signed_entry = super()._entry(notes)  # while the model that it began with is known
+        super()._note(notes)
+
+    def _entry(self, notes: Notes) -> bytes:
+        if self._signed_entry is None:  # by the process before
+            self._signed_entry = super()._entry(notes)
+        return self._signed_entry
 
     def _refuse(self, order: Train, notes: Notes | None) -> None:
         last = (-1, 0) if notes is None else (notes.round, notes.again)

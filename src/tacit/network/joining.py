@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -37,10 +38,11 @@ from tacit.network.malformed import MALFORMED
 from tacit.network.members import Member, Members
 from tacit.network.messages import Message, Refusal
 from tacit.network.proxy import Proxy, through
-from tacit.network.transport import Endpoint
+from tacit.network.transport import Endpoint, Unreachable
 
 _log = logging.getLogger("tacit.network")
 TIMEOUT = 60.0  # seconds for an answer; the coordinator may just be starting
+_AGAIN = 0.5
 LEFT = 1 / 3  # of a certificate's life, when it is time for another
 
 
@@ -150,8 +152,15 @@ def _ask(token: Token, application: Application, proxy: Proxy | None) -> Admissi
             through(proxy, token.addresses) as connect,
             Endpoint(knock, connect=connect, wait=TIMEOUT) as endpoint,
         ):
-            payload = msgspec.msgpack.encode(application)
-            reply = endpoint.reply(token.coordinator, JOIN, payload, TIMEOUT)
+            payload, until = msgspec.msgpack.encode(application), time.monotonic() + TIMEOUT
+            while True:
+                try:
+                    reply = endpoint.reply(token.coordinator, JOIN, payload, TIMEOUT)
+                    break
+                except Unreachable:  # the coordinator listens, and does not answer yet
+                    if time.monotonic() > until:
+                        raise
+                    time.sleep(_AGAIN)
     try:
         answer: Message = from_msgpack(reply, Admission, Refusal)
     except MALFORMED:

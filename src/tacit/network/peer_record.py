@@ -140,8 +140,8 @@ class PeerWitnessing(Witnessing):
 
     of_peer = True
 
-    def _waiting(self) -> None:
-        return None
+    def _waiting(self) -> list[tuple[int, int]]:
+        return []
 
 
 class PeerRecord:

@@ -26,6 +26,7 @@ from tacit.errors import InputError, MessageError, TacitError
 from tacit.experiment import Experiment
 from tacit.ledger.witness import Forked
 from tacit.network import joining
+from tacit.network.async_recording import AsyncRecording
 from tacit.network.asynchronous import AsyncCoordinator, AsyncSiteRun
 from tacit.network.authority import Authority
 from tacit.network.blobs import Blobs, Offer
@@ -123,11 +124,6 @@ def coordinate(
             " a coordinator's are made by `tacit federation init`"
         )
     asynchronous = isinstance(experiment.algorithm, FedBuff)
-    if record is not None and asynchronous:
-        raise InputError(
-            f"record: {record} was given; of rounds that wait for nobody none is kept so far; leave"
-            " it out, or use another algorithm than FedBuff"
-        )
     if openings is not None and record is None:
         raise InputError("openings: a file was given without a record; give record as well")
     with (
@@ -137,7 +133,9 @@ def coordinate(
         closing(Blobs(endpoint)) as blobs,
     ):
         if record is not None:
-            kept_as = Recording(record, folder, experiment, identity, endpoint.key_of, openings)
+            kept_as = (AsyncRecording if asynchronous else Recording)(
+                record, folder, experiment, identity, endpoint.key_of, openings
+            )
             settings["record"] = at_last.enter_context(closing(kept_as))
         coordinator = (AsyncCoordinator if asynchronous else Coordinator)(
             experiment, store,
@@ -272,16 +270,17 @@ def take_part(
             news.wait(seconds)
             news.clear()
 
+        algorithm = experiment.algorithm
+        late = algorithm.max_staleness if isinstance(algorithm, FedBuff) else None
         witnessing = at_last.enter_context(
             closing(
                 Witnessing(
                     folder / RECORD, experiment.digest(), experiment.rounds, identity.name,
-                    identity, coordinator, endpoint.key_of, ask, record,
+                    identity, coordinator, endpoint.key_of, ask, record, late,
                 )
             )
         )  # fmt: skip
-        asynchronous = isinstance(experiment.algorithm, FedBuff)
-        run = (AsyncSiteRun if asynchronous else SiteRun)(
+        run = (SiteRun if late is None else AsyncSiteRun)(
             experiment, data, identity.name, folder, ask,
             lambda offer, path: blobs.pull(coordinator, offer, path, most=offer.size),
             lambda path: blobs.offer(path, to=[coordinator]), wake, ledger,
@@ -356,8 +355,8 @@ def gossip(
     pairs = isinstance(experiment.algorithm, ADPSGD)
     if record is not None and pairs:
         raise InputError(
-            f"record: {record} was given; averages of two peers belong to no round that could be"
-            " recorded; leave it out, or use Gossip()"
+            f"record: {record} was given; real peers that average in pairs have no rounds to"
+            " record; leave it out, or use Gossip()"
         )
     if record is None and (folder / LOG_KEY).exists():
         raise InputError(f"record: the run in {folder} was begun with one; give it again")
@@ -453,8 +452,8 @@ def swarm(
     require_remembered(folder, experiment.digest())
     patience = settings.get("patience", 600.0)
     with (
+        ExitStack() as at_last,  # what is closed when nobody can ask any more
         _among(home, folder, listen, connect, patience, insecure, disclosure) as (endpoint, blobs),
-        ExitStack() as at_last,
     ):
         identity = endpoint.identity
         if record is not None:

@@ -36,6 +36,8 @@ Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Hashes = Annotated[tuple[Hash, ...], msgspec.Meta(max_length=63)]
 Line = Annotated[str, msgspec.Meta(max_length=4000)]
 Entry = Annotated[bytes, msgspec.Meta(max_length=SMALL)]
+# Of one message.
+MOST_RECEIPTS = 16
 Scores = Annotated[
     dict[Annotated[str, msgspec.Meta(max_length=32)], float], msgspec.Meta(max_length=16)
 ]
@@ -158,11 +160,11 @@ class Extend(Part, frozen=True):
 
     Attributes:
         size: of the last head that it cosigned; 0 before the first.
-        sent: a round whose contribution it has not seen in the record.
+        sent: leaf hashes of its contributions that it has not seen in the record.
     """
 
     size: Count
-    sent: Round | None
+    sent: Annotated[tuple[Hash, ...], msgspec.Meta(max_length=MOST_RECEIPTS)]
 
 
 class Cosigned(Part, frozen=True):
@@ -278,14 +280,14 @@ class Extension(Part, frozen=True):
         proof: that it extends the head that the site named.
         entry: the last round-open or, after the last round, the last aggregate.
         stands: where it does.
-        receipt: of the site's contribution that it asked for; None where there is none.
+        receipts: of the site's contributions that it asked for; None where there is none.
     """
 
     note: Line
     proof: Hashes
     entry: Entry
     stands: Receipt
-    receipt: Receipt | None
+    receipts: Annotated[tuple[Receipt | None, ...], msgspec.Meta(max_length=MOST_RECEIPTS)]
 
 
 class Done(Part, frozen=True):

@@ -26,8 +26,8 @@ CREATE TABLE IF NOT EXISTS openings (
     entry INTEGER PRIMARY KEY, site TEXT NOT NULL, nonce BLOB NOT NULL, digest BLOB NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS sent (
-    round INTEGER PRIMARY KEY, contribution BLOB NOT NULL, nonce BLOB NOT NULL,
-    digest BLOB NOT NULL, withheld INTEGER NOT NULL DEFAULT 0
+    round INTEGER NOT NULL, again INTEGER NOT NULL, contribution BLOB NOT NULL,
+    nonce BLOB NOT NULL, digest BLOB NOT NULL, awaited INTEGER NOT NULL, PRIMARY KEY (round, again)
 ) STRICT;
 """
 
@@ -52,6 +52,8 @@ class Receipts:
         rows: int,
         claim: str,
         turn: records.Turn | None = None,
+        again: int = 0,
+        awaited: bool = True,
         policy: bytes | None = None,
     ) -> tuple[bytes, bytes]:
         """The signed entry for what is sent, and its nonce; the same if it is sent again.
@@ -62,12 +64,16 @@ class Receipts:
             base: digest of the model that the round began with.
             claim: what protects it, in words.
             turn: where members lead by turns.
+            again: in asynchronous rounds, how often the site had trained from this model before.
+            awaited: whether it is to stand in the record from now on; else once ``expect`` says so.
             policy: of the peer's own log, in a run of peers.
         """
         with self._kept() as db:
             digest = sha256(sent)
-            asked = "SELECT contribution, nonce FROM sent WHERE round = ? AND digest = ?"
-            if (row := db.execute(asked, (round, digest)).fetchone()) is not None:
+            asked = (
+                "SELECT contribution, nonce FROM sent WHERE round = ? AND again = ? AND digest = ?"
+            )
+            if (row := db.execute(asked, (round, again, digest)).fetchone()) is not None:
                 return bytes(row[0]), bytes(row[1])
             nonce = secrets.token_bytes(records.NONCE)
             key = self.key_of(self.site).public_bytes_raw()
@@ -77,42 +83,57 @@ class Receipts:
             )  # fmt: skip
             entry = signed(said, {self.site: self.signer})
             db.execute(
-                "INSERT OR REPLACE INTO sent (round, contribution, nonce, digest)"
-                " VALUES (?, ?, ?, ?)",
-                (round, entry, nonce, digest),
+                "INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?, ?, ?)",
+                (round, again, entry, nonce, digest, awaited),
             )
         return entry, nonce
+
+    def expect(self, round: int, again: int) -> None:
+        """The coordinator has taken a contribution, which is to stand in the record therefore."""
+        with self._kept() as db:
+            db.execute("UPDATE sent SET awaited = 1 WHERE round = ? AND again = ?", (round, again))
 
     @property
     def waiting(self) -> int | None:
         """The last round whose contribution was not seen in the record so far."""
-        with self._kept() as db:
-            (round,) = db.execute("SELECT max(round) FROM sent WHERE NOT withheld").fetchone()
-        return None if round is None else int(round)
+        return max((round for round, _ in self.awaited()), default=None)
 
-    def entry(self, round: int) -> bytes:
-        """The contribution to a round that is waited for."""
+    def awaited(self, most: int = 2**31) -> list[tuple[int, int]]:
+        """Contributions that were not seen in the record so far, the oldest first: their round,
+        and ``again``."""
         with self._kept() as db:
-            asked = "SELECT contribution FROM sent WHERE round = ?"
-            return bytes(db.execute(asked, (round,)).fetchone()[0])
+            asked = "SELECT round, again FROM sent WHERE awaited ORDER BY round, again LIMIT ?"
+            return db.execute(asked, (most,)).fetchall()
 
-    def found(self, round: int, place: int) -> None:
-        """A contribution stands in the record."""
+    def entry(self, round: int, again: int = 0) -> bytes:
+        """A contribution that is waited for."""
+        with self._kept() as db:
+            asked = "SELECT contribution FROM sent WHERE round = ? AND again = ?"
+            return bytes(db.execute(asked, (round, again)).fetchone()[0])
+
+    def found(self, round: int, place: int, again: int = 0) -> None:
+        """A contribution stands in the record. The last one may be sent once more, and stays."""
         with self._kept() as db:
             db.execute(
                 "INSERT OR REPLACE INTO openings"
-                " SELECT ?, ?, nonce, digest FROM sent WHERE round = ?",
-                (place, self.site, round),
+                " SELECT ?, ?, nonce, digest FROM sent WHERE round = ? AND again = ?",
+                (place, self.site, round, again),
             )
-            db.execute("DELETE FROM sent WHERE round = ?", (round,))
+            self._settled(db, round, again)
+            last = "SELECT max(round) FROM sent"
+            db.execute(f"DELETE FROM sent WHERE NOT awaited AND round < ({last})")
 
-    def withheld(self, round: int, by: str) -> None:
+    def withheld(self, round: int, by: str, again: int = 0) -> None:
         """The record is past a round, and leaves this site's contribution to it out: report it."""
-        report = records.incident(by, [self.entry(round)])
+        report = records.incident(by, [self.entry(round, again)])
         text = signed(report, {self.site: self.signer})
         with self._kept() as db:
-            write(self.folder / REPORT.format(round), text)
-            db.execute("UPDATE sent SET withheld = 1 WHERE round = ?", (round,))
+            write(self.folder / REPORT.format(f"{round}-{again}" if again else round), text)
+            self._settled(db, round, again)
+
+    @staticmethod
+    def _settled(db: sqlite3.Connection, round: int, again: int) -> None:
+        db.execute("UPDATE sent SET awaited = 0 WHERE round = ? AND again = ?", (round, again))
 
     @contextmanager
     def _kept(self) -> Iterator[sqlite3.Connection]:

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from tacit.errors import CheckpointError, InputError, MessageError
 from tacit.experiment import Experiment
 from tacit.ledger import records
 from tacit.ledger.log import Log
+from tacit.ledger.merkle import leaf_hash
 from tacit.ledger.note import COSIGNATURE, NOTE, Checkpoint, Key, Signature, sign, split, verified
 from tacit.ledger.policy import Policy, quorum
 from tacit.ledger.recorder import HEAD, LOG, MOST_WITNESSES, POLICY
@@ -88,12 +89,12 @@ class Recording:
         self.openings = openings(experiment, masked) if masked else None
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            origin = self._origin()
+            self.log = Log(folder / LOG, origin)
             private = sign_key(own, LOG_KEY)
         except OSError as error:
             raise CheckpointError(f"record: {folder} cannot be written ({error})") from None
-        origin = self._origin()
         self._key, self._private = Key.of(origin, private, NOTE), private
-        self.log = Log(folder / LOG, origin)
         # Until the record is founded.
         self._witnesses: dict[str, Key] = {}
         self._signatures: dict[str, bytes] = {}
@@ -101,6 +102,7 @@ class Recording:
         self._policy: Policy | None = None
         # Of the log, which says them again after a restart.
         self._places: dict[int, dict[str, int]] = {}  # of contributions: by round and site
+        self._stand: dict[bytes, int] = {}  # of the same, by their leaf hashes
         self._closed, self._open, self._model, self._last = 0, -1, b"", 0
         self._view = 0  # how often the open round was begun before
         # The head that is being cosigned, and by whom it was.
@@ -108,12 +110,15 @@ class Recording:
         self._note = ""
         self._lines: dict[str, str] = {}
         self._cosigned: set[str] = set()
-        for place, entry in enumerate(self.log):
-            self._read(place, entry)
-        if len(self.log):
-            self._policy = Policy.from_text((folder / POLICY).read_text())
-            if self._policy.logs != (self._key,):
-                raise InputError(f"record: {folder} has a log whose key is not in {own}")
+        with ExitStack() as failed:
+            failed.enter_context(closing(self.log))
+            for place, entry in enumerate(self.log):
+                self._read(place, entry)
+            if len(self.log):
+                self._policy = Policy.from_text((folder / POLICY).read_text())
+                if self._policy.logs != (self._key,):
+                    raise InputError(f"record: {folder} has a log whose key is not in {own}")
+            failed.pop_all()
 
     # What sites are asked for, and ask
 
@@ -169,10 +174,9 @@ class Recording:
         """
         said, by = self.apart(site, entry)
         with self._lock:
-            wanted = records.contribution(
-                round, site, self._model, said.subjects.get("commitment", b""), rows, self._claim
-            )
-            if by != [site] or round != self._open or said.payload() != wanted.payload():
+            base, committed = self._base(round), said.subjects.get("commitment", b"")
+            wanted = records.contribution(round, site, base, committed, rows, self._claim)
+            if not base or by != [site] or said.payload() != wanted.payload():
                 raise MessageError(f"{site!r} has signed a contribution to something else")
         return said
 
@@ -189,6 +193,10 @@ class Recording:
             return said, envelope.signers({site: self.public(site)})
         except MessageError as error:
             raise MessageError(f"the contribution of {site!r}: {error}") from None
+
+    def _base(self, round: int) -> bytes:
+        """The model from which a site may have trained for a round; none, if it is not open."""
+        return self._model if round == self._open else b""
 
     def contributed(self, site: str, round: int, entry: bytes) -> None:
         """A contribution whose bytes have come; none twice, and none after its round.
@@ -244,7 +252,7 @@ class Recording:
         with self._lock:
             self.require(round)
             if round > self._closed:
-                self._append([self._signed(self._aggregate(round - 1, found, last))])
+                self._append(self._closing(round - 1, found, last))
             if self._model and self._model != found:
                 raise InputError(f"record: {self.folder} holds another model of round {round}")
             over = over or round == self.experiment.rounds
@@ -363,12 +371,11 @@ class Recording:
             return Wait(self.digest, "the record is not there yet")
         size = self._head.size
         proof = self.log.consistency(request.size, size) if request.size <= size else []
-        sent = -1 if request.sent is None else request.sent
-        place = self._places.get(sent, {}).get(site, size)
+        places = [self._stand.get(sent, size) for sent in request.sent]
         return Extension(
             self.digest, self._note, tuple(proof), self.log[self._last],
             self._receipt(self._last, size),
-            self._receipt(place, size) if place < size else None,
+            tuple(self._receipt(place, size) if place < size else None for place in places),
         )  # fmt: skip
 
     def _receipt(self, place: int, size: int) -> Receipt:
@@ -424,6 +431,10 @@ class Recording:
         }
         return records.aggregate(round, model, counted, why, summed)
 
+    def _closing(self, round: int, model: bytes, row: Mapping[str, Any]) -> list[bytes]:
+        """The entries that end a round."""
+        return [self._signed(self._aggregate(round, model, row))]
+
     def _opening(self, round: int, view: int) -> bytes:
         return self._signed(
             records.round_open(round, view, self._task, self._model, self.log.head())
@@ -445,6 +456,7 @@ class Recording:
                 raise InputError(f"record: {self.folder} holds another experiment's record")
             case "contribution":
                 self._places.setdefault(said.says["round"], {})[said.says["site"]] = place
+                self._stand[leaf_hash(entry)] = place
             case "round-open":
                 self._open, self._model, self._last = (
                     said.says["round"],

@@ -46,6 +46,7 @@ arrivals = sa.Table(
     sa.Column("again", sa.Integer, nullable=False),
     sa.Column("digest", sa.LargeBinary(32), nullable=False),
     sa.Column("loss", sa.Float),
+    sa.Column("entry", sa.LargeBinary),
     sa.UniqueConstraint("experiment", "site", "round", "again"),
 )  # fmt: skip
 metrics = sa.Table(

@@ -248,7 +248,8 @@ class SiteRun:
         if self.record is None:
             return b""
         path = self.tensors.path(notes.update.digest)
-        return self.record.contribution(notes.round, path, self.rows, claim(self.experiment))[0]
+        of = claim(self.experiment)
+        return self.record.contribution(notes.round, path, self.rows, of, notes.again)[0]
 
     def _signed(self, entered: SiteSum, stage: Stage, answer: bytes) -> tuple[bytes, bytes]:
         """What it says in the record of the vector that it sends behind masks, and the nonce."""

@@ -66,6 +66,7 @@ class Arrival:
     Attributes:
         round: of the model that the site trained from.
         again: how often it had delivered from this model before.
+        entry: the site's contribution to the run's record; empty where there is none.
     """
 
     site: str
@@ -73,6 +74,7 @@ class Arrival:
     again: int
     digest: bytes
     loss: float | None
+    entry: bytes = b""
 
 
 class Store:
@@ -203,7 +205,7 @@ class Store:
         wanted = self._of(arrivals).order_by(arrivals.c.number)
         with self._transaction() as database:
             return [
-                Arrival(row.site, row.round, row.again, row.digest, row.loss)
+                Arrival(row.site, row.round, row.again, row.digest, row.loss, row.entry or b"")
                 for row in database.execute(wanted)
             ]
 

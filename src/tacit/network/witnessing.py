@@ -20,10 +20,12 @@ from tacit.ledger.note import COSIGNATURE, Checkpoint, Key, Signer, split
 from tacit.ledger.peers import of_peer
 from tacit.ledger.policy import Policy
 from tacit.ledger.recorder import HEAD, POLICY
+from tacit.ledger.rounds import FIRST, ROUNDS, STALENESS, rule
 from tacit.ledger.statement import Envelope, Statement, encoded
 from tacit.ledger.witness import Witness
 from tacit.network.identity import sign_key, write
 from tacit.network.protocol import (
+    MOST_RECEIPTS,
     Cosign,
     Cosigned,
     Extend,
@@ -77,6 +79,7 @@ class Witnessing:
         key_of: tells others' long-term keys.
         ask: gets the coordinator's reply.
         required: whether the site takes part in no run without a record.
+        staleness: in asynchronous runs, rounds that pass at most until a contribution counts.
 
     Raises:
         CheckpointError: the folder cannot be read or written.
@@ -95,11 +98,12 @@ class Witnessing:
         key_of: KeyOf,
         ask: Callable[[Request], Reply],
         required: bool = False,
+        staleness: int | None = None,
     ) -> None:
         self.folder, self.experiment, self.rounds = folder, experiment, rounds
         self.site, self.signer = site, signer
         self.coordinator, self.key_of, self.ask = coordinator, key_of, ask
-        self.required, self.where = required, Where(-1, True)
+        self.required, self.staleness, self.where = required, staleness, Where(-1, True)
         self.receipts = Receipts(folder, site, signer, key_of)
 
     @property
@@ -162,18 +166,29 @@ class Witnessing:
             raise Unrecorded(f"{self.coordinator!r} sent another model than its record names")
 
     def contribution(
-        self, round: int, sent: Path | bytes, rows: int, claim: str
+        self, round: int, sent: Path | bytes, rows: int, claim: str, again: int = 0
     ) -> tuple[bytes, bytes]:
         """The signed entry for what is sent, and its nonce; the same if it is sent again.
 
         Of a round the site stands by the last thing that it sent.
 
+        Of an asynchronous run, it is signed while the round that it began with is the last one, and
+        waited for once the coordinator has taken it (``expect``).
+
         Args:
             claim: what protects it, in words.
+            again: how often the site had trained from the round's model before.
         """
         if not self.records:
             return b"", b""
-        return self.receipts.contribution(round, self.where.model, sent, rows, claim)
+        return self.receipts.contribution(
+            round, self.where.model, sent, rows, claim, None, again, self.staleness is None
+        )
+
+    def expect(self, round: int, again: int) -> None:
+        """The coordinator has taken a contribution of an asynchronous run."""
+        if self.records:
+            self.receipts.expect(round, again)
 
     def close(self) -> None:
         """Close its files."""
@@ -207,6 +222,9 @@ class Witnessing:
                 and members.get(keeper) == self.key_of(keeper).public_bytes_raw()
                 and len(policy.logs) == 1
                 and self._witness.key in policy.witnesses.values()
+                and rule(said, STALENESS) == self.staleness
+                and rule(said, ROUNDS) in (None, self.rounds)
+                and rule(said, FIRST) is None
             )
         else:
             fits = said.kind == "membership" and len(policy.logs) == 1
@@ -238,7 +256,8 @@ class Witnessing:
         waiting = self._waiting()
         with told(self.folder):
             last = self._last()
-        reply = self.ask(Extend(self.experiment, last.size, waiting))
+        sent = tuple(leaf_hash(self.receipts.entry(*each)) for each in waiting)
+        reply = self.ask(Extend(self.experiment, last.size, sent))
         if not isinstance(reply, Extension):  # it was started again, and is not yet where it was
             return
         head = Checkpoint.from_text(split(reply.note)[0])
@@ -249,13 +268,15 @@ class Witnessing:
         closed = said.kind == "aggregate"
         model = said.subjects["model" if closed else "base"]
         self.where = Where(said.says["round"], closed, model)
-        if waiting is not None and (waiting, True) <= (self.where.round, closed):
-            self._receipt(waiting, head, reply)
+        if len(reply.receipts) != len(waiting):
+            raise Unrecorded(f"{self.coordinator!r} tells of other contributions than it is asked")
+        for (round, again), receipt in zip(waiting, reply.receipts, strict=True):
+            self._receipt(round, again, head, receipt)
         self.ask(Cosigned(self.experiment, head.size, str(line)))
 
-    def _waiting(self) -> int | None:
-        """The last round whose contribution was not seen in the record so far."""
-        return self.receipts.waiting
+    def _waiting(self) -> list[tuple[int, int]]:
+        """Contributions that were not seen in the record so far."""
+        return self.receipts.awaited(MOST_RECEIPTS)
 
     def _stated(self, head: Checkpoint, reply: Extension) -> Statement:
         """The entry that says where the run is: the coordinator's, and under the head."""
@@ -273,17 +294,21 @@ class Witnessing:
             )
         return said
 
-    def _receipt(self, round: int, head: Checkpoint, reply: Extension) -> None:
+    def _receipt(self, round: int, again: int, head: Checkpoint, receipt: Receipt | None) -> None:
         """Note where the record has this site's contribution, or that it has not."""
-        entry, receipt = self.receipts.entry(round), reply.receipt
+        now, entry = (self.where.round, self.where.closed), self.receipts.entry(round, again)
+        if now < (round, True):
+            return
         if receipt is not None and _stands(entry, receipt, head):
-            self.receipts.found(round, receipt.place)
+            self.receipts.found(round, receipt.place, again)
+            return
+        if now < (min(round + (self.staleness or 0), self.rounds - 1), True):
             return
         _log.warning(
             "%s's record leaves out what this site sent in round %d", self.coordinator, round + 1,
             extra={"round": round + 1},
         )  # fmt: skip
-        self.receipts.withheld(round, self.coordinator)
+        self.receipts.withheld(round, self.coordinator, again)
 
 
 def _stands(entry: bytes, at: Receipt, head: Checkpoint) -> bool:

@@ -63,7 +63,7 @@ class PrivacyBudget:
 
     def __post_init__(self) -> None:
         with _clear_errors(self.path), contextlib.suppress(FileExistsError):
-            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            self.path.touch(0o600, exist_ok=False)
         with self._transaction() as ledger:
             if ledger.execute("PRAGMA schema_version").fetchone() == (0,):
                 for statement in _SCHEMA.split(";"):

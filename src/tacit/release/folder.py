@@ -92,8 +92,8 @@ def _make(path: Path) -> None:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-        file.write(pem)
+    path.touch(0o600, exist_ok=False)
+    path.write_bytes(pem)
 
 
 def _public(path: Path) -> bytes:

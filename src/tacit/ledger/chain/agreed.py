@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tacit.errors import InputError
 from tacit.ledger.log import Log
-from tacit.ledger.statement import Envelope, Statement
+from tacit.ledger.statement import Envelope, Statement, parsed
 
 FILE = "chain.json"
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
@@ -44,7 +44,7 @@ class Agreed:
             InputError: no such file.
         """
         try:
-            found = cls(**json.loads(path.read_text()))
+            found = cls(**parsed(path.read_bytes()))
             addresses = [found.anchors, *found.members.values()]
             addresses += [found.settlement] if found.settlement else []
             fits = all(_ADDRESS.fullmatch(each) for each in addresses)

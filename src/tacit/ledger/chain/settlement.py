@@ -15,8 +15,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from eth_abi import encode
-from eth_account.messages import encode_typed_data
+from eth_account import Account
+from eth_account.messages import SignableMessage, encode_typed_data
 from eth_account.signers.local import LocalAccount
+from eth_keys.exceptions import BadSignature
+from eth_utils.exceptions import ValidationError
 from web3 import Web3
 from web3.types import TxReceipt
 
@@ -204,7 +207,25 @@ class Settlement:
 
         Sign one for a round and no other: the two together cost the stake.
         """
-        typed = encode_typed_data(
+        typed = self._typed(number, commitment)
+        return Said(commitment, bytes(member.sign_message(typed).signature))
+
+    def signer(self, number: int, said: Said) -> str | None:
+        """The member who has signed a commitment for a round of this contract, if one has."""
+        typed = self._typed(number, said.commitment)
+        try:
+            address = Account.recover_message(typed, signature=said.signature)
+        except (BadSignature, ValidationError, ValueError):  # numbers that are no signature
+            return None
+        return next((name for name, each in self.members.items() if each == address), None)
+
+    def committed(self, name: str, number: int) -> Said:
+        """What a member has committed to on the chain; zeros where it has not."""
+        with self.node.asked():
+            return Said(self._call.commitments(number, self.members[name]).call())
+
+    def _typed(self, number: int, commitment: bytes) -> SignableMessage:
+        return encode_typed_data(
             {
                 "name": "Tacit settlement",
                 "version": "1",
@@ -219,7 +240,6 @@ class Settlement:
             },
             {"round": number, "commitment": commitment},
         )
-        return Said(commitment, bytes(member.sign_message(typed).signature))
 
 
 def _ordered(by_name: Mapping[str, T]) -> list[T]:
