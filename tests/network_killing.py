@@ -175,6 +175,8 @@ def _audited(folder: Path) -> tuple[list[str], list[Statement]]:
         part = folder / site / processes.RECORD
         audit = verify(folder / "record", policy=part / POLICY, against=part)
         found += map(str, audit.findings)
+        if audit.beyond:
+            found.append(f"nobody vouches for {audit.beyond} entries")
     _, log = kept(folder / "record")
     said = [Envelope.from_bytes(entry).statement for entry in log]
     log.close()

@@ -406,9 +406,7 @@ def _rounds(record: _Record) -> Iterator[Finding | str]:
                 if says["head"] != {"size": place, "root": root.hex()}:
                     yield Finding("", place, "it does not name the record as it was before it")
                 if begun:
-                    begun.opened(done, subjects["base"])
-                    for left, site in parts.items():
-                        yield Finding("", place, f"it leaves out what {site} sent in entry {left}")
+                    begun.opened(done, subjects["base"], parts)
                 base, parts, view = subjects["base"], {}, view + 1
                 model = subjects["base"] if own else model
             case "contribution" if base is None:
@@ -436,6 +434,8 @@ def _rounds(record: _Record) -> Iterator[Finding | str]:
                 yield Finding("", place, "no round is open")
             case "aggregate":
                 yield from _accounted(place, says, parts, done)
+                for site, left in begun.missing(parts) if begun else ():
+                    yield Finding("", place, f"it leaves out what {site} sent in entry {left}")
                 done, view, base, model, parts = done + 1, 0, None, subjects["model"], {}
                 closed += 1
             case "evaluation" if subjects["model"] != model or says["round"] != done - 1:

@@ -273,6 +273,9 @@ class Witnessing:
         for (round, again), receipt in zip(waiting, reply.receipts, strict=True):
             self._receipt(round, again, head, receipt)
         self.ask(Cosigned(self.experiment, head.size, str(line)))
+        full = len(waiting) == MOST_RECEIPTS
+        if full and self.receipts.awaited(MOST_RECEIPTS) != waiting:
+            self._extend()
 
     def _waiting(self) -> list[tuple[int, int]]:
         """Contributions that were not seen in the record so far."""
