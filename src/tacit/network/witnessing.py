@@ -17,6 +17,7 @@ from tacit.errors import MessageError
 from tacit.ledger import records
 from tacit.ledger.merkle import included, leaf_hash
 from tacit.ledger.note import COSIGNATURE, Checkpoint, Key, Signer, split
+from tacit.ledger.peers import of_peer
 from tacit.ledger.policy import Policy
 from tacit.ledger.recorder import HEAD, POLICY
 from tacit.ledger.rounds import FIRST, ROUNDS, STALENESS, rule
@@ -83,6 +84,8 @@ class Witnessing:
     Raises:
         CheckpointError: the folder cannot be read or written.
     """
+
+    of_peer = False  # what coordinators keep is held to more
 
     def __init__(
         self,
@@ -215,6 +218,7 @@ class Witnessing:
             fits = (
                 said.subjects["policy"] == hashlib.sha256(order.policy.encode()).digest()
                 and keeper == self.coordinator
+                and of_peer(said) == self.of_peer
                 and members.get(keeper) == self.key_of(keeper).public_bytes_raw()
                 and len(policy.logs) == 1
                 and self._witness.key in policy.witnesses.values()
@@ -249,7 +253,7 @@ class Witnessing:
         """
         if not self.records:
             raise Unrecorded(f"{self.coordinator!r} asks to cosign a record that was not begun")
-        waiting = self.receipts.awaited(MOST_RECEIPTS)
+        waiting = self._waiting()
         with told(self.folder):
             last = self._last()
         sent = tuple(leaf_hash(self.receipts.entry(*each)) for each in waiting)
@@ -272,6 +276,10 @@ class Witnessing:
         full = len(waiting) == MOST_RECEIPTS
         if full and self.receipts.awaited(MOST_RECEIPTS) != waiting:
             self._extend()
+
+    def _waiting(self) -> list[tuple[int, int]]:
+        """Contributions that were not seen in the record so far."""
+        return self.receipts.awaited(MOST_RECEIPTS)
 
     def _stated(self, head: Checkpoint, reply: Extension) -> Statement:
         """The entry that says where the run is: the coordinator's, and under the head."""
