@@ -1,6 +1,6 @@
 """A peer in a process of its own, to be killed by tests.
 
-python network_gossip.py FILE TABLE HOME FOLDER LISTEN CONNECT GATE ROUND GRACE
+python network_gossip.py FILE TABLE HOME FOLDER LISTEN CONNECT GATE ROUND GRACE RECORD
 
 A line for each round, then the outcome. From ROUND on it goes on once there is a file GATE.
 """
@@ -31,7 +31,7 @@ experiment = tacit.Experiment(
 
 
 if __name__ == "__main__":
-    file, table, home, folder, listen, connect, gate, closed, grace = sys.argv[1:]
+    file, table, home, folder, listen, connect, gate, closed, grace, record = sys.argv[1:]
 
     def told(row: dict[str, object]) -> None:
         print("round", row["round"], *row["left_out"], flush=True)
@@ -42,6 +42,6 @@ if __name__ == "__main__":
     taken = gossip(
         experiment, fill(experiment.data, {name: table}), Path(home), Path(folder),
         listen=[listen] if listen else [], connect=[connect] if connect else [], patience=120,
-        grace=float(grace), on_round=told,
+        grace=float(grace), on_round=told, record=Path(record) if record else None,
     )  # fmt: skip
     print(taken.outcome, taken.reason, flush=True)

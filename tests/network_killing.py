@@ -40,7 +40,7 @@ from network_watching import forked, watch
 from tacit.ledger.recorder import OPENINGS, POLICY, kept
 from tacit.ledger.statement import Envelope, Statement
 from tacit.ledger.verify import verify
-from tacit.network import authority, certificates, identity, joining, peer, processes
+from tacit.network import authority, certificates, identity, joining, party, processes
 from tacit.network.authority import Authority
 from tacit.network.blobs import TOPIC, Blobs, Offer
 from tacit.network.configuration import CHUNK, host
@@ -58,9 +58,9 @@ LARGE = 10 * CHUNK + 99  # bytes
 _BOUND = 150.0
 # Whoever comes back is waited for, however long it takes on a loaded machine.
 processes._FAREWELL = 60.0
-peer._RETURN = _BOUND
+party._RETURN = _BOUND
 # A peer that comes back when all others have ended waits for them in vain; they wait for it, too.
-peer._FAREWELL = 60.0
+party._FAREWELL = 60.0
 
 
 def plan(**changes: Any) -> tacit.Experiment:
@@ -187,6 +187,8 @@ def _audited(folder: Path) -> tuple[list[str], list[Statement]]:
             release=out if out.exists() else None,
         )  # fmt: skip
         found += map(str, audit.findings)
+        if audit.beyond:
+            found.append(f"nobody vouches for {audit.beyond} entries")
     _, log = kept(folder / "record")
     said = [Envelope.from_bytes(entry).statement for entry in log]
     log.close()
@@ -225,15 +227,39 @@ def _peers_set_up(folder: Path, at: Addresses) -> None:
         shutil.copy(keys / "coordinator" / MEMBERS, keys / name / MEMBERS)
 
 
-def _peer_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
+def _peer_act(role: str, folder: Path, at: Addresses, record: Path | None = None) -> dict[str, Any]:
     whole, first = peer_plan(), PEERS[0]
     taken = gossip(
         whole.replace(data=empty(whole.data)), alone(whole.data, PEERS.index(role)),
         folder / "keys" / role, folder / role, listen=[at[role]],
-        connect=[at[first]] * (role != first), patience=_BOUND, grace=_BOUND,
+        connect=[at[first]] * (role != first), patience=_BOUND, grace=_BOUND, record=record,
     )  # fmt: skip
     model = flat(load_file(taken.model)) if taken.model else None
     return {"outcome": taken.outcome, "reason": taken.reason, "model": model}
+
+
+def _recorded_peer_act(role: str, folder: Path, at: Addresses) -> dict[str, Any]:
+    return _peer_act(role, folder, at, _peer_record(folder, role))
+
+
+def _peer_record(folder: Path, role: str) -> Path:
+    return folder / f"record-{role}"
+
+
+def _recorded_peers_kept(folder: Path) -> dict[str, Any]:
+    """What an auditor finds, with what the other peers have, and what is in each log."""
+    found, kinds = list[str](), dict[str, list[str]]()
+    for name in PEERS:
+        record = _peer_record(folder, name)
+        for other in set(PEERS) - {name}:
+            part = folder / other / processes.RECORD / "of" / name
+            for against in (part, _peer_record(folder, other)):
+                audit = verify(record, policy=part / POLICY, against=against)
+                found += [f"{name}, {other}: {finding}" for finding in audit.findings]
+        _, log = kept(record)
+        kinds[name] = [Envelope.from_bytes(entry).statement.kind for entry in log]
+        log.close()
+    return {"findings": found, "kinds": kinds}
 
 
 def flat(state: dict[str, Tensor]) -> list[float]:
@@ -280,6 +306,7 @@ CASTS = {
         partial(_server_kept, plan=small_plan),
     ),
     "gossip": Cast(PEERS, _peers_set_up, _peer_act),
+    "recorded peers": Cast(PEERS, _peers_set_up, _recorded_peer_act, _recorded_peers_kept),
     "transfer": Cast(("coordinator", *SITES), _server_set_up, _transfer_act),
 }
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from tacit.cli import app
 from tacit.errors import InputError
 from tacit.ledger import erasure
 from tacit.ledger.erasure import destroy
-from tacit.ledger.recorder import OPENINGS, Recorder
+from tacit.ledger.log import Log
+from tacit.ledger.recorder import LOG, OPENINGS, Recorder
 from tacit.ledger.verify import verify
 from tacit.network import forgetting
 from tacit.network.approval import approve, approved
@@ -58,6 +60,15 @@ def nonces(record: Path, site: str) -> list[bytes]:
 
 def on_disk(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def test_nonces_are_not_destroyed_under_a_run(record: Path) -> None:
+    with closing(Log(record / LOG, "")):
+        done = call("node", "forget", record, "--site", "basel", "--yes", code=2)
+        assert "is being written by another run" in done.output
+        assert len(nonces(record, "basel")) == 3
+    call("node", "forget", record, "--site", "basel", "--yes")
+    assert nonces(record, "basel") == []
 
 
 def test_nonces_of_one_site_are_gone_and_the_record_holds(record: Path) -> None:

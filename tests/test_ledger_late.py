@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,15 @@ def test_one_left_out(record: Path) -> None:
     # By beginning the step once more, without it.
     again, none = forged(record, old[11], view=1), forged(record, old[13], included=[])
     assert commit(record, [*old[:13], again, none]) == [
-        "entry 13: it leaves out what bern sent in entry 12"
+        "entry 14: it leaves out what bern sent in entry 12"
     ]
+    # What was cut off may begin again with all that came, under other nonces.
+    part = forged(record, old[12], {"commitment": bytes(32)})
+    whole = forged(record, old[13], included=[14])
+    twice = forged(record, again, view=2)
+    assert commit(record, [*old[:13], again, part, whole]) == []
+    last = [*old[:13], again, twice, part, forged(record, old[13], included=[15])]
+    assert commit(record, last) == []
     # Between two steps.
     assert commit(record, [*old[:11], old[12], old[11], none]) == ["entry 11: no round is open"]
 
@@ -270,7 +278,9 @@ def test_of_pairs_both_contribute_what_they_send(tmp_path: Path) -> None:
     assert told == expected
 
 
-def test_a_run_that_is_cut_off_goes_on_with_its_record(tmp_path: Path) -> None:
+def test_a_run_that_is_cut_off_goes_on_with_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = experiment(algorithm=tacit.FedBuff(buffer=3, spread=3.0), rounds=6)
 
     def stop_at(last: int) -> Callable[[dict[str, Any]], None]:
@@ -284,7 +294,20 @@ def test_a_run_that_is_cut_off_goes_on_with_its_record(tmp_path: Path) -> None:
     for last in (2, 4):
         with pytest.raises(KeyboardInterrupt):
             tacit.run(plan, folder=run, record=record, resume=True, on_round=stop_at(last))
+    keep, calls = Recorder._keep, count(1)
+
+    def cut(*given: Any) -> None:
+        if next(calls) == 1:  # contributions are in the record, and their step's end is not
+            raise KeyboardInterrupt
+        keep(*given)
+
+    monkeypatch.setattr(Recorder, "_keep", cut)
+    with pytest.raises(KeyboardInterrupt):
+        tacit.run(plan, folder=run, record=record, resume=True)
     tacit.run(plan, folder=run, record=record, resume=True)
     audit = verify(record)
     assert audit.findings == ()
     assert dict(audit.checks)["openings"] == f"{6 * 3 + 6} commitments opened"
+    kinds = [said(entry).kind for entry in entries(record)]
+    assert kinds.count("round-open") == 7
+    assert kinds.count("contribution") == 7 * 3

@@ -21,6 +21,7 @@ from network_parties import free_port, joined, until
 from tacit.cli import app
 from tacit.cli.source import load
 from tacit.data import fill
+from tacit.ledger.verify import verify
 from tacit.network.approval import approve
 from tacit.network.authority import Authority
 from tacit.network.identity import MEMBERS
@@ -61,13 +62,19 @@ class Peers:
         self.running.append(process)
         return process
 
-    def gated(self, name: str, closed: int, grace: float = 2.0) -> subprocess.Popen[str]:
+    def gated(
+        self, name: str, closed: int, grace: float = 2.0, record: bool = False
+    ) -> subprocess.Popen[str]:
         script = Path(__file__).with_name("network_gossip.py")
         here, to = (self.seed, "") if name == "a" else (address(), self.seed)
         return self.start(
             script, self.file, self.folder / f"{name}.csv", self.folder / name,
             self.folder / "runs" / name, here, to, self.folder / "gate", closed, grace,
+            self.record(name) if record else "",
         )  # fmt: skip
+
+    def record(self, name: str) -> Path:
+        return self.folder / f"record-{name}"
 
     def round(self, name: str) -> int:
         """That a peer carries out, as its notes say."""
@@ -122,8 +129,10 @@ def test_the_command_runs_what_was_approved_and_says_how_it_ended(
     assert Path(told["model"]).exists()
 
 
-def test_a_killed_peer_comes_back_and_the_run_ends_for_all(peers: Peers) -> None:
-    a, b, c = peers.gated("a", 6), peers.gated("b", 6), peers.gated("c", 3)
+@pytest.mark.parametrize("record", [False, True])
+def test_a_killed_peer_comes_back_and_the_run_ends_for_all(record: bool, peers: Peers) -> None:
+    a, b = peers.gated("a", 6, record=record), peers.gated("b", 6, record=record)
+    c = peers.gated("c", 3, record=record)
     for _ in range(3):
         assert next(iter(c.stdout or ())).startswith("round")
     c.kill()
@@ -131,7 +140,7 @@ def test_a_killed_peer_comes_back_and_the_run_ends_for_all(peers: Peers) -> None
         lines = [next(iter(process.stdout or ())).split() for _ in range(6)]
         assert [words[1] for words in lines] == ["1", "2", "3", "4", "5", "6"]
         assert all("c" in words[2:] for words in lines[3:])
-    again = peers.gated("c", 6)
+    again = peers.gated("c", 6, record=record)
     until(lambda: peers.round("c") == 6, BOUND)  # it is where they are
     (peers.folder / "gate").touch()
     for process in (a, b, again):
@@ -139,3 +148,11 @@ def test_a_killed_peer_comes_back_and_the_run_ends_for_all(peers: Peers) -> None
         assert process.returncode == 0
         # In a round right after the gate another may not have seen c yet.
         assert re.fullmatch(r"finished all 12 rounds are done(, \d+ without \w)*", last)
+    if record:
+        for name in NAMES:
+            for other in set(NAMES) - {name}:
+                audit = verify(peers.record(name), against=peers.record(other))
+                assert audit.findings == ()
+        assert (
+            dict(verify(peers.record("c")).checks)["rounds"] == "9 rounds of c, a peer, 3 left out"
+        )

@@ -23,6 +23,7 @@ from tacit.ledger.verify import verify
 from tacit.network import processes
 from tacit.network.async_recording import AsyncRecording
 from tacit.network.asynchronous import AsyncCoordinator, AsyncSiteRun
+from tacit.network.protocol import MOST_RECEIPTS
 from tacit.network.store import Arrival, Store
 from tacit.network.witnessing import Unrecorded, Witnessing
 from test_network_records import NAMES, Careful, Ward, refusals, statements
@@ -324,6 +325,16 @@ def test_a_site_signs_what_it_began_with_and_nothing_twice(
         return
     with pytest.raises(MessageError, match=said):
         desk.recording.check("a", 0, other, 10)
+
+
+def test_a_fast_site_finds_all_that_it_sent(desk: Desk) -> None:
+    many = 2 * MOST_RECEIPTS + 3
+    parts = [desk.delivers("b", 0, desk.trains("b", 0, i), i) for i in range(many)]
+    desk.steps.append(parts)
+    desk.at(1)
+    desk.follow()
+    assert desk.opened("b") == many
+    assert desk.audited() == []
 
 
 def test_what_was_refused_is_not_waited_for(desk: Desk) -> None:

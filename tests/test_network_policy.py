@@ -265,12 +265,10 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "strict.toml").write_text("record = true")
     assert node("--policy", str(tmp_path / "strict.toml")) == "runs"
     assert demanded[-1] is True  # and the run is refused once it turns out to leave none
-    words[0] = "peer"
-    told = node("--policy", str(tmp_path / "strict.toml"), "--listen", "h:1")
-    assert "asks for a record of the run, and runs without a coordinator leave none" in told
-    words[0] = "swarm"
-    told = node("--policy", str(tmp_path / "strict.toml"), "--listen", "h:1")
-    assert "--record: this site's policy asks for a record of the run; give a folder" in told
+    for command in ("peer", "swarm"):
+        words[0] = command
+        told = node("--policy", str(tmp_path / "strict.toml"), "--listen", "h:1")
+        assert "--record: this site's policy asks for a record of the run; give a folder" in told
 
 
 def test_a_site_with_other_code_of_the_same_version_is_refused(tmp_path: Path) -> None:

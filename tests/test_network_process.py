@@ -178,6 +178,31 @@ LATE = {
         "it has its receipt": ("receipts:Receipts.found", "after", 1),
     },
 }
+# Of peers that leave records: in each log are the genesis, then of each round its beginning, what
+# the peer sent, what it had, and its end.
+_RECORDED_PEER = {
+    "its log's key is made": ("recording:sign_key", "after", 1),
+    "its witness key is made": ("witnessing:sign_key", "after", 1),
+    "it has signed another's beginning": ("witnessing:write", "after", 1),
+    "all have signed its own, and nothing is written": ("recording:write", "before", 1),
+    "its record is founded": ("recording:Log.append", "after", 1),
+    "its first round is in its record": ("recording:Log.append", "after", 2),
+    "it has cosigned and told nobody": ("witnessing:Witness.cosign", "after", 1),
+    "its head is cosigned once": ("recording:Recording._take", "after", 1),
+    "it has signed its model and noted nothing": ("receipts:Receipts.contribution", "after", 1),
+    "its model is noted, and is not in its record": ("peer_record:PeerRecord.sent", "before", 1),
+    "its model is in its record, its receipt is not": ("receipts:Receipts.found", "before", 1),
+    "its neighbours' models are in its record": ("recording:Log.append", "after", 4),
+    "the round is noted, and its record is behind": ("peer_record:PeerLog.bring_to", "before", 2),
+    "the round's end is in its record": ("recording:Log.append", "after", 5),
+    "the next one's beginning is in its record": ("recording:Log.append", "after", 6),
+    "the last round's end is in its record": ("recording:Log.append", "after", 9),
+    "before it waits for all cosignatures": ("peer_record:PeerRecord.farewell", "before", 1),
+}  # fmt: skip
+RECORDED_PEERS = {
+    "a": dict(list(_RECORDED_PEER.items())[::2]),
+    "b": dict(list(_RECORDED_PEER.items())[1::2]),
+}
 # By turns the peer to which all others connect, and another.
 POINTS = {
     "coordinator": COORDINATOR,
@@ -347,6 +372,24 @@ def test_a_killed_peer_changes_nothing(
     told = play(case("gossip", role, kill, tmp_path))
     all_finished(told, "gossip")
     for name, wanted in zip(network_killing.PEERS, models, strict=True):
+        assert told[name]["reason"] == "all 2 rounds are done"
+        assert told[name]["model"] == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize(("role", "kill"), cases("recorded peers", RECORDED_PEERS))
+def test_a_killed_peer_s_record_holds(
+    role: str,
+    kill: tuple[str, str, int],
+    play: Callable[[Case], Case],
+    models: list[list[float]],
+    tmp_path: Path,
+) -> None:
+    told = play(case("recorded peers", role, kill, tmp_path))
+    all_finished(told, "recorded peers")
+    assert told["findings"] == []
+    one = ["round-open", *["contribution"] * 3, "aggregate"]
+    for name, wanted in zip(network_killing.PEERS, models, strict=True):
+        assert told["kinds"][name] == ["genesis", *one, *one]
         assert told[name]["reason"] == "all 2 rounds are done"
         assert told[name]["model"] == pytest.approx(wanted, abs=1e-5)
 

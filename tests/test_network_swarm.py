@@ -141,6 +141,7 @@ class Swarm:
         run.proposals.pull = run.proposals.offer = die
         if run.replica:
             run.replica._write = run.replica.log.append = run.replica.log.keep = die
+            run.replica.close()
         self.leave(run.name)
         raise Killed
 

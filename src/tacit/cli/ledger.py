@@ -23,7 +23,8 @@ app = typer.Typer(no_args_is_help=True)
 def verify(
     record: Record,
     against: Annotated[
-        Path | None, typer.Option(help="Folder of another copy, or of a site's part.")
+        Path | None,
+        typer.Option(help="Folder of another copy, of a site's part, or of another peer's record."),
     ] = None,
     release: Annotated[
         Path | None, typer.Option(help="Folder that tacit release wrote, to be held to the record.")

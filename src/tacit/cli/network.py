@@ -193,6 +193,13 @@ def peer(
     patience: Annotated[
         float, typer.Option(help="Seconds to wait for a neighbour of whom nothing is heard.")
     ] = 600.0,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of this peer's signed record of the run, which the others witness; all"
+            " peers leave one, or none."
+        ),
+    ] = None,
     ledger: Ledger = None,
     policy: PolicyFile = None,
     insecure: Insecure = False,
@@ -219,7 +226,7 @@ def peer(
     home, name, experiment, filled, rules = _approved(
         file, data, settings, site, home, policy, as_json
     )
-    _refuse_to_leave_none(rules)
+    _require_record(rules, record)
     with (
         service(home, log_format, log_level, as_json),
         progress([file.stem], experiment.rounds, quiet=as_json) as on_round,
@@ -227,7 +234,7 @@ def peer(
         taken = gossip(
             experiment, filled, home, folder or Path("runs") / f"{file.stem}-{name}",
             listen=listen, connect=connect, patience=patience, insecure=insecure,
-            metrics=metrics,
+            metrics=metrics, record=record,
             ledger=PrivacyBudget(ledger) if ledger else None,
             on_round=lambda row: on_round(file.stem, row), disclosure=rules.disclosure,
         )  # fmt: skip
@@ -282,8 +289,7 @@ def swarm(
     home, name, experiment, filled, rules = _approved(
         file, data, settings, site, home, policy, as_json
     )
-    if rules.record and record is None:
-        raise InputError("--record: this site's policy asks for a record of the run; give a folder")
+    _require_record(rules, record)
     with (
         service(home, log_format, log_level, as_json),
         progress([file.stem], experiment.rounds, quiet=as_json) as on_round,
@@ -298,12 +304,9 @@ def swarm(
     _report(taken, as_json)
 
 
-def _refuse_to_leave_none(rules: "Policy") -> None:
-    if rules.record:
-        raise InputError(
-            "this site's policy asks for a record of the run, and runs without a coordinator leave"
-            " none so far"
-        )
+def _require_record(rules: "Policy", record: Path | None) -> None:
+    if rules.record and record is None:
+        raise InputError("--record: this site's policy asks for a record of the run; give a folder")
 
 
 def _require_seconds(**given: float | None) -> None:

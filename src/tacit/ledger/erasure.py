@@ -6,13 +6,14 @@ from a commitment whose 32 random bytes are gone.
 
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from tacit.data.names import unknown
 from tacit.errors import CheckpointError, InputError
 from tacit.experiment import Experiment
-from tacit.ledger.recorder import KEEPER, OPENINGS, kept
+from tacit.ledger.log import hold
+from tacit.ledger.recorder import KEEPER, LOG, OPENINGS, kept
 from tacit.ledger.statement import Envelope
 
 # Openings on their way out.
@@ -50,14 +51,17 @@ def forget(record: Path, site: str | None) -> tuple[str, int]:
         Its name, and how many nonces there were; 0 where they had been destroyed before.
 
     Raises:
-        InputError: there are no openings, or the site has none.
+        InputError: there are no openings, or the site has none; or a run is writing them.
         CheckpointError: the folder cannot be written.
     """
     path, old = record / OPENINGS, record / _OLD
     if not path.is_file():
         raise InputError(f"WHERE: {record} holds no {OPENINGS}")
     try:
-        with closing(sqlite3.connect(path)) as db:
+        with ExitStack() as files:
+            if (record / LOG).is_file():  # whose run would write on into the file that is destroyed
+                files.enter_context(closing(hold(record / LOG)))
+            db = files.enter_context(closing(sqlite3.connect(path)))
             found = db.execute("SELECT DISTINCT site FROM openings")
             known = sorted({*(name for (name,) in found), *gone(db)} - {KEEPER})
             if site is None and len(known) == 1:

@@ -81,8 +81,9 @@ def reported(
 def conflict(one: Statement, other: Statement) -> bool:
     """Whether an honest member signs one of the two at most.
 
-    Only a round's opening in one view and an epoch's scores are such. A site whose round begins
-    again sends again, with another nonce; and what closes a round does not name its experiment.
+    Only a round's opening in one view, an epoch's scores, and what a peer sends to its neighbours
+    in a round are such. Any other site whose round begins again sends again, with another nonce;
+    and what closes a round does not name its experiment.
     """
     slot = _slot(one)
     return slot is not None and slot == _slot(other) and one.payload() != other.payload()
@@ -95,6 +96,8 @@ def _slot(statement: Statement) -> tuple[object, ...] | None:
             return statement.kind, statement.subjects["task"], says["round"], says["view"]
         case "score":
             return statement.kind, statement.subjects["experiment"], says["first"], says["last"]
+        case "contribution" if "policy" in statement.subjects:
+            return statement.kind, statement.subjects["policy"], says["site"], says["round"]
     return None
 
 
@@ -118,6 +121,8 @@ def _require_withheld(
 ) -> None:
     if sent.kind != "contribution" or about != statements[0].says.get("keeper"):
         raise MessageError("a keeper withholds contributions, and nobody anything else")
+    if "policy" in sent.subjects:
+        raise MessageError("a peer may go on without a neighbour's")
     before = [other for at, other in statements.items() if at < place]
     if any(other.payload() == sent.payload() for other in before):
         raise MessageError("the contribution is in the record")

@@ -41,7 +41,7 @@ class Log:
         self._lock = threading.RLock()
         with self._told(), ExitStack() as files:
             if not read_only:
-                files.enter_context(closing(_held(path)))
+                files.enter_context(closing(hold(path)))
             where = _to_read(path) if read_only else str(path)
             self._db = sqlite3.connect(
                 where, uri=read_only, check_same_thread=False, isolation_level=None
@@ -172,12 +172,15 @@ class Log:
                 raise CheckpointError(f"{self.path}: the log cannot be used ({error})") from None
 
 
-def _held(path: Path) -> sqlite3.Connection:
-    """What nobody else can open until it is closed, or its process ends, however that does.
+def hold(path: Path) -> sqlite3.Connection:
+    """Keep others from writing a log until this is closed, or its process ends, however it does.
 
     A transaction on an empty file beside the log: of SQLite's locks none passes on to the processes
     that are forked from this one, and may outlive it, and none is lost where a process opens the
     file twice.
+
+    Raises:
+        InputError: another holds it.
     """
     beside = path.with_name(f"{path.name}-lock")
     held = sqlite3.connect(beside, timeout=0, check_same_thread=False, isolation_level=None)

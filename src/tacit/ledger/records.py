@@ -139,20 +139,24 @@ def round_open(
 
 def contribution(
     round: int, site: str, base: bytes, committed: bytes, rows: int, claim: str,
-    turn: Turn | None = None,
+    turn: Turn | None = None, policy: bytes | None = None,
 ) -> Statement:  # fmt: skip
     """A site has sent its part of a round.
 
     Args:
+        base: digest of the model that it trained from; a peer's is its own.
         committed: its ``commitment``.
         claim: what protects it, in words.
         turn: where members lead by turns.
+        policy: digest of the policy of the sender's own log, in a run of peers; see ``peers``.
     """
     says = {"round": round, "site": site, "rows": bucket(rows), "claim": claim}
     subjects = {"base": base, "commitment": committed}
     if turn is not None:
         says["revealed"] = turn.revealed.hex()
         subjects["next"] = turn.next
+    if policy is not None:
+        subjects["policy"] = policy
     return Statement("contribution", subjects, says)
 
 
@@ -308,7 +312,7 @@ _BY_TURNS: dict[str, tuple[set[str], dict[str, Any]]] = {
 
 
 # What a kind may be about as well, all or none; and what it may say.
-_ALSO = {"aggregate": {"sum", "masks"}}
+_ALSO = {"aggregate": {"sum", "masks"}, "contribution": {"policy"}}
 _MAY_SAY: dict[str, dict[str, Any]] = {"round-open": {"deadline": int}}
 
 

@@ -10,6 +10,8 @@ rounds         how many there are, so that it is known when a contribution count
 first_round    the number of the first, where a run goes on from the model of another one
 """
 
+from collections.abc import Mapping
+
 from tacit.errors import MessageError
 from tacit.ledger.statement import Statement
 
@@ -52,10 +54,26 @@ class Begun:
         self.most = most
         self._bases = dict[int, bytes]()
         self._places = dict[bytes, int]()
+        self._before = dict[str, list[int]]()  # by site, where the round was begun before
 
-    def opened(self, round: int, base: bytes) -> None:
-        """A round has begun with a model."""
+    def opened(self, round: int, base: bytes, parts: Mapping[int, str]) -> None:
+        """A round has begun with a model, perhaps again.
+
+        Args:
+            parts: sites by the places of their contributions, since it was begun before.
+        """
         self._bases[round] = base
+        for site, places in _by_site(parts).items():
+            self._before[site] = max(self._before.get(site, []), places, key=len)
+
+    def missing(self, parts: Mapping[int, str]) -> list[tuple[str, int]]:
+        """A round ends: sites, and what they sent when it was begun before and not since then."""
+        since, self._before, before = _by_site(parts), {}, self._before
+        return [
+            (site, place)
+            for site, places in before.items()
+            for place in places[len(since.get(site, [])) :]
+        ]
 
     def wrong(self, place: int, said: Statement, step: int) -> str:
         """What is wrong with a contribution to a step; empty where nothing is."""
@@ -68,3 +86,10 @@ class Begun:
         if step - round > self.most:
             return f"{site} began {step - round} rounds before; {self.most} is the most"
         return ""
+
+
+def _by_site(parts: Mapping[int, str]) -> dict[str, list[int]]:
+    found = dict[str, list[int]]()
+    for place, site in parts.items():
+        found.setdefault(site, []).append(place)
+    return found

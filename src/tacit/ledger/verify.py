@@ -25,6 +25,7 @@ from tacit.ledger import openings as sums
 from tacit.ledger import release as models
 from tacit.ledger.log import Log
 from tacit.ledger.note import Checkpoint, split, verified
+from tacit.ledger.peers import Own, compare
 from tacit.ledger.policy import Policy, quorum
 from tacit.ledger.recorder import HEAD, LOG, OPENINGS, kept, text
 from tacit.ledger.rounds import FIRST, STALENESS, Begun, rule
@@ -137,7 +138,7 @@ def verify(
     if against is not None and (against / HEAD).exists() and not (against / LOG).exists():
         checks.append(("other head", lambda record: _witnessed(record, against / HEAD)))
     elif against is not None:
-        checks.append(("other copy", lambda record: _same(record, _read(against, None))))
+        checks.append(("other copy", lambda record: _other(record, _read(against, None))))
     if against is not None and (reports := sorted(against.glob(incident.REPORT.format("*")))):
         checks.append(("reports", lambda record: _reported(record, reports)))
     if anchored is not None:
@@ -375,7 +376,8 @@ def _require_members(by: list[str], members: Mapping[str, bytes], least: int) ->
 
 def _rounds(record: _Record) -> Iterator[Finding | str]:
     """Rounds follow each other, begin with the last one's model, and account for every part."""
-    done, view, model, first = 0, 0, b"", 0
+    done, view, model, first, closed = 0, 0, b"", 0, 0
+    own = Own.of(record.statements)
     tree = merkle.Growing()
     base: bytes | None = None
     parts: dict[int, str] = {}
@@ -394,28 +396,37 @@ def _rounds(record: _Record) -> Iterator[Finding | str]:
         says, subjects = statement.says, statement.subjects
         match statement.kind:
             case "round-open":
+                if skips := own is not None and says["round"] > done:
+                    done, view = says["round"], 0
                 if says["round"] != done or (says["view"] != view and not by_turns):
                     yield Finding("", place, f"it opens another round than {done}, or again")
-                if model and subjects["base"] != model:
+                taken = skips and own is not None and own.goes_on_from(place)
+                if model and subjects["base"] != model and not taken:
                     yield Finding("", place, "it does not begin with the model of the round before")
                 if says["head"] != {"size": place, "root": root.hex()}:
                     yield Finding("", place, "it does not name the record as it was before it")
                 if begun:
-                    begun.opened(done, subjects["base"])
-                    for left, site in parts.items():
-                        yield Finding("", place, f"it leaves out what {site} sent in entry {left}")
+                    begun.opened(done, subjects["base"], parts)
                 base, parts, view = subjects["base"], {}, view + 1
+                model = subjects["base"] if own else model
             case "contribution" if base is None:
                 yield Finding("", place, "no round is open")
+            case "contribution" if ("policy" in subjects) != (own is not None):
+                yield Finding("", place, "it is of another kind of run")
+            case "contribution" if own and own.goes_on_from(place + 1):
+                pass  # it belongs to that
             case "contribution":
                 site = says["site"]
+                by_itself = own is not None and site != own.keeper  # from a model of its own
                 if begun:
                     if wrong := begun.wrong(place, statement, done):
                         yield Finding("", place, wrong)
                 elif says["round"] != done:
                     yield Finding("", place, f"{site} contributes to another round than {done}")
-                elif subjects["base"] != base:
+                elif subjects["base"] != base and not by_itself:
                     yield Finding("", place, f"{site} had another model than the round began with")
+                elif own and subjects["policy"] != own.policy and not by_itself:
+                    yield Finding("", place, f"{site} names another log than this")
                 elif site in parts.values():
                     yield Finding("", place, f"{site} contributes twice to round {done}")
                 parts[place] = site
@@ -423,12 +434,19 @@ def _rounds(record: _Record) -> Iterator[Finding | str]:
                 yield Finding("", place, "no round is open")
             case "aggregate":
                 yield from _accounted(place, says, parts, done)
+                for site, left in begun.missing(parts) if begun else ():
+                    yield Finding("", place, f"it leaves out what {site} sent in entry {left}")
                 done, view, base, model, parts = done + 1, 0, None, subjects["model"], {}
+                closed += 1
             case "evaluation" if subjects["model"] != model or says["round"] != done - 1:
                 yield Finding("", place, "it measures another model than the last")
             case "release" if subjects["model"] != model or says["rounds"] != done or base:
                 yield Finding("", place, "it releases another model than the last")
-    yield f"{done} rounds" if not first else f"rounds {first} to {done - 1}, counted from 0"
+    if own:
+        absent = f", {done - closed} left out" if closed < done else ""
+        yield f"{closed} rounds of {own.keeper}, a peer{absent}"
+    else:
+        yield f"{done} rounds" if not first else f"rounds {first} to {done - 1}, counted from 0"
 
 
 def _accounted(
@@ -488,6 +506,19 @@ def _found(audit: Iterator[tuple[int | None, str] | str]) -> Iterator[Finding | 
     """What an audit found that knows entries alone."""
     for found in audit:
         yield found if isinstance(found, str) else Finding("", *found)
+
+
+def _other(record: _Record, other: _Record) -> Iterator[Finding | str]:
+    """Another copy or, of a peer's record, another peer's."""
+    if (own := Own.of(record.statements)) is None or record.policy == other.policy:
+        yield from _same(record, other)
+        return
+    other.log.close()
+    wrong = [found for found in _entries(other) if isinstance(found, Finding)]
+    if (its := Own.of(other.statements)) is None or wrong:
+        yield Finding("", None, "the other record is no peer's, or does not hold by itself")
+        return
+    yield from _found(compare(own, its))
 
 
 def _same(record: _Record, other: _Record) -> Iterator[Finding | str]:

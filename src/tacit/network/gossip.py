@@ -66,6 +66,8 @@ def check(experiment: Experiment) -> None:
 class Peer(Site):
     """A node's part of a run without a server; ``own`` has its row of the state.
 
+    ``turned_away`` tells whose models of the last round it had and did not count, and why.
+
     Others' rows are not known and not needed: what DP-SGD costs is accounted for by its own.
 
     Args:
@@ -80,6 +82,7 @@ class Peer(Site):
         rows = np.where(np.arange(data.nodes) == node, data.train.sizes, 0)
         experiment = experiment.replace(data=told(experiment.data, rows.tolist()))
         super().__init__(experiment, data, node)
+        self.turned_away: dict[int, str] = {}
         guard = experiment.guard
         if guard and guard.rounds < experiment.rounds:
             raise InputError(
@@ -136,7 +139,9 @@ class Mixing:
         at = np.arange(links.offsets[node], links.offsets[node + 1])
         found = self.gather(links.senders[at])
         at = at[np.isin(links.senders[at], list(found))]
+        rule = type(experiment.aggregation).__name__
         if len(at) < experiment.aggregation.least:
+            peer.turned_away = dict.fromkeys(found, f"too few came for {rule}")
             return own
         now = replace(
             whole.round, receivers=torch.tensor([node]), links=torch.from_numpy(at).unsqueeze(0),
@@ -144,7 +149,10 @@ class Mixing:
         )  # fmt: skip
         received = torch.stack([found[int(sender)] for sender in links.senders[at]])
         weight = torch.from_numpy(whole.weight()[at]).unsqueeze(0)
-        return experiment.aggregation(own, received.unsqueeze(0), weight, now).result
+        mixed, accepted = experiment.aggregation(own, received.unsqueeze(0), weight, now)
+        turned = links.senders[at][accepted[0].numpy() <= 0].tolist()
+        peer.turned_away = dict.fromkeys(turned, f"turned away by {rule}")
+        return mixed
 
     def _guarded(self, models: Tensor, now: Round) -> Tensor:
         peer, guard, start = self.peer, self.peer.experiment.guard, self.local.start

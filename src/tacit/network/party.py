@@ -178,22 +178,36 @@ class Party(ABC):
             others = self._seen(set(self.names) - {self.name})
             now = {name: holds.round for name in others if (holds := self._holds(name))}
             self._done |= {name for name, round in now.items() if round >= self.rounds}
-            if self._done | self._gone(_FAREWELL) >= set(self.names) - {self.name}:
+            if self._done | self.lost() >= set(self.names) - {self.name}:
                 return
             if now != known:
                 known, since = now, time.monotonic()
             self.wake(PAUSE)
 
-    def _take(self, name: str, offer: Offer, received: Tensors) -> Tensor:
-        """A peer's model, if it is what it should be; ``received`` is where it is put."""
+    def _take(
+        self,
+        name: str,
+        offer: Offer,
+        received: Tensors,
+        look: Callable[[Path], object] = lambda path: None,
+    ) -> Tensor:
+        """A peer's model, if it is what it should be.
+
+        Args:
+            received: where it is put.
+            look: is shown the file.
+        """
         most = HEADER + 4 * self.size
         if offer.size > most:
             raise MessageError(f"{name!r} offers a model of {offer.size} bytes; {most} is the most")
-        self.pull(name, offer, received.path(offer.digest))
+        path = received.path(offer.digest)
+        self.pull(name, offer, path)
         try:
-            tensors = received.get(offer.digest)
-        except MessageError as error:
-            raise MessageError(f"{name!r} sent a model that is none: {error}") from None
+            look(path)
+            try:
+                tensors = received.get(offer.digest)
+            except MessageError as error:
+                raise MessageError(f"{name!r} sent a model that is none: {error}") from None
         finally:
             received.drop(offer.digest)
         model = tensors.get("model")
@@ -227,6 +241,10 @@ class Party(ABC):
         """Those that are here."""
         with self._presence:
             return sorted(set(names) - self._away.keys())
+
+    def lost(self) -> set[str]:
+        """Those that had long enough to come back."""
+        return self._gone(_FAREWELL)
 
     def _gone(self, seconds: float) -> set[str]:
         """Those that have not been here for so long."""

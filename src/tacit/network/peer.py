@@ -4,6 +4,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -27,6 +28,7 @@ from tacit.network.party import (
     Row,
     require_same_run,
 )
+from tacit.network.peer_record import PeerRecord
 from tacit.network.protocol import Holds, Model, Seek
 from tacit.network.rounds import pay
 from tacit.network.tensors import Tensors
@@ -46,10 +48,14 @@ class Notes(Place, frozen=True):
     Attributes:
         sent: models of the last rounds, ascending; of this one if it has trained.
         left_out: in how many rounds it went on without whom.
+        out: whose models the round before did not count, and why; None where it was given up.
+        led: what the neighbour has signed from whose model it goes on; empty where from its own.
     """
 
     sent: tuple[Model, ...]
     left_out: dict[str, int]
+    out: dict[str, str] | None = None
+    led: bytes = b""
 
 
 class _Behind(Exception):
@@ -83,6 +89,7 @@ class PeerRun(Party):
         grace: seconds for which a neighbour may be gone before it is left out.
         ledger: pays for each round before it begins.
         on_round: called after each round.
+        record: that the peer leaves; None: none.
 
     Raises:
         InputError: a plan that cannot work among peers, a peer without rows, or one that the
@@ -106,12 +113,13 @@ class PeerRun(Party):
         grace: float = GRACE,
         ledger: PrivacyBudget | None = None,
         on_round: Callable[[Row], None] = lambda row: None,
+        record: PeerRecord | None = None,
     ) -> None:
         super().__init__(
             experiment, data, name, folder, ask, pull, offer, withdraw, wake, patience, ledger,
             on_round,
         )  # fmt: skip
-        self.tell, self.grace = tell, grace
+        self.tell, self.grace, self.record = tell, grace, record
         self.received = Tensors(folder / "received")
         static = experiment.plan.static  # type: ignore[union-attr]  # a graph, by check
         self._kept = _KEPT if static else _KEPT_CHANGING
@@ -141,11 +149,13 @@ class PeerRun(Party):
 
     def _run(self) -> Ended:
         try:
+            self._recorded()
             while self.notes.round < self.rounds:
                 try:
                     self._round(self.notes.round)
                 except _Behind as behind:
                     self._catch_up(behind.name, behind.holds)
+                self._recorded()
         except (Isolated, DivergenceError, InputError) as error:
             return Ended("failed", str(error))
         reason = f"all {self.rounds} rounds are done"
@@ -162,10 +172,12 @@ class PeerRun(Party):
             # Sent before the process was killed: noise that is drawn twice hides less.
             for sent in self.notes.sent:
                 if sent.round == round:
+                    self._sent(sent)
                     return self.tensors.get(sent.offer.digest)["model"]
-            new = Model(round, self.tensors.put({"model": model}))
+            new = self._signed(round, self.tensors.put({"model": model}))
             self._offer(new)
             self._note(round, self.notes.own, (*self.notes.sent, new)[-self._kept :])
+            self._sent(new)
             return model
 
         def gather(senders: Ints) -> Mapping[int, Tensor]:
@@ -173,10 +185,15 @@ class PeerRun(Party):
                 self.tell(name)
             found = self._gather(round, self._names(senders))
             left_out.extend(name for name in self._names(senders) if name not in found)
-            return {self.names.index(name): model for name, model in found.items()}
+            if self.record:
+                self.record.take(round, {name: entry for name, (_, entry) in found.items()})
+            return {self.names.index(name): model for name, (model, _) in found.items()}
 
         loss = self.peer.carry_out(round, send, gather)
-        self._note(round + 1, self.tensors.put(self.peer.own), self.notes.sent, left_out)
+        turned = {self.names[node]: why for node, why in self.peer.turned_away.items()}
+        out = dict.fromkeys(left_out, "left out of the round") | turned
+        own = self.tensors.put(self.peer.own)
+        self._note(round + 1, own, self.notes.sent, left_out, out=out)
         for path in self.received.folder.iterdir():  # of pulls that were given up
             path.unlink()
         if left_out:
@@ -190,17 +207,20 @@ class PeerRun(Party):
             self.row["epsilon"] = guard.epsilon(round + 1)
         self.on_round(self.row)
 
-    def _gather(self, round: int, names: Collection[str]) -> dict[str, Tensor]:
-        """The models of the round of those who are there."""
-        found, refused, past = dict[str, Tensor](), dict[str, str](), dict[str, Holds]()
+    def _gather(self, round: int, names: Collection[str]) -> dict[str, tuple[Tensor, bytes]]:
+        """The models of the round of those who are there, and what each has signed of it."""
+        found = dict[str, tuple[Tensor, bytes]]()
+        refused, past = dict[str, str](), dict[str, Holds]()
         known, since = dict[str, int](), time.monotonic()
         while True:
             for name in self._seen(set(names) - found.keys() - past.keys() - refused.keys()):
                 try:
+                    if self.record:
+                        self.record.require(name)
                     holds = self.ask(name, self._seek())
-                    theirs = {model.round: model.offer for model in holds.models}
+                    theirs = {model.round: model for model in holds.models}
                     if round in theirs:
-                        found[name] = self._take(name, theirs[round], self.received)
+                        found[name] = self._have(name, theirs[round]), theirs[round].entry
                     elif round < holds.round <= self.rounds:
                         past[name] = holds
                     elif holds.round <= known.get(name, -1):
@@ -233,32 +253,65 @@ class PeerRun(Party):
 
     def _catch_up(self, name: str, holds: Holds) -> None:
         """Go on in a neighbour's round."""
-        own, now = self.peer.own["models"].clone(), self._holds(name)
+        own, now, led = self.peer.own["models"].clone(), self._holds(name), b""
         if now and holds.round <= now.round <= self.rounds:
             holds = now
         if holds.models and self.peer.experiment.aggregation.streams:
             try:
-                own[:, : self.size] = self._take(name, holds.models[-1].offer, self.received)
+                own[:, : self.size] = self._have(name, holds.models[-1])
+                led = holds.models[-1].entry
             except TacitError as error:
                 _log.warning("%s", error)
         _log.warning(
             "behind: from round %d to round %d of %s", self.notes.round + 1, holds.round + 1, name
         )
         self.peer.own = {"models": own}
-        self._note(holds.round, self.tensors.put(self.peer.own), self.notes.sent)
+        self._note(holds.round, self.tensors.put(self.peer.own), self.notes.sent, led=led)
+
+    def _have(self, name: str, model: Model) -> Tensor:
+        """A neighbour's model, which it has signed where the run leaves a record."""
+        if (record := self.record) is None:
+            return self._take(name, model.offer, self.received)
+        record.require(name)
+        look = partial(record.check, name, model)
+        return self._take(name, model.offer, self.received, look)
+
+    def _signed(self, round: int, offer: Offer) -> Model:
+        if self.record is None:
+            return Model(round, offer)
+        entry, nonce = self.record.contribution(round, self.tensors.path(offer.digest))
+        return Model(round, offer, entry, nonce)
+
+    def _sent(self, model: Model) -> None:
+        """Neighbours may have this from now on."""
+        if self.record:
+            self.record.sent(model.round, model.entry)
+
+    def _recorded(self) -> None:
+        """Bring the record to where the run is."""
+        if self.record:
+            notes, over = self.notes, self.notes.round >= self.rounds
+            own = self.tensors.path(notes.own.digest)
+            self.record.own.bring_to(notes.round, own, notes.out, notes.led, over)
 
     def _offer(self, model: Model) -> None:
         to = self._names(self.peer.hearers(model.round))
         self.offer(self.tensors.path(model.offer.digest), to)
 
     def _note(
-        self, round: int, own: Offer, sent: tuple[Model, ...], left_out: Collection[str] = ()
+        self,
+        round: int,
+        own: Offer,
+        sent: tuple[Model, ...],
+        left_out: Collection[str] = (),
+        out: dict[str, str] | None = None,
+        led: bytes = b"",
     ) -> None:
         """Write down where the run is, then forget what is not needed any more."""
         before = self.notes
         without = dict(Counter(before.left_out) + Counter(left_out))
-        notes = Notes(self.digest, round, own, sent, without)
-        write(self.folder / NOTES, msgspec.json.encode(notes))
+        notes = Notes(self.digest, round, own, sent, without, out, led)
+        write(self.folder / NOTES, msgspec.json.encode(notes), secret=True)
         self.notes = notes
         kept = {own, *(model.offer for model in sent)}
         for offer in {before.own, *(model.offer for model in before.sent)} - kept:

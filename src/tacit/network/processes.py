@@ -38,6 +38,7 @@ from tacit.network.identity import POLICY, Identity
 from tacit.network.messages import Refused
 from tacit.network.pairwise import PairRun
 from tacit.network.peer import PeerRun
+from tacit.network.peer_record import PeerRecord
 from tacit.network.policy import Limits, read
 from tacit.network.protocol import (
     Average,
@@ -57,7 +58,7 @@ from tacit.network.protocol import (
     Train,
 )
 from tacit.network.proxy import Proxy, through
-from tacit.network.recording import Recording
+from tacit.network.recording import LOG_KEY, Recording
 from tacit.network.releasing import Releasing
 from tacit.network.replica import Replica
 from tacit.network.site import SiteRun
@@ -335,6 +336,7 @@ def gossip(
     insecure: bool = False,
     disclosure: Disclosure = "redacted",
     metrics: str | None = None,
+    record: Path | None = None,
     **settings: Any,
 ) -> Taken:
     """A peer of a run without a coordinator, to the run's end; started again, it goes on.
@@ -352,15 +354,27 @@ def gossip(
         connect: addresses of one peer or more, which tell of all others; or of a relay.
         disclosure: how much others learn of errors here.
         metrics: address, ``host:port``, of figures and of a health check.
+        record: folder of the record that this peer leaves; all peers do, or none.
         settings: of ``PeerRun``, or of ``PairRun`` where the algorithm is ADPSGD.
 
     Raises:
-        InputError: a plan that cannot work among peers.
+        InputError: a plan that cannot work among peers, or a record of one that leaves none.
     """
     require_remembered(folder, experiment.digest())
+    pairs = isinstance(experiment.algorithm, ADPSGD)
+    if record is not None and pairs:
+        raise InputError(
+            f"record: {record} was given; real peers that average in pairs have no rounds to"
+            " record; leave it out, or use Gossip()"
+        )
+    if record is None and (folder / LOG_KEY).exists():
+        raise InputError(f"record: the run in {folder} was begun with one; give it again")
     news = threading.Event()
     patience = settings.get("patience", 600.0)
-    with _among(home, folder, listen, connect, patience, insecure, disclosure) as (endpoint, blobs):
+    with (
+        ExitStack() as at_last,
+        _among(home, folder, listen, connect, patience, insecure, disclosure) as (endpoint, blobs),
+    ):
         identity = endpoint.identity
 
         def heard(_: str, __: bytes) -> bytes:
@@ -378,7 +392,8 @@ def gossip(
             return blobs.pull(peer, offer, path, most=offer.size)
 
         run: PeerRun | PairRun
-        if pairs := isinstance(experiment.algorithm, ADPSGD):
+        kept: PeerRecord | None = None
+        if pairs:
             long = _REPLY + 4 * experiment.layout.size / _SLOWEST
             run = PairRun(
                 experiment, data, identity.name, folder, ask,
@@ -387,14 +402,27 @@ def gossip(
             )  # fmt: skip
             endpoint.serve(Average, run.average)
         else:
+            if record is not None:
+                rows = int(data.train.sizes.sum())
+                kept = PeerRecord(
+                    record, folder, experiment, rows, identity, endpoint.key_of,
+                    lambda peer, request: endpoint.ask(
+                        peer, FromSite(request), FromCoordinator, _REPLY
+                    ).reply,
+                    endpoint.alive,
+                )  # fmt: skip
+                at_last.enter_context(closing(kept))
+                endpoint.serve(FromSite, kept.answer)
             run = PeerRun(
                 experiment, data, identity.name, folder, ask, pull, blobs.offer, blobs.withdraw,
-                lambda peer: endpoint.request(peer, _NEWS, b"", 1.0), wake, **settings,
+                lambda peer: endpoint.request(peer, _NEWS, b"", 1.0), wake, record=kept, **settings,
             )  # fmt: skip
         endpoint.serve_bytes(_NEWS, heard)
         endpoint.serve(Seek, run.answer)
         endpoint.watch(run.here)
         with _serving(metrics, lambda: of_peer(run, blobs), identity):
+            if kept:
+                kept.begin(patience)
             ended = run.run()
             if pairs and ended.outcome == "finished":
                 run.stay()  # in which others change its model
@@ -402,6 +430,8 @@ def gossip(
             model = _saved(experiment, run.peer.model({}), folder)
             if not pairs and ended.outcome == "finished":
                 run.stay()
+            if kept:
+                kept.farewell(_FAREWELL, run.lost if ended.outcome == "finished" else None)
             return Taken(ended.outcome, ended.reason, scores, model)
 
 

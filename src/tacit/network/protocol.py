@@ -477,10 +477,17 @@ class Seek(Message, frozen=True):
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a peer sends to its neighbours in a round: safetensors with one tensor, "model"."""
+    """What a peer sends to its neighbours in a round: safetensors with one tensor, "model".
+
+    Attributes:
+        entry: the peer's contribution to records of the run, signed; empty where there are none.
+        nonce: of the entry's commitment to the file.
+    """
 
     round: Round
     offer: Offer
+    entry: Annotated[bytes, msgspec.Meta(max_length=2048)] = b""
+    nonce: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
 
 
 class Holds(Message, frozen=True):

@@ -54,6 +54,7 @@ class Receipts:
         turn: records.Turn | None = None,
         again: int = 0,
         awaited: bool = True,
+        policy: bytes | None = None,
     ) -> tuple[bytes, bytes]:
         """The signed entry for what is sent, and its nonce; the same if it is sent again.
 
@@ -65,6 +66,7 @@ class Receipts:
             turn: where members lead by turns.
             again: in asynchronous rounds, how often the site had trained from this model before.
             awaited: whether it is to stand in the record from now on; else once ``expect`` says so.
+            policy: of the peer's own log, in a run of peers.
         """
         with self._kept() as db:
             digest = sha256(sent)
@@ -76,7 +78,9 @@ class Receipts:
             nonce = secrets.token_bytes(records.NONCE)
             key = self.key_of(self.site).public_bytes_raw()
             committed = records.commitment(key, round, nonce, digest)
-            said = records.contribution(round, self.site, base, committed, rows, claim, turn)
+            said = records.contribution(
+                round, self.site, base, committed, rows, claim, turn, policy
+            )  # fmt: skip
             entry = signed(said, {self.site: self.signer})
             db.execute(
                 "INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?, ?, ?)",

@@ -55,7 +55,7 @@ from tacit.network.sums import KeyOf
 
 _log = logging.getLogger("tacit.network")
 
-_KEY = "log.key"
+LOG_KEY = "log.key"
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,17 @@ class Recording:
     ) -> None:  # fmt: skip
         self.deadline = deadline
         self.folder, self.experiment, self.keeper, self.key_of = folder, experiment, keeper, key_of
-        self.digest, self.names = experiment.digest(), experiment.data.names
+        self.digest = experiment.digest()
+        # No peer is a witness of its own log.
+        self.names = tuple(name for name in experiment.data.names if name != keeper.name)
         self._task, self._claim = bytes.fromhex(self.digest), claim(experiment)
         self._lock = threading.RLock()
         self.openings = openings(experiment, masked) if masked else None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            origin = f"tacit/{self.digest[:16]}"
+            origin = self._origin()
             self.log = Log(folder / LOG, origin)
-            private = sign_key(own, _KEY)
+            private = sign_key(own, LOG_KEY)
         except OSError as error:
             raise CheckpointError(f"record: {folder} cannot be written ({error})") from None
         self._key, self._private = Key.of(origin, private, NOTE), private
@@ -141,6 +143,12 @@ class Recording:
         with self._lock:
             founded = self._policy is not None
             return [] if founded else [n for n in self.names if n not in self._signatures]
+
+    @property
+    def uncosigned(self) -> set[str]:
+        """Who has not cosigned the head that is to be cosigned."""
+        with self._lock:
+            return set(self.names) - self._cosigned if self._head else set()
 
     def order(self, site: str) -> Reply | None:
         """What a site is to do for the record, before anything else."""
@@ -182,19 +190,27 @@ class Recording:
         Raises:
             MessageError: it is not; with what is wrong.
         """
-        try:
-            envelope = Envelope.from_bytes(entry)
-            said = envelope.statement
-            records.require_shape(said)
-            by = envelope.signers({site: self.public(site)})
-        except MessageError as error:
-            raise MessageError(f"the contribution of {site!r}: {error}") from None
+        said, by = self.apart(site, entry)
         with self._lock:
             base, committed = self._base(round), said.subjects.get("commitment", b"")
             wanted = records.contribution(round, site, base, committed, rows, self._claim)
             if not base or by != [site] or said.payload() != wanted.payload():
                 raise MessageError(f"{site!r} has signed a contribution to something else")
         return said
+
+    def apart(self, site: str, entry: bytes) -> tuple[Statement, list[str]]:
+        """What an entry says that a site sent, and whether the site has signed it.
+
+        Raises:
+            MessageError: it is none, or somebody else's.
+        """
+        try:
+            envelope = Envelope.from_bytes(entry)
+            said = envelope.statement
+            records.require_shape(said)
+            return said, envelope.signers({site: self.public(site)})
+        except MessageError as error:
+            raise MessageError(f"the contribution of {site!r}: {error}") from None
 
     def _base(self, round: int) -> bytes:
         """The model from which a site may have trained for a round; none, if it is not open."""
@@ -384,13 +400,20 @@ class Recording:
             told = hashlib.sha256(str(policy).encode()).digest()
             first, *others = [self.names[i : i + most] for i in range(0, len(keys), most)]
             genesis = records.genesis(
-                self._task, told, keeper, self.public(keeper), rules(self.experiment),
+                self._task, told, keeper, self.public(keeper), self._rules(),
                 {name: keys[name] for name in first},
             )  # fmt: skip
             later = [records.membership(self._task, {n: keys[n] for n in some}) for some in others]
             signers = zip([genesis, *later], [first, *others], strict=True)
             self._planned = _Beginning(policy, tuple(signers))
         return self._planned
+
+    def _origin(self) -> str:
+        """The log's name."""
+        return f"tacit/{self.digest[:16]}"
+
+    def _rules(self) -> dict[str, str]:
+        return rules(self.experiment)
 
     def public(self, member: str) -> bytes:
         """A member's 32-byte Ed25519 key."""

@@ -11,6 +11,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from tacit.engine.recording import claim, rules
@@ -90,10 +91,19 @@ class Replica:
         # Of the head.
         self._note, self._lines = "", dict[str, str]()
         self._told: dict[str, Witnessed] = {}
-        path = folder / POLICY
+        with ExitStack() as failed:
+            failed.callback(self.close)
+            self._go_on()
+            failed.pop_all()
+
+    def _go_on(self) -> None:
+        """Take over what the folder holds."""
+        path = self.folder / POLICY
         self.policy = Policy.from_text(path.read_text()) if path.exists() else None
-        if self.policy and (self._key not in self.policy.logs):
-            raise InputError(f"record: {folder} was begun with other keys than those in {own}")
+        if self.policy and self._key not in self.policy.logs:
+            raise InputError(
+                f"record: {self.folder} was begun with other keys than those in {self.own}"
+            )
         for place, entry in enumerate(self.log):
             self._take(place, entry)
         if self.policy:

@@ -270,7 +270,7 @@ class Witnessing:
         """
         if not self.records:
             raise Unrecorded(f"{self.coordinator!r} asks to cosign a record that was not begun")
-        waiting = self.receipts.awaited(MOST_RECEIPTS)
+        waiting = self._waiting()
         with told(self.folder):
             last = self._last()
         sent = tuple(leaf_hash(self.receipts.entry(*each)) for each in waiting)
@@ -290,6 +290,13 @@ class Witnessing:
         for (round, again), receipt in zip(waiting, reply.receipts, strict=True):
             self._receipt(round, again, head, receipt)
         self.ask(Cosigned(self.experiment, head.size, str(line)))
+        full = len(waiting) == MOST_RECEIPTS
+        if full and self.receipts.awaited(MOST_RECEIPTS) != waiting:
+            self._extend()
+
+    def _waiting(self) -> list[tuple[int, int]]:
+        """Contributions that were not seen in the record so far."""
+        return self.receipts.awaited(MOST_RECEIPTS)
 
     def _stated(self, head: Checkpoint, reply: Extension) -> Statement:
         """The entry that says where the run is: the coordinator's, and under the head."""
