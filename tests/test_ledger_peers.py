@@ -216,7 +216,9 @@ CRIMES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("crime", "said"), CRIMES.items(), ids=lambda each: str(each)[:30])
+@pytest.mark.parametrize(
+    ("crime", "said"), CRIMES.items(), ids=[crime.__name__ for crime in CRIMES]
+)
 def test_what_no_honest_peer_writes(
     crime: Callable[[Book], None], said: list[str], tmp_path: Path
 ) -> None:

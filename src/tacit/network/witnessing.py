@@ -291,7 +291,7 @@ class Witnessing:
             self._receipt(round, again, head, receipt)
         self.ask(Cosigned(self.experiment, head.size, str(line)))
         full = len(waiting) == MOST_RECEIPTS
-        if full and self.receipts.awaited(MOST_RECEIPTS) != waiting:
+        if full and self._waiting() != waiting:
             self._extend()
 
     def _waiting(self) -> list[tuple[int, int]]:
