@@ -428,7 +428,7 @@ def test_the_command_wants_a_record_beside_the_openings(
     ids=["none", "sums", "verifiable"],
 )
 def test_openings_that_a_networked_run_has_not(changes: dict[str, Any], tmp_path: Path) -> None:
-    keeper: Any = None
+    keeper: Any = SimpleNamespace(name="hub")
     with pytest.raises(InputError, match="kept of one sum a round behind masks"):
         Recording(
             tmp_path / "record", tmp_path, experiment(**changes), keeper, keeper, tmp_path / "o"
