@@ -13,8 +13,7 @@ from tacit.network.blobs import Offer
 from tacit.network.protocol import Record, Talk
 from tacit.network.swarm import _Failed
 from tacit.network.transport import Unreachable
-from test_network_swarm import BOUND, Swarm, plan_of
-from test_network_swarm_records import close
+from test_network_swarm import Swarm, plan_of
 
 
 def told(replicas):
@@ -132,7 +131,9 @@ def test_nobody_brings_the_key_of_another_member(tmp_path):
         with pytest.raises(MessageError, match="has a key for the record that another one has"):
             one.found("1", msgspec.structs.replace(other.founding, log=mine))
     one.found("1", other.founding)
-    close(SimpleNamespace(members={r.name: SimpleNamespace(replica=r) for r in (one, other, third)}))
+    close(
+        SimpleNamespace(members={r.name: SimpleNamespace(replica=r) for r in (one, other, third)})
+    )
 
 
 def test_an_entry_that_no_log_takes_is_refused_before_the_vote(tmp_path):
