@@ -372,6 +372,7 @@ def test_settings_out_of_range_are_refused(wrong: object, message: str) -> None:
         wrong()  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_nnm_of_50_vectors_of_a_million_takes_less_than_a_gigabyte() -> None:
     """In all, the vectors themselves (0.2 GB) and torch included; (50, 50, d) would be 10 GB."""
     program = """

@@ -26,7 +26,13 @@ def test_python_snippets_run_one_after_the_other(monkeypatch, tmp_path):
 COMMANDS = [line[2:] for text in of("console") for line in text.splitlines() if line[:2] == "$ "]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+CASES = [  # an arena trains hundreds of models
+    pytest.param(command, marks=[pytest.mark.slow] if "arena" in command else [])
+    for command in COMMANDS
+]
+
+
+@pytest.mark.parametrize("command", CASES)
 def test_commands_run(command, monkeypatch, tmp_path):
     from tacit.cli import app
 

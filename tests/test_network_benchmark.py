@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "network.py"
 
 
+@pytest.mark.slow
 def test_the_script_prints_and_writes_every_row(tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     words = ["--nodes", "2", "--megabytes", "1.3", "--repeats", "1", "--json", str(found)]

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "network_rounds.py"
 
 
+@pytest.mark.slow
 def test_the_script_prints_and_writes_what_it_found(tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     words = ["--nodes", "3", "--rounds", "3", "--json", str(found)]

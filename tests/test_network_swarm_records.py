@@ -19,6 +19,7 @@ from tacit.ledger import records
 from tacit.ledger.recorder import kept
 from tacit.ledger.statement import Envelope, Statement, signed
 from tacit.ledger.verify import verify
+from tacit.network import swarm as swarms
 from tacit.network.protocol import Entries, Founding, Witnessed
 from test_network_swarm import BOUND, KEYS, Swarm, arm, plan_of
 
@@ -117,6 +118,35 @@ def test_a_leader_that_is_killed_leaves_copies_that_hold(method, back, tmp_path)
     for other in others:
         assert verify(first, against=other).findings == ()
     assert len(statements(first)) == len(statements(others[0]))
+
+
+def test_a_head_that_too_few_cosign_holds_nobody_up(tmp_path, monkeypatch, caplog):
+    """Two of five die once the last round is decided on, before they have cosigned it."""
+    monkeypatch.setattr(swarms, "_FAREWELL", 0.5)
+    swarm = Swarm(plan_of(rounds=1), tmp_path, record=True)
+    for name in swarm.names:
+        swarm.join(swarm.member(name))
+    victims = [name for name in swarm.names if name != swarm.leader(0)][:2]
+    for name in victims:
+        run = swarm.members[name]
+        run._settle = lambda *_, run=run: swarm.killed(run)
+    ended = swarm.run()
+    assert set(ended) == set(swarm.names) - set(victims)
+    assert {end.outcome for end in ended.values()} == {"finished"}
+    close(swarm)
+    assert caplog.text.count("3 of 5 members have cosigned the record of 8 entries, too few") == 3
+    for name in ended:
+        audit = verify(tmp_path / name / "copy")
+        assert (audit.findings, audit.beyond) == ((), 7)
+    # They come back, and cosign what was decided on.
+    monkeypatch.setattr(swarms, "_FAREWELL", BOUND)
+    for name in swarm.names:
+        swarm.join(swarm.member(name))
+    assert {end.outcome for end in swarm.run().values()} == {"finished"}
+    close(swarm)
+    for copy in copies(swarm):
+        audit = verify(copy)
+        assert (audit.findings, audit.beyond) == ((), 0)
 
 
 def test_a_member_that_was_away_gets_the_entries_that_it_missed(tmp_path):

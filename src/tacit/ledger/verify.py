@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tacit.errors import InputError, MessageError, TacitError
-from tacit.ledger import erasure, incident, merkle, records, scores
+from tacit.ledger import erasure, incident, merkle, records, rounds, scores
 from tacit.ledger import openings as sums
 from tacit.ledger import release as models
 from tacit.ledger.log import Log
@@ -28,7 +28,6 @@ from tacit.ledger.note import Checkpoint, split, verified
 from tacit.ledger.peers import Own, compare
 from tacit.ledger.policy import Policy, quorum
 from tacit.ledger.recorder import HEAD, LOG, OPENINGS, kept, text
-from tacit.ledger.rounds import FIRST, STALENESS, Begun, rule
 from tacit.ledger.statement import Envelope, Statement
 from tacit.ledger.turns import Turns
 
@@ -126,7 +125,8 @@ def verify(
     checks: list[Check] = [("signatures of the head", _signed), ("tree", _tree)]
     if seen is not None:
         checks.append(("earlier head", lambda record: _extends(record, seen)))
-    checks += [("entries", _entries), ("rounds", _rounds)]
+    checks.append(("entries", _entries))
+    checks.append(("rounds", lambda r: _found(rounds.audit(r.entries, r.statements))))
     if opened is not None:
         checks.append(("openings", lambda record: _openings(record, opened)))
     if openings is not None:
@@ -376,97 +376,6 @@ def _require_signers(
 def _require_members(by: list[str], members: Mapping[str, bytes], least: int) -> None:
     if len(members.keys() & set(by)) < least:
         raise MessageError(f"it takes {least} of {len(members)} members to sign it")
-
-
-def _rounds(record: _Record) -> Iterator[Finding | str]:
-    """Rounds follow each other, begin with the last one's model, and account for every part."""
-    done, view, model, first, closed = 0, 0, b"", 0, 0
-    own = Own.of(record.statements)
-    tree = merkle.Growing()
-    base: bytes | None = None
-    parts: dict[int, str] = {}
-    # Where members lead by turns, a view in which they agreed on nothing leaves no entry.
-    by_turns = 0 in record.statements and "keeper" not in record.statements[0].says
-    begun: Begun | None = None
-    if 0 in record.statements:
-        done = first = rule(record.statements[0], FIRST) or 0
-        if (most := rule(record.statements[0], STALENESS)) is not None:
-            begun = Begun(most)
-    for place, entry in enumerate(record.entries):
-        root = tree.root
-        tree.add(merkle.leaf_hash(entry))
-        if (statement := record.statements.get(place)) is None:
-            continue
-        says, subjects = statement.says, statement.subjects
-        match statement.kind:
-            case "round-open":
-                if skips := own is not None and says["round"] > done:
-                    done, view = says["round"], 0
-                if says["round"] != done or (says["view"] != view and not by_turns):
-                    yield Finding("", place, f"it opens another round than {done}, or again")
-                taken = skips and own is not None and own.goes_on_from(place)
-                if model and subjects["base"] != model and not taken:
-                    yield Finding("", place, "it does not begin with the model of the round before")
-                if says["head"] != {"size": place, "root": root.hex()}:
-                    yield Finding("", place, "it does not name the record as it was before it")
-                if begun:
-                    begun.opened(done, subjects["base"], parts)
-                base, parts, view = subjects["base"], {}, view + 1
-                model = subjects["base"] if own else model
-            case "contribution" if base is None:
-                yield Finding("", place, "no round is open")
-            case "contribution" if ("policy" in subjects) != (own is not None):
-                yield Finding("", place, "it is of another kind of run")
-            case "contribution" if own and own.goes_on_from(place + 1):
-                pass  # it belongs to that
-            case "contribution":
-                site = says["site"]
-                by_itself = own is not None and site != own.keeper  # from a model of its own
-                if begun:
-                    if wrong := begun.wrong(place, statement, done):
-                        yield Finding("", place, wrong)
-                elif says["round"] != done:
-                    yield Finding("", place, f"{site} contributes to another round than {done}")
-                elif subjects["base"] != base and not by_itself:
-                    yield Finding("", place, f"{site} had another model than the round began with")
-                elif own and subjects["policy"] != own.policy and not by_itself:
-                    yield Finding("", place, f"{site} names another log than this")
-                elif site in parts.values():
-                    yield Finding("", place, f"{site} contributes twice to round {done}")
-                parts[place] = site
-            case "aggregate" if base is None:
-                yield Finding("", place, "no round is open")
-            case "aggregate":
-                yield from _accounted(place, says, parts, done)
-                for site, left in begun.missing(parts) if begun else ():
-                    yield Finding("", place, f"it leaves out what {site} sent in entry {left}")
-                done, view, base, model, parts = done + 1, 0, None, subjects["model"], {}
-                closed += 1
-            case "evaluation" if subjects["model"] != model or says["round"] != done - 1:
-                yield Finding("", place, "it measures another model than the last")
-            case "release" if subjects["model"] != model or says["rounds"] != done or base:
-                yield Finding("", place, "it releases another model than the last")
-    if own:
-        absent = f", {done - closed} left out" if closed < done else ""
-        yield f"{closed} rounds of {own.keeper}, a peer{absent}"
-    else:
-        yield f"{done} rounds" if not first else f"rounds {first} to {done - 1}, counted from 0"
-
-
-def _accounted(
-    place: int, says: Mapping[str, Any], parts: Mapping[int, str], round: int
-) -> Iterator[Finding]:
-    """Included and excluded are all who contributed, and nobody else."""
-    included = says["included"]
-    excluded = [each["entry"] for each in says["excluded"]]
-    if says["round"] != round:
-        yield Finding("", place, f"it closes another round than {round}")
-    for other in sorted({*included, *excluded} - parts.keys()):
-        yield Finding("", place, f"it counts entry {other}, which is no contribution of this round")
-    for left in sorted(parts.keys() - {*included, *excluded}):
-        yield Finding("", place, f"it leaves out the contribution of {parts[left]} in entry {left}")
-    if len(included) + len(excluded) > len({*included, *excluded}):
-        yield Finding("", place, "it counts a contribution twice")
 
 
 def _opened(path: Path) -> tuple[list[Any], list[str]] | str | None:

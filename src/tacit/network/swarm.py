@@ -57,6 +57,7 @@ Row = dict[str, object]
 _NOTES = "swarm.json"
 _PAUSE = 0.5  # seconds between two talks without news
 _VOTES = 1.0  # seconds to wait for the votes of those who are late, in a round's first view
+_FAREWELL = 30.0  # seconds that cosignatures of the last head are waited for
 _WORDS = 8  # of a member, in one message
 
 
@@ -721,10 +722,13 @@ class SwarmRun:
             self._event(self.agreement.start)
 
     def _stay(self) -> None:
-        """Serve on until all who are here are done, or nothing is new of them for too long."""
+        """Serve on until all who are here are done, or nothing is new of them for too long.
+
+        Then, for a while, until the record's head counts here and with them.
+        """
         known, since = dict[str, int](), time.monotonic()
         with self._changed:
-            while time.monotonic() - since < self.attendance.patience:
+            while True:
                 gone = {name for name in self.names if self.attendance.gone(name)}
                 now = {n: r for n, r in self._rounds.items() if n not in gone | {self.name}}
                 done = all(round >= self.experiment.rounds for round in now.values())
@@ -732,6 +736,9 @@ class SwarmRun:
                     return
                 if now != known:
                     known, since = now, time.monotonic()
+                patience = self.attendance.patience
+                if time.monotonic() - since > (min(_FAREWELL, patience) if done else patience):
+                    return
                 self._changed.wait(_PAUSE)
 
     def _first_notes(self) -> Notes:
