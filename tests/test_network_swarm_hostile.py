@@ -131,9 +131,8 @@ def test_nobody_brings_the_key_of_another_member(tmp_path):
         with pytest.raises(MessageError, match="has a key for the record that another one has"):
             one.found("1", msgspec.structs.replace(other.founding, log=mine))
     one.found("1", other.founding)
-    close(
-        SimpleNamespace(members={r.name: SimpleNamespace(replica=r) for r in (one, other, third)})
-    )
+    for each in (one, other, third):
+        each.close()
 
 
 def test_an_entry_that_no_log_takes_is_refused_before_the_vote(tmp_path):
