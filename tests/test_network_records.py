@@ -5,9 +5,10 @@ import json
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,8 @@ from tacit.errors import CheckpointError, InputError, TacitError
 from tacit.ledger import records
 from tacit.ledger.log import Log
 from tacit.ledger.merkle import leaf_hash
+from tacit.ledger.note import Key
+from tacit.ledger.policy import Policy
 from tacit.ledger.recorder import LOG, OPENINGS, POLICY
 from tacit.ledger.statement import Envelope, Statement, signed
 from tacit.ledger.verify import Audit, verify
@@ -469,6 +472,25 @@ def test_no_site_begins_a_record_with_other_rules(
     for error in found.values():
         assert isinstance(error, Unrecorded)
         assert "begins a record with other rules than the experiment's" in str(error)
+    assert entries(ward.record) == []
+
+
+class Alone(Policy):
+    """Nobody has to cosign."""
+
+    @classmethod
+    def of(cls, logs: Sequence[Key], witnesses: Sequence[Key]) -> Policy:
+        return replace(Policy.of(logs, witnesses), groups={}, rule="none")
+
+
+def test_no_site_begins_a_record_whose_heads_count_without_the_witnesses(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network_recording, "Policy", Alone)
+    found = refusals(ward.carry_out())
+    assert len(found) >= 3
+    for error in found.values():
+        assert "begins a record that is not of this run" in str(error)
     assert entries(ward.record) == []
 
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import network_gossip
 from network_parties import Ping, Pong, joined, listening, until
 from tacit.cli import app
+from tacit.ledger.verify import verify
 from tacit.network import joining
 from tacit.network import relay as relays
 from tacit.network.authority import Authority
@@ -152,7 +153,7 @@ def test_peers_that_reach_the_relay_alone_learn_together(walls: Firewalled) -> N
         subprocess.Popen(
             [sys.executable, str(script), str(folder / "plan.py"), str(folder / f"{name}.csv"),
              str(folder / name), str(folder / "runs" / name), "", walls.address,
-             str(folder / "gate"), "12", "60"],
+             str(folder / "gate"), "12", "60", str(folder / "records" / name)],
             stdout=subprocess.PIPE, text=True,
         )
         for name in NAMES
@@ -161,6 +162,9 @@ def test_peers_that_reach_the_relay_alone_learn_together(walls: Firewalled) -> N
         for process in running:
             *_, last = process.communicate(timeout=300)[0].splitlines()
             assert last == "finished all 12 rounds are done"
+        for name in NAMES:
+            audit = verify(folder / "records" / name)
+            assert (audit.findings, audit.beyond) == ((), 0)
     finally:
         for process in running:
             process.kill()

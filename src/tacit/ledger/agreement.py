@@ -168,6 +168,11 @@ class Agreement:
                 self._enter(view + 1)
         return self._follow()
 
+    @property
+    def proposed(self) -> set[bytes]:
+        """Values that leaders have proposed, one a view."""
+        return {proposal.value for proposal in self._proposals.values()}
+
     # Rules
 
     def _follow(self) -> list[Action]:

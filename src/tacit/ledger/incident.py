@@ -119,6 +119,8 @@ def _require_conflict(found: Sequence[tuple[Statement, list[str]]], about: str) 
 def _require_withheld(
     sent: Statement, about: str, statements: Mapping[int, Statement], place: int
 ) -> None:
+    if 0 not in statements:
+        raise MessageError("the record's genesis does not hold")
     if sent.kind != "contribution" or about != statements[0].says.get("keeper"):
         raise MessageError("a keeper withholds contributions, and nobody anything else")
     if "policy" in sent.subjects:

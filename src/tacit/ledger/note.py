@@ -80,7 +80,7 @@ class Key:
         id, _, public = rest.partition("+")
         try:
             raw = base64.b64decode(public, validate=True)
-        except binascii.Error:
+        except ValueError:  # also of what is not ASCII
             raw = b""
         if not raw:
             raise InputError(f"key: {text!r} was given; allowed is name+id+key, in base64")

@@ -8,6 +8,7 @@ from tacit.ledger.note import NOTE, Checkpoint, Key, verified
 
 # The specification recommends to support 32 of each at least.
 _MOST = 4096
+_MOST_GROUPS = 128  # which may stand in one another
 _NONE = "none"
 
 
@@ -94,6 +95,8 @@ class Policy:
             raise InputError(
                 f"policy: it has one quorum line, no key twice, and at most {_MOST} keys"
             )
+        if len(groups) > _MOST_GROUPS:
+            raise InputError(f"policy: it has {len(groups)} groups; {_MOST_GROUPS} is the most")
         if any(key.kind == NOTE for key in witnesses.values()):
             raise InputError("policy: a witness has a key of another type than cosignatures'")
         return cls(tuple(logs), witnesses, groups, rule)
@@ -131,7 +134,7 @@ def _fresh(where: str, name: str, *known: Collection[str]) -> None:
 
 
 def _threshold(where: str, word: str, members: int) -> int:
-    k = {"any": 1, "all": members}.get(word) or (int(word) if word.isdecimal() else 0)
+    k = {"any": 1, "all": members}.get(word) or (int(word[:9]) if word.isdecimal() else 0)
     if not 1 <= k <= members:
         raise InputError(f"{where}: {word!r} was given; allowed is any, all or 1 to {members}")
     return k

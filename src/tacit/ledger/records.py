@@ -338,6 +338,8 @@ def require_shape(statement: Statement) -> None:
         raise MessageError("rounds are counted from 0")
     if statement.kind == "genesis":
         require_numbers(statement)
+        if not statement.says["members"]:
+            raise MessageError("the record names no members")
 
 
 def _named(statement: Statement, subjects: set[str]) -> bool:

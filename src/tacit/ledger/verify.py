@@ -299,7 +299,9 @@ def _entries(record: _Record) -> Iterator[Finding | str]:
             by = envelope.signers(known)
             if turns:
                 keeper = _by_turns(turns, statement) or keeper
-            _require_signers(statement, by, keeper, members, opened)
+            # Founders stand under the first head; who comes later comes by a quorum.
+            begun = opened or place >= record.vouched
+            _require_signers(statement, by, keeper, members, begun)
             if place < record.vouched:
                 said.add(envelope.payload)
             elif statement.kind != "contribution" and envelope.payload in said:
@@ -339,7 +341,7 @@ def _require_policy(record: _Record, genesis: Statement) -> None:
 
 
 def _require_signers(
-    statement: Statement, by: list[str], keeper: str, members: Mapping[str, bytes], opened: bool
+    statement: Statement, by: list[str], keeper: str, members: Mapping[str, bytes], begun: bool
 ) -> None:
     """Raise MessageError where not those have signed who must."""
     match statement.kind:
@@ -359,9 +361,11 @@ def _require_signers(
         case "contribution":
             needed = {statement.says["site"]}
         case "membership":
-            needed = set(statement.says["add"])
+            says = statement.says
+            needed = set(says["add"])
             least = quorum(len(members))
-            if opened and len(members.keys() & set(by)) < least:
+            changes = says["remove"] or says["add"].keys() & members.keys()
+            if (begun or changes) and len(members.keys() & set(by)) < least:
                 raise MessageError(f"it takes {least} of {len(members)} members to change them")
         case _:
             raise AssertionError(f"{statement.kind} has a shape and no signer")

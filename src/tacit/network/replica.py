@@ -18,7 +18,7 @@ from tacit.engine.recording import claim, rules
 from tacit.errors import CheckpointError, InputError, MessageError
 from tacit.experiment import Experiment
 from tacit.ledger import records
-from tacit.ledger.log import Log
+from tacit.ledger.log import MOST_ENTRY, Log
 from tacit.ledger.merkle import Growing, leaf_hash
 from tacit.ledger.note import COSIGNATURE, NOTE, Key, Signer, sign, split, verified
 from tacit.ledger.policy import Policy, quorum
@@ -144,6 +144,12 @@ class Replica:
             fits = (log.name, log.kind) == (self._key.name, NOTE)
             if not fits or (witness.name, witness.kind) != (member[:60], COSIGNATURE):
                 raise MessageError(f"{member!r} has a key of another kind or name for the record")
+            keys = {log.public, witness.public}
+            for name, other in self._founders.items():
+                if name != member:
+                    keys -= {_key(other.log).public, _key(other.witness).public}
+            if len(keys) < 2:  # which would be a policy that no auditor takes
+                raise MessageError(f"{member!r} has a key for the record that another one has")
             self._founders[member] = said
             self._sign()
             self._begin()
@@ -163,7 +169,7 @@ class Replica:
             self.names, self.policy.logs, self.policy.witnesses.values(), strict=True
         ):
             self._founders.setdefault(name, Founding(str(log), str(key), b""))
-        if self.turns is None and self.name not in self._signatures:
+        if self.name not in self._signatures:  # also where others may have lost it since
             signature = self.signer.sign(encoded(self._genesis().payload()))
             self._signatures[self.name] = signature
             mine = self._founders[self.name]
@@ -271,6 +277,8 @@ class Replica:
             turns = self._begun()
             if len(entries) != len(rows) + 2:
                 raise MessageError("its entries are others than a beginning, its parts and an end")
+            if (longest := max(map(len, entries))) > MOST_ENTRY:
+                raise MessageError(f"an entry has {longest} bytes; {MOST_ENTRY} is the most")
             first, last = entries[0], entries[-1]
             by, opened = _read(first, self._keys)
             view = opened.says["view"] if opened.kind == "round-open" else -1

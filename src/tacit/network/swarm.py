@@ -150,6 +150,7 @@ class SwarmRun:
     _timers: set[tuple[Step, int]]
     _since: dict[tuple[Step, int], float]
     _judging: list[Judge]  # what is to be judged
+    _again: float  # when, after a leader did not give it
     collecting: Collecting  # of use if it leads
     _records: dict[bytes, Record]
     _collected: int  # how many updates the leader says that it has
@@ -292,11 +293,12 @@ class SwarmRun:
             self.collecting.parts[member] = trained
             self._changed.notify_all()
         leader = self.committee.leader(self.notes.round, self.agreement.kept.view)
-        if member == leader and talk.collected > self._collected:
-            self._collected = talk.collected
+        collected = min(talk.collected, len(self._cohort))
+        if member == leader and collected > self._collected:
+            self._collected = collected
             self.attendance.progress = time.monotonic()
-        for record in talk.records:
-            self._records.setdefault(record.value, record)
+        new = {r.value: r for r in talk.records if r.value not in self._records}
+        self._records |= new
         for message in talk.said:
             try:
                 if isinstance(message, Proposal) and message.value not in self._records:
@@ -304,6 +306,8 @@ class SwarmRun:
                 self._event(partial(self.agreement.receive, message))
             except MessageError as error:
                 _log.warning("%s: %s", member, error)
+        for value in new.keys() - self.agreement.proposed:  # nobody is to fill the memory
+            del self._records[value]
 
     # What this member says
 
@@ -491,7 +495,8 @@ class SwarmRun:
         with self._changed:
             if self.attendance.broken:
                 raise self.attendance.broken
-            ahead, judge = self._ahead, self._judging.pop(0) if self._judging else None
+            ahead, due = self._ahead, self._judging and time.monotonic() >= self._again
+            judge = self._judging.pop(0) if due else None
             ready = collecting = False
             if ahead is None and judge is None:
                 collecting = self._collects()
@@ -499,9 +504,9 @@ class SwarmRun:
                     self._fetch()
                     ready = self._complete()
                 if not ready:
-                    if due := self._due():
-                        self._timers.discard(due)
-                        self._event(partial(self.agreement.timeout, *due))
+                    if over := self._due():
+                        self._timers.discard(over)
+                        self._event(partial(self.agreement.timeout, *over))
                         return
                     self._give_up()
                     self._changed.wait(0.05 if self._timers or collecting else _PAUSE)
@@ -628,7 +633,7 @@ class SwarmRun:
             with self._changed:
                 if not self.attendance.gone(judge.leader):
                     self._judging.append(judge)
-                    self._changed.wait(_PAUSE)
+                    self._again = time.monotonic() + _PAUSE  # it may never give what it proposed
             return
         self.proposals.serve(record)
         with self._changed:
@@ -658,12 +663,13 @@ class SwarmRun:
                 continue
             try:
                 self.proposals.bring(member, record.state)
+            except TacitError as error:  # it is away, or sends something else
+                _log.info("%s", error)
+                continue
+            try:
                 self.proposals.state(record.state)
             except MessageError as error:
                 raise _Failed(f"round {record.round + 1}: what was decided on: {error}") from None
-            except TacitError as error:
-                _log.info("%s", error)
-                continue
             if self.proposals.recorded(member, record):
                 break
         else:
@@ -693,7 +699,7 @@ class SwarmRun:
     def _open(self, notes: Notes) -> None:
         """Begin a round, or go on with it."""
         self.offer(self.proposals.files.path(notes.base.digest), None)
-        self._timers, self._since, self._judging = set(), {}, []
+        self._timers, self._since, self._judging, self._again = set(), {}, [], 0.0
         self._records = {record.value: record for record in notes.records}
         self._cohort = self._cohort_of(notes.round)
         run = bytes.fromhex(self.digest)
