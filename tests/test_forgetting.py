@@ -222,6 +222,8 @@ def test_another_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "tensors" / "mine").write_text("of a coordinator")
     done = call("node", "forget", tmp_path, "--home", tmp_path, "--yes", code=2)
     assert "is no folder of a site's run" in done.stderr
+    asked = call("node", "forget", tmp_path / "none", code=2)  # before anybody has said yes
+    assert "is no folder of a site's run" in asked.stderr
     assert (tmp_path / "tensors" / "mine").exists()
 
 

@@ -1,6 +1,7 @@
 """Records of runs, and every crime against one that ``verify`` must name."""
 
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -398,7 +399,10 @@ def test_the_commands(record: Path, tmp_path: Path) -> None:
     seen.write_text(call("ledger", "head", record))
     assert "extends the one of 14 entries" in call("verify", record, "--seen", seen)
     assert len(json.loads(call("ledger", "show", record, "--json"))) == 14
-    assert "contribution" in call("ledger", "show", record)
+    shown = call("ledger", "show", record).splitlines()
+    assert re.search(r"members \(keeper [0-9a-f]{12}\.{3}\), rules \(algorithm x\)", shown[0])
+    assert shown[7].endswith("excluded (none), included (3, 4, 5, 6), round 0")
+    assert not re.search(r"[0-9a-f]{13}|[][{}]", "".join(shown))
     assert call("ledger", "proof", record, "3").startswith("c2sp.org/tlog-proof@v1\nindex 3\n")
     call("ledger", "export", record, tmp_path / "out")
     assert (tmp_path / "out" / "000003.dsse.json").read_bytes() == entries(record)[3]
@@ -494,6 +498,13 @@ def test_a_changed_hash_of_the_tree_is_named(record: Path) -> None:
         db.commit()
     (finding,) = verify(record).findings
     assert str(finding) == "its hash of entries 4 to 5 is another, and so would be proofs of them"
+
+
+def test_a_record_of_another_run_is_no_fork(record: Path, tmp_path: Path) -> None:
+    other = Recorder(tmp_path / "other", bytes([1] * 32), NODES, [10] * 4, {}, "none")
+    other.finish()
+    (finding,) = verify(record, against=tmp_path / "other").findings
+    assert "of another log" in str(finding)
 
 
 def test_a_copy_that_goes_further_shows_a_rolled_back_log(record: Path, kept: Path) -> None:

@@ -178,10 +178,12 @@ def test_what_a_rule_turns_away_is_told(crowd: Crowd) -> None:
         assert reasons == ["turned away by Balance"] * 2
 
 
-def test_all_peers_leave_a_record_or_none(crowd: Crowd) -> None:
+def test_all_peers_leave_a_record_or_none(crowd: Crowd, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "tacit.network")
     refused = crowd.part("0", plan_of(), patience=0.2)
     assert isinstance(refused, InputError)
     assert "1, 2, 3, 4 did not sign its beginning within 0.2 seconds" in str(refused)
+    assert "the record waits for 1, 2, 3, 4 to sign its beginning" in caplog.text
     record, crowd.record = crowd.record, lambda name: None  # type: ignore[method-assign,assignment,return-value]
     later = crowd.part("0", plan_of())
     assert "was begun with one; give it again" in str(later)

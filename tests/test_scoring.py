@@ -104,6 +104,14 @@ def test_where_nobody_sees_what_could_be_scored(changes: dict[str, Any], said: s
         contributions(experiment(**changes))
 
 
+def test_where_no_rows_are() -> None:
+    data = tacit.data.at_sites(
+        ["north", "south"], target="y", columns=[f"x{k}" for k in range(30)], labels=["a", "b"]
+    )
+    with pytest.raises(InputError, match="no site's rows are here; give every site's table"):
+        contributions(experiment(data=data))
+
+
 def test_a_regression_is_scored_by_its_loss() -> None:
     plan = experiment(
         data=tacit.data.load("diabetes", nodes=3), model=lambda: nn.Linear(10, 1),

@@ -101,10 +101,8 @@ def show(record: Record, as_json: Json = False) -> None:
         print_json(rows)
         return
     for row in rows:
-        says = ", ".join(f"{key} {value}" for key, value in row["says"].items())
-        typer.echo(
-            f"{row['entry']:5}  {row['kind']:12}  {', '.join(row['signed by'])}: {says:.120}"
-        )
+        says = ", ".join(f"{key} {_brief(value)}" for key, value in row["says"].items())
+        typer.echo(f"{row['entry']:5}  {row['kind']:12}  {', '.join(row['signed by'])}: {says}")
 
 
 @app.command()
@@ -144,6 +142,22 @@ def head(record: Record) -> None:
     if note is None:
         raise InputError(f"record: {record} has no signed head yet")
     typer.echo(note, nl=False)
+
+
+def _brief(value: object) -> str:
+    """A value for readers: of a hash or key its first 12 digits, of a list its first six parts."""
+    match value:
+        case dict():
+            parts = [f"{key} {_brief(each)}" for key, each in value.items()]
+        case list():
+            parts = [_brief(each) for each in value]
+        case str() if len(value) >= 32 and set(value) <= set("0123456789abcdef"):
+            return f"{value[:12]}..."
+        case _:
+            return str(value) or "none"
+    more = len(parts) - 6
+    text = ", ".join(parts[:6]) + (f" and {more} more" if more > 0 else "")
+    return f"({text or 'none'})"
 
 
 def _anchored(record: Path, file: Path) -> "list[Checkpoint]":

@@ -135,17 +135,20 @@ def forget(
     """
     from tacit.ledger.erasure import forget as forget_nonces
     from tacit.ledger.recorder import LOG
+    from tacit.network.forgetting import forget as forget_part
+    from tacit.network.forgetting import takes_part
 
+    of_record = (where / LOG).exists()
+    if not of_record and not takes_part(where):
+        raise InputError(f"WHERE: {where} is no folder of a site's run, nor of a record")
     if not yes and not typer.confirm(f"Destroy what {where} keeps for ever?", err=True):
         typer.echo("Nothing was destroyed.", err=True)
         raise typer.Exit(1)
-    if (where / LOG).exists():
+    if of_record:
         name, count = forget_nonces(where, site)
         done = [f"{count} nonces of {name}"] if count else []
         stays = ["the record, which verifies", "the openings of the others"]
     else:
-        from tacit.network.forgetting import forget as forget_part
-
         done = forget_part(where, home or site_home(site))
         stays = [
             "the model that the site went home with",

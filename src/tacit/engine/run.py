@@ -148,11 +148,7 @@ def run(
         raise InputError("resume: True was given without a folder; give the folder of the run")
     require_whole(1, "keep_every", keep_every, none=True)
     experiment.check()
-    if not len(experiment.data.train.y):
-        raise InputError(
-            "data: no site's rows are here; give every site's table, as in --data SITE=PATH or"
-            " tacit.data.fill"
-        )
+    require_rows(experiment)
     path = Path(folder) if folder is not None else None
     found = Checkpoint.read(path, experiment.digest()) if path and resume else None
     if path and not found:  # what stayed there is of a run that this one replaces
@@ -180,6 +176,19 @@ def run(
             if on_round:
                 on_round(row)
         return session.result()
+
+
+def require_rows(experiment: Experiment) -> None:
+    """Refuse an experiment whose rows are all at their sites.
+
+    Raises:
+        InputError: no site's rows are here.
+    """
+    if not len(experiment.data.train.y):
+        raise InputError(
+            "data: no site's rows are here; give every site's table, as in --data SITE=PATH or"
+            " tacit.data.fill"
+        )
 
 
 class Session:

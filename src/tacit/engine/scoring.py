@@ -16,7 +16,7 @@ from tacit.engine.exchange import StarExchange
 from tacit.engine.local import LocalTrain
 from tacit.engine.pace import OwnPace
 from tacit.engine.perceptron import hits, linear_layers
-from tacit.engine.run import Result, Row, Session, run
+from tacit.engine.run import Result, Row, Session, require_rows, run
 from tacit.engine.valuation import groups, require_scorable, usual
 from tacit.errors import require, require_whole
 from tacit.experiment import Experiment
@@ -105,6 +105,7 @@ def contributions(
         InputError: a plan in which nobody sees what could be scored, or a pot without a record.
     """
     require_scorable(experiment)
+    require_rows(experiment)
     if pot is not None:
         require(record is not None, "pot", pot, "none without a record, which pays it out")
         require_whole(0, "pot", pot)

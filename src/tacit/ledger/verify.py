@@ -438,6 +438,9 @@ def _same(record: _Record, other: _Record) -> Iterator[Finding | str]:
     """Another copy says the same, as far as both go."""
     both = min(len(record.entries), len(other.entries))
     other.log.close()
+    if record.log.origin != other.log.origin:
+        yield Finding("", None, "the other record is of another log, and so no copy of this one")
+        return
     if record.policy != other.policy:
         yield Finding("", None, "the other copy has another policy, or is another record's")
     for place in range(both):

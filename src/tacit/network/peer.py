@@ -41,6 +41,9 @@ _log = logging.getLogger("tacit.network")
 # is here can be one round behind; on one that changes, more.
 _KEPT, _KEPT_CHANGING = 2, 16
 
+# Seconds without anything new after which a peer says for whom it waits.
+_SILENCE = 30.0
+
 
 class Notes(Place, frozen=True):
     """What a peer must not forget; ``own`` is its row of the state before the round.
@@ -211,7 +214,7 @@ class PeerRun(Party):
         """The models of the round of those who are there, and what each has signed of it."""
         found = dict[str, tuple[Tensor, bytes]]()
         refused, past = dict[str, str](), dict[str, Holds]()
-        known, since = dict[str, int](), time.monotonic()
+        known, since, told = dict[str, int](), time.monotonic(), 0.0
         while True:
             for name in self._seen(set(names) - found.keys() - past.keys() - refused.keys()):
                 try:
@@ -235,6 +238,9 @@ class PeerRun(Party):
             waiting = (
                 set(names) - found.keys() - past.keys() - refused.keys() - self._gone(self.grace)
             )
+            if waiting and time.monotonic() - max(since, told) > _SILENCE:
+                told = time.monotonic()
+                _log.info("round %d waits for %s", round + 1, ", ".join(sorted(waiting)))
             late = time.monotonic() - since > self.patience
             if not waiting or late:
                 if found or not names:

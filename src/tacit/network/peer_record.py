@@ -188,6 +188,7 @@ class PeerRecord:
         }  # fmt: skip
         self._end = Where(experiment.rounds - 1, True)
         self._ended = set[str]()  # whose record has been followed to its end
+        self._told = dict[str, str]()  # what each was last said to have failed in
         self._refused = {
             name: f"{name!r} has rewritten its record"
             for name, other in self.others.items()
@@ -225,8 +226,14 @@ class PeerRecord:
             InputError: somebody has not.
         """
         self._thread.start()
-        until = time.monotonic() + patience
+        until, told = time.monotonic() + patience, list[str]()
         while absent := self.own.absent:
+            if absent != told:
+                told = absent
+                _log.info(
+                    "the record waits for %s to sign its beginning; all peers are to be started"
+                    " with --record", ", ".join(absent),
+                )  # fmt: skip
             if time.monotonic() > until:
                 raise InputError(
                     f"record: {', '.join(absent)} did not sign its beginning within {patience:g}"
@@ -341,7 +348,9 @@ class PeerRecord:
                 write(other.folder / _FORKED, error.note.encode())
             self._refused[name] = f"{name!r}: {error}"
         except TacitError as error:
-            _log.info("%s", error)
+            if self._told.get(name) != str(error):  # twice a second it would be
+                self._told[name] = str(error)
+                _log.info("%s", error)
         except Exception:  # whatever one of them sends, the others are waiting
             _log.exception("%s's record cannot be followed", name)
         return False
