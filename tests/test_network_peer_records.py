@@ -186,7 +186,7 @@ def test_all_peers_leave_a_record_or_none(crowd: Crowd, caplog: pytest.LogCaptur
     assert "the record waits for 1, 2, 3, 4 to sign its beginning" in caplog.text
     record, crowd.record = crowd.record, lambda name: None  # type: ignore[method-assign,assignment,return-value]
     later = crowd.part("0", plan_of())
-    assert "was begun with one; give it again" in str(later)
+    assert "began with one; give the same again" in str(later)
     crowd.record = record  # type: ignore[method-assign]
     pairs = crowd.part("1", plan_of(algorithm=tacit.ADPSGD()))
     assert "real peers that average in pairs have no rounds to record" in str(pairs)

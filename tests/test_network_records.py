@@ -236,7 +236,15 @@ def test_a_networked_run_leaves_a_record_that_holds(ward: Ward) -> None:
         part = ward.site(name) / processes.RECORD
         for secret in (OPENINGS, "witness.key"):
             assert (part / secret).stat().st_mode & 0o077 == 0
-    assert (ward.folder / "run" / "log.key").stat().st_mode & 0o077 == 0
+    (key,) = (ward.folder / "run").glob("log-*.key")
+    assert key.stat().st_mode & 0o077 == 0
+    # Started again without its record, the run does not go on.
+    plan = experiment(rounds=ROUNDS)
+    public = plan.replace(data=told_nothing(plan.data))
+    with pytest.raises(InputError, match=r"record: the run in .*run began with one; give the same"):
+        processes.coordinate(
+            public, ward.folder / "hub", ward.folder / "run", listen=[ward.address]
+        )
     # A site opens its commitments, and nobody else's, to whoever has a copy.
     shutil.copy(ward.site("3") / processes.RECORD / OPENINGS, ward.record / OPENINGS)
     opened = verify(ward.record)
@@ -260,7 +268,7 @@ def test_a_run_without_a_record_writes_none(ward: Ward) -> None:
     told = ward.carry_out(record=False)
     assert {end.outcome for end in told.values()} == {"finished"}
     assert not ward.record.exists()
-    assert not (ward.folder / "run" / "log.key").exists()
+    assert not list((ward.folder / "run").glob("log-*.key"))
     assert not any((ward.site(name) / processes.RECORD).exists() for name in NAMES)
 
 

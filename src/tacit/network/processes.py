@@ -58,7 +58,7 @@ from tacit.network.protocol import (
     Train,
 )
 from tacit.network.proxy import Proxy, through
-from tacit.network.recording import LOG_KEY, Recording
+from tacit.network.recording import Recording, log_key
 from tacit.network.releasing import Releasing
 from tacit.network.replica import Replica
 from tacit.network.site import SiteRun
@@ -130,6 +130,7 @@ def coordinate(
             " a coordinator's are made by `tacit federation init`"
         )
     asynchronous = isinstance(experiment.algorithm, FedBuff)
+    _require_record(experiment, folder, record)
     if openings is not None and record is None:
         raise InputError("openings: a file was given without a record; give record as well")
     with (
@@ -367,8 +368,7 @@ def gossip(
             f"record: {record} was given; real peers that average in pairs have no rounds to"
             " record; leave it out, or use Gossip()"
         )
-    if record is None and (folder / LOG_KEY).exists():
-        raise InputError(f"record: the run in {folder} was begun with one; give it again")
+    _require_record(experiment, folder, record)
     news = threading.Event()
     patience = settings.get("patience", 600.0)
     with (
@@ -486,6 +486,15 @@ def swarm(
             return Taken(ended.outcome, ended.reason, {}, None)
         model, scores = run.home()
         return Taken(ended.outcome, ended.reason, scores, _saved(experiment, model, folder))
+
+
+def _require_record(experiment: Experiment, folder: Path, record: Path | None) -> None:
+    """Refuse to go on without a record where the run began with one."""
+    if record is None and (folder / log_key(experiment.digest())).exists():
+        raise InputError(
+            f"record: the run in {folder} began with one; give the same again, or another folder of"
+            " the run"
+        )
 
 
 @contextmanager

@@ -55,7 +55,14 @@ from tacit.network.sums import KeyOf
 
 _log = logging.getLogger("tacit.network")
 
-LOG_KEY = "log.key"
+
+def log_key(experiment: str) -> str:
+    """File of the key of an experiment's log, in a run's folder: it shows that there is a record.
+
+    Args:
+        experiment: its digest.
+    """
+    return f"log-{experiment[:16]}.key"
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ class Recording:
             folder.mkdir(parents=True, exist_ok=True)
             origin = self._origin()
             self.log = Log(folder / LOG, origin)
-            private = sign_key(own, LOG_KEY)
+            private = sign_key(own, log_key(self.digest))
         except OSError as error:
             raise CheckpointError(f"record: {folder} cannot be written ({error})") from None
         self._key, self._private = Key.of(origin, private, NOTE), private
