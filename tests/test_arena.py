@@ -378,6 +378,7 @@ arena(experiment(), ATTACKS, DEFENCES, TOPOLOGIES, folder="kept", on_cell=on_cel
 """
 
 
+@pytest.mark.slow
 def test_a_killed_arena_goes_on(tmp_path: Path) -> None:
     code = KILLED.format(tests=str(Path(__file__).parent))
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)

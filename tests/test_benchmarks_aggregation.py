@@ -25,6 +25,7 @@ def small(aggregation: ModuleType) -> object:
     return aggregation.Size(k=9, d=300, f=2, n=10, degree=4)
 
 
+@pytest.mark.slow
 def test_the_script_prints_and_writes_every_row(
     aggregation: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -116,7 +116,8 @@ def test_ckks_sums_up_to_a_small_error(tenseal, limit: float, length: int) -> No
     found, left = ckks.simulate(session(length), IDENTITIES, given, {2}, limit=limit)
     assert left == (1, 3, 4, 5)
     error = np.abs(found - sum(given[node] for node in left)).max()
-    assert 0 < error < max(1e-9, 2.0**-40 * 5 * limit)
+    assert error < max(1e-9, 2.0**-40 * 5 * limit)
+    assert length == 1 or error > 0  # one number may be right to its last bit
 
 
 def test_ckks_sums_no_fewer_than_agreed(tenseal) -> None:

@@ -211,6 +211,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_settlement_of_the_record_is_paid_step_by_step(
     chain: Chain, scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

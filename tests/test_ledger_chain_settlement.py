@@ -79,6 +79,7 @@ def held(settlement: Settlement) -> int:
     return settlement.node.web3.eth.get_balance(settlement.address)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_shipped_contract_is_what_the_compiler_makes_of_its_source(name: str) -> None:
     """Else: python -m tacit.ledger.chain.contracts."""

@@ -291,6 +291,7 @@ def test_an_entry_added_again_and_a_missing_tail(record: Path) -> None:
     assert "the last 2 of 14 entries are missing" in map(str, verify(record).findings)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(data=st.data())
 def test_no_statement_makes_the_audit_fail_by_itself(data: st.DataObject, kept: Path) -> None:

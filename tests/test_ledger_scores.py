@@ -231,6 +231,7 @@ def test_a_contribution_that_was_withheld(record: Path) -> None:
         assert finding == f"entry 16: it reports {about}, and proves nothing: {why}"
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_no_scores_make_the_audit_fail_by_themselves(data: st.DataObject, kept: Path) -> None:

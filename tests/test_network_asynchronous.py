@@ -421,6 +421,7 @@ def test_a_site_that_is_killed_after_training_delivers_without_training_again(tm
         assert arrival.digest == trained.update.digest
 
 
+@pytest.mark.slow
 def test_a_site_stops_when_what_was_paid_for_is_spent(tmp_path):
     # By the plan each of the two delivers so often; one of them is much faster here.
     protection = [tacit.DPSGD(norm=1.0, multiplier=0.5, delta=1e-5)]

@@ -342,7 +342,10 @@ def test_other_secure_sums_are_refused(part, instead):
     "changes",
     [
         {"protection": CLIPPED},
-        {"protection": [*CLIPPED, tacit.VerifiableSum()], "compression": RandomK(0.8)},
+        pytest.param(
+            {"protection": [*CLIPPED, tacit.VerifiableSum()], "compression": RandomK(0.8)},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["masks", "checked and compressed"],
 )

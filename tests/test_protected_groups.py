@@ -146,6 +146,7 @@ def test_local_noise_goes_under_masks_and_a_rule() -> None:
     assert torch.allclose(vector(run(MASKS, Clip(10.0), silent, **changes)), plain, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_rule_above_masks_turns_away_the_group_of_a_liar() -> None:
     # Five groups of three; one liar's numbers, up to 16, drown its group's sum.
     data, lie = small.federation((12,) * 15), tacit.attacks.Constant(nodes=("e",), value=100.0)

@@ -356,6 +356,7 @@ def test_graphs_are_functions_of_seed_and_round(topology: Graph) -> None:
     assert topology.static == (graphs.count(graphs[0]) == 4)
 
 
+@pytest.mark.slow
 def test_graphs_and_cohorts_are_the_same_in_another_process() -> None:
     code = """
 import sys
