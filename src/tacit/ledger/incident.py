@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from tacit.errors import MessageError
 from tacit.ledger import records
 from tacit.ledger.rounds import due
-from tacit.ledger.statement import Envelope, Statement
+from tacit.ledger.statement import Statement
 
 # Beside the head that a site cosigned last: what it reports of a round.
 REPORT = "incident-{}.json"
@@ -33,7 +33,7 @@ def audit(
         try:
             if hashlib.sha256(b"".join(told)).digest() != statement.subjects["evidence"]:
                 raise MessageError("its digest is not that of its evidence")
-            found = [_read(text, keys[place]) for text in told]
+            found = [records.read(text, keys[place]) for text in told]
             if len(found) == 2:
                 _require_conflict(found, about)
                 yield f"{about} signed what contradicts itself: entry {place} proves it"
@@ -61,13 +61,13 @@ def reported(
     if not keys:
         raise MessageError("no member of the record is known")
     place = max(keys)
-    report, by = _read(text, keys[place])
+    report, by = records.read(text, keys[place])
     if report.kind != "incident":
         raise MessageError("it is no report")
     about, told = report.says["about"], [each.encode() for each in report.says["statements"]]
     if len(told) != 1:
         raise MessageError("it takes one contribution")
-    sent, sender = _read(told[0], keys[place])
+    sent, sender = records.read(told[0], keys[place])
     site, round = sent.says.get("site"), sent.says.get("round")
     _require_withheld(sent, about, statements, place + 1)
     if site not in by or site not in sender:
@@ -99,13 +99,6 @@ def _slot(statement: Statement) -> tuple[object, ...] | None:
         case "contribution" if "policy" in statement.subjects:
             return statement.kind, statement.subjects["policy"], says["site"], says["round"]
     return None
-
-
-def _read(text: bytes, keys: Mapping[str, bytes]) -> tuple[Statement, list[str]]:
-    envelope = Envelope.from_bytes(text)
-    statement = envelope.statement
-    records.require_shape(statement)
-    return statement, envelope.signers(keys)
 
 
 def _require_conflict(found: Sequence[tuple[Statement, list[str]]], about: str) -> None:

@@ -99,6 +99,18 @@ class Key:
         return True
 
 
+def received(text: str) -> Key:
+    """A key that another party has told.
+
+    Raises:
+        MessageError: it is none.
+    """
+    try:
+        return Key.from_text(text)
+    except InputError as error:
+        raise MessageError(str(error)) from None
+
+
 @dataclass(frozen=True)
 class Signature:
     """A line below a note: whose it claims to be, and its bytes."""

@@ -30,7 +30,7 @@ from typing import Any
 from tacit.errors import MessageError
 from tacit.ledger.note import Checkpoint
 from tacit.ledger.rounds import require_numbers
-from tacit.ledger.statement import Statement, canonical
+from tacit.ledger.statement import Envelope, Statement, canonical
 
 # Members of one record; with keys and signatures of all it stays below the log's 65,535 bytes.
 MOST_FOUNDERS = 100
@@ -340,6 +340,21 @@ def require_shape(statement: Statement) -> None:
         require_numbers(statement)
         if not statement.says["members"]:
             raise MessageError("the record names no members")
+
+
+def read(entry: bytes, keys: Mapping[str, bytes]) -> tuple[Statement, list[str]]:
+    """What an entry says, and which of these members have signed it.
+
+    Args:
+        keys: names to 32-byte Ed25519 public keys.
+
+    Raises:
+        MessageError: it is no record, or a stranger has signed it, or a signature is wrong.
+    """
+    envelope = Envelope.from_bytes(entry)
+    statement = envelope.statement
+    require_shape(statement)
+    return statement, envelope.signers(keys)
 
 
 def _named(statement: Statement, subjects: set[str]) -> bool:

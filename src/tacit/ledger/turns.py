@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from hashlib import sha256
 
 from tacit.errors import MessageError
+from tacit.ledger.records import NONCE
 from tacit.ledger.statement import Statement
-
-NONCE = 32
 
 
 def order(seed: bytes, keys: Mapping[str, bytes]) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ once it stands there its nonce is an opening.
 """
 
 import hashlib
-import os
 import secrets
 import sqlite3
 from collections.abc import Iterator
@@ -141,7 +140,7 @@ class Receipts:
         path = self.folder / OPENINGS
         with told(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            path.touch(0o600)
             db = sqlite3.connect(path, isolation_level=None)
             try:
                 db.execute("PRAGMA synchronous=FULL")

@@ -19,7 +19,17 @@ from tacit.experiment import Experiment
 from tacit.ledger import records
 from tacit.ledger.log import Log
 from tacit.ledger.merkle import leaf_hash
-from tacit.ledger.note import COSIGNATURE, NOTE, Checkpoint, Key, Signature, sign, split, verified
+from tacit.ledger.note import (
+    COSIGNATURE,
+    NOTE,
+    Checkpoint,
+    Key,
+    Signature,
+    received,
+    sign,
+    split,
+    verified,
+)
 from tacit.ledger.policy import Policy, quorum
 from tacit.ledger.recorder import (
     HEAD,
@@ -212,10 +222,7 @@ class Recording:
             MessageError: it is none, or somebody else's.
         """
         try:
-            envelope = Envelope.from_bytes(entry)
-            said = envelope.statement
-            records.require_shape(said)
-            return said, envelope.signers({site: self.public(site)})
+            return records.read(entry, {site: self.public(site)})
         except MessageError as error:
             raise MessageError(f"the contribution of {site!r}: {error}") from None
 
@@ -362,7 +369,7 @@ class Recording:
     # The beginning
 
     def _introduced(self, site: str, text: str) -> bool:
-        key = _key(text)
+        key = received(text)
         if key.kind != COSIGNATURE or key.name != site[:60]:
             raise MessageError(f"{site!r} has a witness key of another kind or name")
         if self._policy is None and self._witnesses.get(site) != key:
@@ -558,10 +565,3 @@ class Recording:
                 self._evaluated = said.says["round"] + 1
             case "release":
                 self._released = said.payload()
-
-
-def _key(text: str) -> Key:
-    try:
-        return Key.from_text(text)
-    except InputError as error:
-        raise MessageError(str(error)) from None

@@ -20,11 +20,11 @@ from tacit.experiment import Experiment
 from tacit.ledger import records
 from tacit.ledger.log import MOST_ENTRY, Log
 from tacit.ledger.merkle import Growing, leaf_hash
-from tacit.ledger.note import COSIGNATURE, NOTE, Key, Signer, sign, split, verified
+from tacit.ledger.note import COSIGNATURE, NOTE, Key, Signer, received, sign, split, verified
 from tacit.ledger.policy import Policy, quorum
 from tacit.ledger.recorder import HEAD, LOG, POLICY
 from tacit.ledger.statement import Envelope, Statement, encoded, signed
-from tacit.ledger.turns import NONCE, Turns
+from tacit.ledger.turns import Turns
 from tacit.ledger.witness import Witness
 from tacit.network.identity import sign_key, write
 from tacit.network.members import is_signed
@@ -134,7 +134,7 @@ class Replica:
         with self._lock:
             if self.turns or said == self._founders.get(member):
                 return False
-            log, witness = _key(said.log), _key(said.witness)
+            log, witness = received(said.log), received(said.witness)
             before = self._founders.get(member)
             if before and (before.log, before.witness) != (said.log, said.witness) and self.policy:
                 raise MessageError(
@@ -147,7 +147,7 @@ class Replica:
             keys = {log.public, witness.public}
             for name, other in self._founders.items():
                 if name != member:
-                    keys -= {_key(other.log).public, _key(other.witness).public}
+                    keys -= {received(other.log).public, received(other.witness).public}
             if len(keys) < 2:  # which would be a policy that no auditor takes
                 raise MessageError(f"{member!r} has a key for the record that another one has")
             self._founders[member] = said
@@ -162,7 +162,7 @@ class Replica:
         if self.policy is None:
             told = [self._founders[name] for name in self.names]
             self.policy = Policy.of(
-                [_key(each.log) for each in told], [_key(each.witness) for each in told]
+                [received(each.log) for each in told], [received(each.witness) for each in told]
             )
             self._write(self.folder / POLICY, str(self.policy).encode())
         for name, log, key in zip(
@@ -224,7 +224,7 @@ class Replica:
         Raises:
             MessageError: it is not; with what is wrong.
         """
-        by, said = _read(entry, {member: self._keys[member]})
+        said, by = records.read(entry, {member: self._keys[member]})
         if said.kind != "contribution" or "next" not in said.subjects:
             raise MessageError(f"{member!r} has signed no contribution")
         with self._lock:
@@ -280,7 +280,7 @@ class Replica:
             if (longest := max(map(len, entries))) > MOST_ENTRY:
                 raise MessageError(f"an entry has {longest} bytes; {MOST_ENTRY} is the most")
             first, last = entries[0], entries[-1]
-            by, opened = _read(first, self._keys)
+            opened, by = records.read(first, self._keys)
             view = opened.says["view"] if opened.kind == "round-open" else -1
             leader = turns.leader(round, view)
             wanted = records.round_open(round, view, self._task, base, self.log.head())
@@ -290,7 +290,7 @@ class Replica:
                 )
             for (member, count), entry in zip(rows.items(), entries[1:-1], strict=True):
                 self.check(member, round, base, entry, count)
-            by, closed = _read(last, self._keys)
+            closed, by = records.read(last, self._keys)
             turned = {}
             if closed.kind == "aggregate":
                 turned = {each["entry"]: each["reason"] for each in closed.says["excluded"]}
@@ -443,29 +443,10 @@ class Replica:
 
     def _nonce(self, round: int) -> bytes:
         """What this member's contribution to a round commits to, for its next one to reveal."""
-        return hmac.digest(self._secret, round.to_bytes(8, "big"), "sha256")[:NONCE]
+        return hmac.digest(self._secret, round.to_bytes(8, "big"), "sha256")
 
     def _write(self, path: Path, content: bytes) -> None:
         try:
             write(path, content)
         except OSError as error:
             raise CheckpointError(f"record: {path} cannot be written ({error})") from None
-
-
-def _read(entry: bytes, keys: Mapping[str, bytes]) -> tuple[list[str], Statement]:
-    """Who has signed an entry, and what it says.
-
-    Raises:
-        MessageError: it is none, or a stranger has signed it.
-    """
-    envelope = Envelope.from_bytes(entry)
-    said = envelope.statement
-    records.require_shape(said)
-    return envelope.signers(keys), said
-
-
-def _key(text: str) -> Key:
-    try:
-        return Key.from_text(text)
-    except InputError as error:
-        raise MessageError(str(error)) from None
